@@ -1,0 +1,29 @@
+"""hbode: neural ODEs with heavy-ball (momentum) dynamics, h'' + γ h' = f(t, h)."""
+
+from importlib.metadata import version
+
+from .events import Event
+from .integrate import hbodeint
+from .solution import EventRecord, Solution, SolverError, Stats
+from .solvers import METHODS, Status
+from .systems import FirstOrder, GeneralizedHeavyBall, HeavyBall, SecondOrder, System, join, split
+
+__version__ = version("hbode")
+
+__all__ = [
+    "METHODS",
+    "Event",
+    "EventRecord",
+    "FirstOrder",
+    "GeneralizedHeavyBall",
+    "HeavyBall",
+    "SecondOrder",
+    "Solution",
+    "SolverError",
+    "Stats",
+    "Status",
+    "System",
+    "hbodeint",
+    "join",
+    "split",
+]

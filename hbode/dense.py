@@ -1,0 +1,94 @@
+"""Dense output: a solution at any time inside the solve, read off the interpolants of its steps."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .gradients import Problem, Solved
+from .solvers import Clock, SampleClock
+
+
+class DenseOutput:
+    """States at any times within a solve.
+
+    Without gradients the interpolants of the solve are read. With gradients by the discrete adjoint, the steps that
+    are asked for are run again with a graph, from carries whose cotangents the adjoint receives.
+    """
+
+    def __init__(self, problem: Problem, solved: Solved) -> None:
+        self.problem, self.solved = problem, solved
+
+    def __call__(self, t: Tensor) -> Tensor:
+        """Return the states, shape (n, *y), at times (n,), or (B, n) for samples with times of their own."""
+        clock = self.problem.clock
+        if isinstance(clock, Clock):
+            return self._shared(clock, t)
+        return self._per_sample(clock, t)
+
+    def _stages(self, index: int) -> Any:
+        step, problem = self.solved.tape.steps[index], self.problem
+        if not (torch.is_grad_enabled() and self.solved.carries):
+            return self.solved.tape.interpolants[index]
+        field, _ = problem.bind(problem.tensors)
+        return replace(step, carry=self.solved.carries[index]).run(problem.method, field, problem.clock)[1]
+
+    def _shared(self, clock: Clock, t: Tensor) -> Tensor:
+        if t.ndim != 1:
+            raise ValueError(f"t must be a number or have shape (n,), got shape {tuple(t.shape)}")
+        steps = self.solved.tape.steps
+        start = clock.values[0]
+        end = steps[-1].end.value if steps else start
+        sign = 1.0 if end >= start else -1.0
+        values = t.tolist()
+        _check_inside(min(values, default=start), max(values, default=start), start, end)
+        if not steps:
+            return self.problem.y0.expand(len(values), *self.problem.y0.shape)
+        starts = [sign * step.start.value for step in steps]
+        owners = [max(bisect_right(starts, sign * value) - 1, 0) for value in values]
+        blocks, places = [], []
+        for index in sorted(set(owners)):
+            mine = [i for i, owner in enumerate(owners) if owner == index]
+            step = steps[index]
+            theta = (t[mine] - clock.at(step.start)) / clock.span(step.start, step.end)
+            blocks.append(self.problem.method.interpolate(self._stages(index), theta))
+            places += mine
+        order = torch.tensor(places, device=t.device).argsort()
+        return torch.cat(blocks)[order]
+
+    def _per_sample(self, clock: SampleClock, t: Tensor) -> Tensor:
+        batch = len(clock.times)
+        if t.ndim == 1:
+            t = t.expand(batch, -1)
+        if t.ndim != 2 or len(t) != batch:
+            raise ValueError(f"t must be a number or have shape (n,) or ({batch}, n), got shape {tuple(t.shape)}")
+        tape, y0 = self.solved.tape, self.problem.y0
+        at = t.T
+        out = y0.unsqueeze(0).expand(len(at), *y0.shape)
+        done = at == clock.times[:, 0]
+        for index, step in enumerate(tape.steps):
+            start, end = clock.at(step.start), clock.at(step.end)
+            span = torch.where(step.moved, end - start, torch.ones_like(start))
+            theta = (at - start) / span
+            inside = step.moved & ~done & (theta >= 0) & (theta <= 1)
+            if inside.any():
+                stages = tape.interpolants[index] if not self.solved.carries else self._stages(index)
+                states = self.problem.method.interpolate(
+                    stages, clock.wide(torch.where(inside, theta, torch.zeros_like(theta)))
+                )
+                mask = inside.reshape(len(at), *[1] * (y0.ndim - clock.ndim), batch, *[1] * (clock.ndim - 1))
+                out = torch.where(mask, states, out)
+                done = done | inside
+        if not done.all():
+            raise ValueError("t must lie within the span that each sample was solved over")
+        return out
+
+
+def _check_inside(low: float, high: float, start: float, end: float) -> None:
+    first, last = min(start, end), max(start, end)
+    if low < first or high > last:
+        raise ValueError(f"t must lie within the solve, from {first:g} to {last:g}, got {low:g} to {high:g}")

@@ -1,0 +1,74 @@
+"""Events: where a function of the solution vanishes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .solvers import Crossing
+
+
+@dataclass(frozen=True)
+class Event:
+    """A function of the solution whose zeros are wanted.
+
+    Zeros are found as changes of sign from one step to the next and located on the step's interpolant; a function
+    that changes sign twice within one step is not seen (bound the step with ``max_step`` then). Gradients reach
+    the time and the state of an event by the implicit function theorem.
+
+    Parameters
+    ----------
+    fn
+        ``fn(t, h, m)`` for a second-order system, ``fn(t, h)`` for a first-order one. One number where the batch
+        steps as one; shape (B,), with t of shape (B,), where samples step by themselves.
+    terminal
+        Whether the solve ends there; with per-sample steps, the solve of that sample.
+    direction
+        +1: only from negative to positive in the direction of integration; -1: only the other way; 0: both.
+    """
+
+    fn: Callable[..., Tensor]
+    terminal: bool = True
+    direction: int = 0
+
+    def __post_init__(self) -> None:
+        if not callable(self.fn):
+            raise TypeError(f"event must be callable, got {type(self.fn).__name__}")
+        if self.direction not in (-1, 0, 1):
+            raise ValueError(f"direction must be -1, 0 or 1, got {self.direction!r}")
+
+
+EventLike = Event | Callable[..., Tensor]
+
+
+def as_events(event: EventLike | Sequence[EventLike] | None) -> tuple[Event, ...]:
+    """Return the events of a solve; a bare function is a terminal event."""
+    if event is None:
+        return ()
+    items: Sequence[Any] = event if isinstance(event, Sequence) else (event,)
+    return tuple(item if isinstance(item, Event) else Event(item) for item in items)
+
+
+def crossing(event: Event, second_order: bool, batch: int | None) -> Crossing:
+    """Return the event as a function of time and state, its result checked."""
+
+    def value(t: Tensor, y: Tensor) -> Tensor:
+        out = event.fn(t, *y.unbind()) if second_order else event.fn(t, y)
+        if not isinstance(out, Tensor):
+            raise TypeError(f"an event function must return a tensor, got {type(out).__name__}")
+        if batch is None:
+            if out.numel() != 1:
+                raise ValueError(
+                    f"an event function must return one number, got shape {tuple(out.shape)}; "
+                    "for one event a sample, solve with per_sample=True"
+                )
+            return out.reshape(())
+        if out.shape != torch.Size((batch,)):
+            raise ValueError(f"an event function must return shape ({batch},), got {tuple(out.shape)}")
+        return out
+
+    return Crossing(value, event.terminal, event.direction)

@@ -1,0 +1,23 @@
+"""Backpropagation through the operations of the solve: every derivative, at the price of keeping the graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from .problem import Problem, Solved
+
+
+def backprop(problem: Problem, on_backward: Callable[[int], None]) -> Solved:
+    """Solve with a graph. The backward pass evaluates the field no further, and `on_backward` is told so."""
+    field, _ = problem.bind(problem.tensors)
+    tape = problem.solve(field)
+    rows, event_t, event_y = tape.gathered()
+
+    def report(_: Tensor) -> None:
+        on_backward(0)
+
+    if rows.requires_grad:
+        rows.register_hook(report)
+    return Solved(tape, rows, event_t, event_y)

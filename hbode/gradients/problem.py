@@ -1,0 +1,50 @@
+"""What a gradient needs to know: a solve as a function of tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from ..solvers import Carry, Clock, Crossing, Field, Method, Plan, SampleClock, Tape, solve, solve_per_sample
+
+Bind = Callable[[Sequence[Tensor | None]], tuple[Field, tuple[Crossing, ...]]]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A solve that waits for its tensors.
+
+    `bind(tensors)` returns the field, and the events, for given values of the tensors that enter explicitly
+    (γ, ξ, args). `owners` are the objects that the field belongs to: what they hold is differentiated as well.
+    """
+
+    method: Method
+    bind: Bind
+    y0: Tensor
+    clock: Clock | SampleClock
+    tensors: tuple[Tensor | None, ...]
+    plan: Plan
+    owners: tuple[Any, ...] = ()
+    tied: bool = False
+
+    def solve(self, field: Field, start: Carry | None = None) -> Tape:
+        """Run the loop that fits the clock."""
+        if isinstance(self.clock, Clock):
+            return solve(self.method, field, self.y0, self.clock, self.plan, start)
+        return solve_per_sample(self.method, field, self.y0, self.clock, self.plan, start, self.tied)
+
+
+class Solved(NamedTuple):
+    """A tape and what it gave out: rows (K, *row), event times (E,) and states (E, *row).
+
+    `carries` are the carries that the steps started from, with gradients, where the plan keeps interpolants.
+    """
+
+    tape: Tape
+    rows: Tensor
+    event_t: Tensor
+    event_y: Tensor
+    carries: tuple[Carry, ...] = ()

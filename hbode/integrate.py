@@ -1,0 +1,375 @@
+"""`hbodeint`: the front door. Arguments are checked here, once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from .dense import DenseOutput
+from .events import EventLike, as_events, crossing
+from .gradients import GRADIENTS, Problem, Solved
+from .options import check_names, configured, plan
+from .solution import EventRecord, Solution, SolverError, Stats
+from .solvers import METHODS, Clock, Field, Method, SampleClock, Status, place, place_per_sample
+from .solvers.reference import SCIPY_METHODS, solve_scipy, solve_torchdiffeq
+from .systems import Activation, GeneralizedHeavyBall, HeavyBall, System
+
+
+def hbodeint(
+    func: Callable[..., Tensor] | System,
+    h0: Tensor,
+    t: Tensor | Sequence[float],
+    *,
+    m0: Tensor | None = None,
+    args: tuple[Any, ...] = (),
+    gamma: float | Tensor | None = None,
+    xi: float | Tensor | None = None,
+    activation: str | Activation | None = None,
+    method: str | None = None,
+    rtol: float | Tensor = 1e-5,
+    atol: float | Tensor = 1e-7,
+    gradient: str = "discrete_adjoint",
+    per_sample: bool = False,
+    event: EventLike | Sequence[EventLike] | None = None,
+    dense: bool = False,
+    options: Mapping[str, Any] | None = None,
+    progress: bool = False,
+    throw: bool = True,
+) -> Solution:
+    """Integrate a heavy-ball neural ODE, h'' + γ h' = f(t, h), or any system of `hbode.systems`.
+
+    Parameters
+    ----------
+    func
+        ``f(t, h, *args)`` returning the shape and dtype of h, as a callable or module: the force of a heavy ball.
+        Or a system (`FirstOrder`, `SecondOrder`, `HeavyBall`, `GeneralizedHeavyBall`), which then owns γ, ξ, σ.
+        Its time is a tensor of shape (), or (B, 1, …, 1) against h (B, ...) where samples step by themselves.
+    h0
+        Initial position, any shape (...), floating or complex; shape (B, ...) for times or steps per sample.
+    t
+        Times of the solution, non-strictly increasing or decreasing; the first is that of h0. Shape (T,), or
+        (B, T) for times per sample; a shorter sample repeats its last time. Carried in float64.
+    m0
+        Initial momentum, shape and dtype of h0 (default: zero). Only for second-order systems.
+    args
+        Further arguments of f; tensors among them receive gradients.
+    gamma, xi, activation
+        For a bare `func`: damping γ (default sigmoid(-3) ≈ 0.0474), restoring coefficient ξ and σ of the
+        generalised heavy ball, as in `GeneralizedHeavyBall`; fixed, or tensors that receive gradients.
+    method
+        A name in `hbode.METHODS`, "scipy:<solve_ivp method>" or "torchdiffeq:<method>". Default: dprkn6 where the
+        momentum enters through linear damping alone, dopri5 elsewhere.
+    rtol, atol
+        Tolerances of the local error, relative and absolute; numbers, or tensors that broadcast to the state
+        ((2, *h0) for a second-order system).
+    gradient
+        "discrete_adjoint": the exact gradient of what was computed, from the states of the accepted steps alone.
+        "backprop": the same through the stored graph; the mode for higher derivatives.
+    per_sample
+        Give every sample its own steps and counts. Times of shape (B, T) without it: all samples take the same
+        fraction of their span in a step.
+    event
+        An `Event`, a function (a terminal event), or several.
+    dense
+        Keep the interpolants, so that the solution can be called at any time.
+    options
+        Steps: first_step, min_step, max_step, safety, min_factor, max_factor, norm, controller ("I", "PI", "PID" or
+        gains (p, i, d)), max_steps. Points: step_ts (to step to), jump_ts (discontinuities). Fixed grids, on any
+        method: step_size or grid_constructor(func, h0, t); methods without an error estimate otherwise step from
+        one requested time to the next. Adams methods: max_order, max_iters.
+    progress
+        Show a progress bar over the time.
+    throw
+        Raise where the solve fails; otherwise rows that were not reached are NaN and ``stats.status`` tells.
+
+    Returns
+    -------
+    Solution
+        Unpacks as ``h, m``, each of shape (T, *h0); m is None for a first-order system.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For arguments that do not fit, before any work.
+    SolverError
+        If the solve fails and `throw` is set.
+    """
+    system = _system(func, gamma, xi, activation)
+    options = dict(options or {})
+    name = method or ("dprkn6" if system.damped and system.activation is None else "dopri5")
+    _check_state(h0, m0, system)
+    times = _times(t, h0, per_sample)
+    if gradient not in GRADIENTS:
+        raise ValueError(f"gradient must be one of {', '.join(GRADIENTS)}, got {gradient!r}")
+    for key, tol in (("rtol", rtol), ("atol", atol)):
+        if not bool((torch.as_tensor(tol) >= 0).all()) or (isinstance(tol, Tensor) and tol.requires_grad):
+            raise ValueError(f"{key} must be zero or positive and without gradient, got {tol!r}")
+    if not bool((torch.as_tensor(rtol) + torch.as_tensor(atol) > 0).all()):
+        raise ValueError("rtol and atol must not both be zero")
+    events = as_events(event)
+    y0 = torch.stack((h0, torch.zeros_like(h0) if m0 is None else m0)) if system.second_order else h0
+
+    coefficients = [None if c is None else _coefficient(c, h0) for c in system.coefficients()]
+    backend, _, backend_method = name.partition(":")
+    if backend_method:
+        if events or dense or per_sample or times.ndim == 2:
+            raise ValueError(f"method {name!r} is a reference: no events, dense output or times and steps per sample")
+        return _reference(name, system, h0, y0, times, coefficients, args, rtol, atol, options, throw)
+    if name not in METHODS:
+        raise ValueError(
+            f"method must be one of {', '.join(METHODS)}, scipy:<method> or torchdiffeq:<method>; got {name!r}"
+        )
+    check_names(options, METHODS[name], name)
+    chosen = configured(METHODS[name], options, rtol, atol)
+    _check_method(name, chosen, system)
+    samples = times.ndim == 2
+    slots = [i for i, arg in enumerate(args) if isinstance(arg, Tensor)]
+
+    def bind(tensors: Sequence[Tensor | None]) -> tuple[Field, tuple[Any, ...]]:
+        values = list(args)
+        for slot, tensor in zip(slots, tensors[2:], strict=True):
+            values[slot] = tensor
+        crossings = tuple(crossing(e, system.second_order, len(h0) if samples else None) for e in events)
+        return _field(system, chosen.damped, h0, tensors[0], tensors[1], values), crossings
+
+    drawn = plan(chosen, options, times, rtol, atol, (func, h0, t if isinstance(t, Tensor) else times))
+    drawn = replace(drawn, keep_interpolants=dense, keep_steps=dense or gradient != "backprop")
+    clock = SampleClock(times, h0.ndim) if samples else Clock.of(times)
+    problem = Problem(
+        chosen,
+        bind,
+        y0,
+        clock,
+        (*coefficients, *(args[slot] for slot in slots)),
+        drawn,
+        owners=(system, *(e.fn for e in events)),
+        tied=samples and not per_sample,
+    )
+    stats: list[Stats] = []
+
+    def on_backward(evaluations: int) -> None:
+        stats[0].nfe_backward = evaluations
+
+    with _Progress(times, progress and not samples) as bar:
+        problem = replace(
+            problem,
+            plan=replace(drawn, on_accept=bar.accept, crossings=bind(problem.tensors)[1]),
+        )
+        solved = GRADIENTS[gradient](problem, on_backward)
+    stats.append(_stats(solved, samples))
+    if throw:
+        _raise_failure(solved)
+    rows = place(solved.tape, solved.rows, clock) if isinstance(clock, Clock) else None
+    if rows is None:
+        rows = place_per_sample(solved.tape, solved.rows, clock)
+    h, m = rows.unbind(1) if system.second_order else (rows, None)
+    return Solution(
+        t if isinstance(t, Tensor) else times,
+        h,
+        m,
+        stats[0],
+        _event_records(solved, len(events), system.second_order, samples),
+        _dense(problem, solved, system.second_order) if dense else None,
+    )
+
+
+def _system(
+    func: Callable[..., Tensor] | System,
+    gamma: float | Tensor | None,
+    xi: float | Tensor | None,
+    activation: str | Activation | None,
+) -> System:
+    if isinstance(func, System):
+        given = [k for k, v in (("gamma", gamma), ("xi", xi), ("activation", activation)) if v is not None]
+        if given:
+            raise ValueError(f"{', '.join(given)} must not be given: the {type(func).__name__} owns them")
+        return func
+    if not callable(func):
+        raise TypeError(f"func must be callable as f(t, h) or a system, got {type(func).__name__}")
+    if xi is None and activation is None:
+        return HeavyBall(func, gamma, trainable=False)
+    return GeneralizedHeavyBall(func, gamma, 0.0 if xi is None else xi, activation, trainable=False)
+
+
+def _check_state(h0: Tensor, m0: Tensor | None, system: System) -> None:
+    if not isinstance(h0, Tensor) or not (h0.is_floating_point() or h0.is_complex()):
+        raise TypeError(f"h0 must be a floating or complex tensor, got {getattr(h0, 'dtype', type(h0).__name__)}")
+    if m0 is None:
+        return
+    if not system.second_order:
+        raise ValueError(f"m0 must not be given: a {type(system).__name__} system has no momentum")
+    if not isinstance(m0, Tensor) or m0.shape != h0.shape or m0.dtype != h0.dtype:
+        got = f"{tuple(m0.shape)}, {m0.dtype}" if isinstance(m0, Tensor) else type(m0).__name__
+        raise ValueError(f"m0 must have the shape and dtype of h0, {tuple(h0.shape)}, {h0.dtype}; got {got}")
+
+
+def _times(t: Tensor | Sequence[float], h0: Tensor, per_sample: bool) -> Tensor:
+    """Return the times in float64 on the device of h0, (B, T) where samples have times or steps of their own."""
+    times = torch.as_tensor(t)
+    if times.is_complex() or times.dtype == torch.bool:
+        raise TypeError(f"t must hold real numbers, got {times.dtype}")
+    times = times.to(h0.device, torch.float64)
+    if times.ndim not in (1, 2) or times.shape[-1] < 1:
+        raise ValueError(f"t must have shape (T,) or (B, T) with T at least 1, got {tuple(times.shape)}")
+    if not bool(torch.isfinite(times).all()):
+        raise ValueError("t must be finite, got NaN or Inf")
+    steps = times.detach().diff(dim=-1)
+    if not bool(((steps >= 0).all(-1) | (steps <= 0).all(-1)).all()):
+        raise ValueError("t must be monotone: increasing or decreasing, with repetition allowed")
+    if (per_sample or times.ndim == 2) and h0.ndim == 0:
+        raise ValueError("h0 must have a batch axis for times or steps per sample, got shape ()")
+    if times.ndim == 2 and len(times) != len(h0):
+        raise ValueError(f"t has times for {len(times)} samples, h0 has {len(h0)}")
+    return times.expand(len(h0), -1) if per_sample and times.ndim == 1 else times
+
+
+def _check_method(name: str, method: Method, system: System) -> None:
+    if method.damped and not system.damped:
+        raise ValueError(
+            f"method {name!r} integrates h'' + γ h' = f(t, h); a {type(system).__name__} system needs another, "
+            "such as dopri5"
+        )
+    if method.identity_only and system.activation is not None:
+        raise ValueError(f"method {name!r} needs h' = m, without activation; take dopri5 or leapfrog")
+
+
+def _coefficient(value: Tensor, h0: Tensor) -> Tensor:
+    """Return γ or ξ in float64, shape () or with as many axes as h0."""
+    value = value.to(h0.device, torch.float64)
+    if value.numel() == 1:
+        return value.reshape(())
+    try:
+        fits = torch.broadcast_shapes(value.shape, h0.shape) == h0.shape
+    except RuntimeError:
+        fits = False
+    if not fits:
+        raise ValueError(f"γ and ξ must broadcast to h0, {tuple(h0.shape)}, got shape {tuple(value.shape)}")
+    return value.reshape(*[1] * (h0.ndim - value.ndim), *value.shape)
+
+
+def _field(
+    system: System, damped: bool, h0: Tensor, gamma: Tensor | None, xi: Tensor | None, args: Sequence[Any]
+) -> Field:
+    real = h0.real.dtype if h0.is_complex() else h0.dtype
+    if damped:
+        return Field(lambda t, h: system.force(t, h, *args), real, gamma, xi, system.activation)
+    g, x = (None if c is None else c.to(h0.dtype) for c in (gamma, xi))
+    return Field(lambda t, y: system.rhs(t, y, g, x, *args), real)
+
+
+def _reference(
+    name: str,
+    system: System,
+    h0: Tensor,
+    y0: Tensor,
+    times: Tensor,
+    coefficients: Sequence[Tensor | None],
+    args: Sequence[Any],
+    rtol: float | Tensor,
+    atol: float | Tensor,
+    options: dict[str, Any],
+    throw: bool,
+) -> Solution:
+    backend, _, method = name.partition(":")
+    field = _field(system, False, h0, *coefficients, args)
+    if backend == "scipy":
+        if method not in SCIPY_METHODS:
+            raise ValueError(f"method must be scipy:<one of {', '.join(SCIPY_METHODS)}>, got {name!r}")
+        inputs = (y0, times, *coefficients, *args, *system.parameters())
+        if torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in inputs):
+            raise ValueError(f"method {name!r} has no gradient; call it under torch.no_grad()")
+        done = solve_scipy(method, field, y0, times, float(rtol), float(atol), options)
+    elif backend == "torchdiffeq":
+        done = solve_torchdiffeq(method, field, y0, times, rtol, atol, options)
+    else:
+        raise ValueError(f"method must name a back end scipy or torchdiffeq before the colon, got {name!r}")
+    reached = torch.isfinite(done.rows.detach().reshape(len(times), -1)).all(1)
+    status = Status.SUCCESS if done.failure is None else Status.NON_FINITE
+    if done.failure is not None and throw:
+        at = float(times[max(int(reached.sum()) - 1, 0)])
+        raise SolverError(status, at, math.nan, detail=f"{name} says: {done.failure}")
+    none = torch.zeros(0, dtype=torch.float64)
+    stats = Stats(field.calls, 0, 0, status, none, none)
+    h, m = done.rows.unbind(1) if system.second_order else (done.rows, None)
+    return Solution(times, h, m, stats)
+
+
+def _stats(solved: Solved, samples: bool) -> Stats:
+    tape = solved.tape
+    if samples:
+        return Stats(
+            tape.evaluations,
+            tape.accepted,
+            tape.rejected,
+            tape.status,
+            torch.stack(tape.t) if tape.t else torch.zeros(0, len(tape.status), dtype=torch.float64),
+            torch.stack(tape.dt) if tape.dt else torch.zeros(0, len(tape.status), dtype=torch.float64),
+        )
+    return Stats(
+        tape.evaluations[0],
+        tape.accepted[0],
+        tape.rejected[0],
+        tape.status[0],
+        torch.tensor(tape.t, dtype=torch.float64),
+        torch.tensor(tape.dt, dtype=torch.float64),
+    )
+
+
+def _raise_failure(solved: Solved) -> None:
+    statuses = solved.tape.status
+    for sample, (status, (t, dt)) in enumerate(zip(statuses, solved.tape.failed_at, strict=True)):
+        if status.failed:
+            raise SolverError(status, t, dt, sample if len(statuses) > 1 else None)
+
+
+def _event_records(solved: Solved, count: int, second_order: bool, samples: bool) -> tuple[EventRecord, ...]:
+    records = []
+    index = torch.tensor(solved.tape.event_index, dtype=torch.long, device=solved.rows.device)
+    sample = torch.tensor(solved.tape.event_sample, dtype=torch.long, device=solved.rows.device)
+    for number in range(count):
+        mine = (index == number).nonzero().flatten()
+        t, y = solved.event_t[mine], solved.event_y[mine]
+        h, m = y.unbind(1) if second_order else (y, None)
+        records.append(EventRecord(t, h, m, sample[mine] if samples else None))
+    return tuple(records)
+
+
+def _dense(
+    problem: Problem, solved: Solved, second_order: bool
+) -> Callable[[Tensor], tuple[Tensor, Tensor | None]]:
+    output = DenseOutput(problem, solved)
+
+    def read(t: Tensor) -> tuple[Tensor, Tensor | None]:
+        y = output(t)
+        h, m = y.unbind(1) if second_order else (y, None)
+        return h, m
+
+    return read
+
+
+class _Progress:
+    """A bar over the time of a solve, or nothing."""
+
+    def __init__(self, times: Tensor, shown: bool) -> None:
+        self.bar = None
+        if shown:
+            self.start = float(times[0])
+            self.bar = tqdm(total=abs(float(times[-1]) - self.start), unit="t", leave=False)
+        self.accept = self._advance if shown else None
+
+    def _advance(self, t: float, _: Tensor, dt: float) -> None:
+        if self.bar is not None:
+            self.bar.update(abs(dt))
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar is not None:
+            self.bar.close()

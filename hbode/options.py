@@ -1,0 +1,146 @@
+"""The `options` of `hbodeint`: checked here, once, and turned into the plan of a solve."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .solvers import PID_COEFFICIENTS, Adams, Controller, Method, Node, Plan
+
+CONTROL = ("first_step", "min_step", "max_step", "safety", "min_factor", "max_factor", "norm", "controller")
+GRID = ("step_size", "grid_constructor")
+POINTS = ("step_ts", "jump_ts")
+ADAMS = ("max_order", "max_iters")
+
+
+def configured(method: Method, options: Mapping[str, Any], rtol: Any, atol: Any) -> Method:
+    """Return the method with its own options set."""
+    if not isinstance(method, Adams):
+        return method
+    own = {key: options[key] for key in ADAMS if key in options}
+    return replace(method, rtol=float(rtol), atol=float(atol), **own)
+
+
+def check_names(options: Mapping[str, Any], method: Method, name: str) -> None:
+    """Raise unless every option is known to the method."""
+    allowed = [*GRID, *POINTS, "max_steps", *(CONTROL if method.error_order is not None else ())]
+    if isinstance(method, Adams):
+        allowed += ADAMS
+    unknown = sorted(set(options) - set(allowed))
+    if unknown:
+        raise ValueError(f"options for method {name!r} may be {', '.join(sorted(allowed))}; got {', '.join(unknown)}")
+
+
+def controller(options: Mapping[str, Any], rtol: float | Tensor, atol: float | Tensor) -> Controller:
+    """Return the step control that the options ask for."""
+    chosen = {key: options[key] for key in CONTROL if key in options and key != "controller"}
+    gains = options.get("controller", "I")
+    if isinstance(gains, str):
+        if gains not in PID_COEFFICIENTS:
+            raise ValueError(f"options['controller'] must be I, PI, PID or three gains, got {gains!r}")
+        gains = PID_COEFFICIENTS[gains]
+    if len(gains) != 3:
+        raise ValueError(f"options['controller'] must be I, PI, PID or three gains (p, i, d), got {gains!r}")
+    for key in ("first_step", "min_step", "max_step", "safety", "min_factor", "max_factor"):
+        value = chosen.get(key)
+        if value is not None:
+            chosen[key] = value = float(value)
+            if not value >= 0 or (value == 0 and key != "min_step"):
+                raise ValueError(f"options[{key!r}] must be positive, got {value:g}")
+    made = Controller(rtol=rtol, atol=atol, gains=tuple(float(g) for g in gains), **chosen)  # type: ignore[arg-type]
+    if made.min_step > made.max_step:
+        raise ValueError(f"options['min_step']={made.min_step:g} is larger than 'max_step'={made.max_step:g}")
+    if not made.min_factor < 1 < made.max_factor:
+        raise ValueError(
+            f"options must have min_factor < 1 < max_factor, got {made.min_factor:g} and {made.max_factor:g}"
+        )
+    return made
+
+
+def plan(
+    method: Method,
+    options: Mapping[str, Any],
+    times: Tensor,
+    rtol: float | Tensor,
+    atol: float | Tensor,
+    grid_arguments: tuple[Any, Any, Tensor],
+) -> Plan:
+    """Return the plan of a solve over `times`, (T,) or (B, T) in float64."""
+    max_steps = int(options.get("max_steps", 2**31 - 1))
+    if max_steps < 1:
+        raise ValueError(f"options['max_steps'] must be at least 1, got {max_steps}")
+    points = {key: _points(key, options.get(key)) for key in POINTS}
+    if set(points["step_ts"]) & set(points["jump_ts"]):
+        raise ValueError("options['step_ts'] and options['jump_ts'] must not share a time")
+    step_size, construct = options.get("step_size"), options.get("grid_constructor")
+    if step_size is not None and construct is not None:
+        raise ValueError("options 'step_size' and 'grid_constructor' exclude each other")
+    if step_size is not None and not float(step_size) > 0:
+        raise ValueError(f"options['step_size'] must be positive, got {float(step_size):g}")
+    if times.ndim == 2 and (points["jump_ts"] or construct is not None):
+        raise ValueError("options 'jump_ts' and 'grid_constructor' need one time axis and step size for the batch")
+    adaptive = method.error_order is not None and step_size is None and construct is None
+    extra = sorted(points["step_ts"] + points["jump_ts"])
+    if times.ndim == 2:
+        stops = tuple(Node(value, None) for value in extra)
+    else:
+        grid: Sequence[float] = ()
+        if construct is not None:
+            grid = _constructed(construct(*grid_arguments), times)
+        elif not adaptive and step_size is None:
+            grid = times.tolist()
+        stops = _stops(times.tolist(), grid, extra)
+    return Plan(
+        control=controller(options, rtol, atol),
+        adaptive=adaptive,
+        stops=stops,
+        step_size=math.inf if step_size is None else float(step_size),
+        jumps=tuple(points["jump_ts"]),
+        max_steps=max_steps,
+    )
+
+
+def _points(key: str, value: Any) -> list[float]:
+    if value is None:
+        return []
+    points = torch.as_tensor(value, dtype=torch.float64).detach()
+    if points.ndim != 1 or not bool(torch.isfinite(points).all()):
+        raise ValueError(f"options[{key!r}] must be a list of finite times, got {value!r}")
+    return sorted(set(points.tolist()))
+
+
+def _constructed(grid: Any, times: Tensor) -> list[float]:
+    points = torch.as_tensor(grid, dtype=torch.float64).detach()
+    direction = 1.0 if times[-1] >= times[0] else -1.0
+    if points.ndim != 1 or len(points) < 1 or not bool((direction * points.diff() > 0).all()):
+        raise ValueError("options['grid_constructor'] must return a strictly monotone 1-D tensor of times")
+    if points[0] != times[0] or points[-1] != times[-1]:
+        raise ValueError(
+            f"options['grid_constructor'] must return times from t[0]={times[0]:g} to t[-1]={times[-1]:g}, "
+            f"got {points[0]:g} to {points[-1]:g}"
+        )
+    return list(points.tolist())
+
+
+def _stops(times: Sequence[float], grid: Sequence[float], extra: Sequence[float]) -> tuple[Node, ...]:
+    """Return the times that steps must end on, without repetition, tied to the requested time they equal."""
+    sign = 1.0 if times[-1] >= times[0] else -1.0
+    start, end = times[0], times[-1]
+    inside = {value for value in (*grid, *extra) if (value - start) * sign > 0 and (end - value) * sign > 0}
+    order = sorted(inside, reverse=sign < 0)
+    keys = [sign * value for value in times]
+
+    def tied(value: float) -> Node:
+        index = bisect_left(keys, sign * value)
+        exact = index < len(keys) and times[index] == value and value in set(grid)
+        return Node(value, index if exact else None)
+
+    if end == start:
+        return ()
+    return (*(tied(value) for value in order), Node(end, len(times) - 1))

@@ -1,0 +1,133 @@
+"""What `hbodeint` returns: the solution, its cost, and how it ended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .solvers import Status
+
+__all__ = ["EventRecord", "Solution", "SolverError", "Stats", "Status"]
+
+
+class SolverError(RuntimeError):
+    """A solve that did not reach its last time.
+
+    Attributes
+    ----------
+    status
+        What happened.
+    t, dt
+        Where it happened, and the step that was tried.
+    sample
+        The sample it happened to; None where the batch steps as one.
+    """
+
+    def __init__(self, status: Status, t: float, dt: float, sample: int | None = None, detail: str = "") -> None:
+        self.status, self.t, self.dt, self.sample = status, t, dt, sample
+        where = f"t = {t:.6g}, dt = {dt:.3g}" + ("" if sample is None else f", sample {sample}")
+        super().__init__(f"{status.name} at {where}: {detail or status.remedy}")
+
+
+@dataclass
+class Stats:
+    """The cost of a solve.
+
+    Counts are numbers where the batch steps as one, and lists with one entry a sample with per-sample steps.
+    """
+
+    nfe: int | list[int]
+    """Evaluations of the field in the forward pass, those of rejected steps and of the first step included."""
+    accepted: int | list[int]
+    rejected: int | list[int]
+    status: Status | list[Status]
+    t: Tensor
+    """Where the accepted steps start: shape (n,), or (n, B) with NaN where a sample did not move."""
+    dt: Tensor
+    """Lengths of the accepted steps, signed, shape of `t`."""
+    nfe_backward: int | None = None
+    """Evaluations of the field in the last backward pass; None before it. Backpropagation needs none."""
+
+    @property
+    def success(self) -> bool:
+        """Whether every sample reached its last time or a terminal event."""
+        statuses = self.status if isinstance(self.status, list) else [self.status]
+        return not any(status.failed for status in statuses)
+
+
+@dataclass(frozen=True)
+class EventRecord:
+    """Where one event function vanished: times (E,), states (E, ...) and the samples (E,) they belong to.
+
+    `m` is None for a first-order system, `sample` is None where the batch steps as one (the states are then those of
+    the whole batch).
+    """
+
+    t: Tensor
+    h: Tensor
+    m: Tensor | None
+    sample: Tensor | None
+
+
+class Solution:
+    """Positions and momenta at the requested times; unpacks as ``h, m = solution``.
+
+    Attributes
+    ----------
+    t
+        The requested times, (T,) or (B, T).
+    h, m
+        Shape (T, *h0); `m` is None for a first-order system. Rows that were not reached are NaN.
+    stats
+        `Stats`: evaluations, steps, status.
+    events
+        One `EventRecord` for each event function.
+    """
+
+    def __init__(
+        self,
+        t: Tensor,
+        h: Tensor,
+        m: Tensor | None,
+        stats: Stats,
+        events: tuple[EventRecord, ...] = (),
+        dense: Callable[[Tensor], tuple[Tensor, Tensor | None]] | None = None,
+    ) -> None:
+        self.t, self.h, self.m, self.stats, self.events = t, h, m, stats, events
+        self._dense = dense
+
+    def __iter__(self) -> Iterator[Tensor | None]:
+        yield self.h
+        yield self.m
+
+    def __call__(self, t: Tensor | float) -> tuple[Tensor, Tensor | None]:
+        """Return (h, m) at any times within the solve, by the method's interpolant; differentiable.
+
+        Parameters
+        ----------
+        t
+            A number, shape (n,), or (B, n) for samples with times of their own. The result has shape
+            (n, *h0), or that of h0 for a number.
+
+        Raises
+        ------
+        ValueError
+            If the solve was made without ``dense=True``, or a time lies outside of it.
+        """
+        if self._dense is None:
+            raise ValueError("the solution can be called only if it was made with dense=True")
+        times = torch.as_tensor(t, dtype=torch.float64, device=self.h.device)
+        if times.ndim == 0:
+            h, m = self._dense(times.reshape(1))
+            return h[0], None if m is None else m[0]
+        return self._dense(times)
+
+    def __repr__(self) -> str:
+        stats = self.stats
+        return (
+            f"Solution(h={tuple(self.h.shape)}, m={None if self.m is None else tuple(self.m.shape)}, "
+            f"nfe={stats.nfe}, accepted={stats.accepted}, rejected={stats.rejected}, status={stats.status})"
+        )

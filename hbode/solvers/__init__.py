@@ -1,0 +1,38 @@
+"""Numerics: pure steps, the loops that drive them, and the tape they leave. Imports torch, nothing of hbode."""
+
+from .adams import Adams
+from .control import PID_COEFFICIENTS, Controller
+from .field import Field
+from .loop import Clock, Node, Plan, place, solve
+from .loop_per_sample import SampleClock, batch_first, place_per_sample, solve_per_sample
+from .method import Carry, Method
+from .registry import METHODS
+from .status import Status
+from .tableau import ButcherTableau, NystromTableau
+from .tape import Crossing, Replayed, Step, Tape
+
+__all__ = [
+    "METHODS",
+    "PID_COEFFICIENTS",
+    "Adams",
+    "ButcherTableau",
+    "Carry",
+    "Clock",
+    "Controller",
+    "Crossing",
+    "Field",
+    "Method",
+    "Node",
+    "NystromTableau",
+    "Plan",
+    "Replayed",
+    "SampleClock",
+    "Status",
+    "Step",
+    "Tape",
+    "batch_first",
+    "place",
+    "place_per_sample",
+    "solve",
+    "solve_per_sample",
+]

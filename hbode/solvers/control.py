@@ -1,0 +1,108 @@
+"""How long the next step is: error norms, the PID controller, the first step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .field import Field
+from .method import Carry, Method
+
+Norm = Callable[[Tensor], Tensor]
+
+PID_COEFFICIENTS = {"I": (0.0, 1.0, 0.0), "PI": (0.2, 0.6, 0.0), "PID": (0.2, 0.5, 0.05)}
+"""(proportional, integral, derivative) gains, in units of 1 / (error order + 1)."""
+
+
+@dataclass(frozen=True)
+class Controller:
+    """Accepts a step whose scaled error is at most one, and proposes the next from the last three errors.
+
+    The scaled error is ‖e / (atol + rtol max(|y_n|, |y_n+1|))‖, in the root-mean-square norm unless `norm` is
+    given. The factor on the step is safety · r_n^(p+i+d) · r_n-1^-(p+2d) · r_n-2^d with r = error^(-1/k) and k
+    the order of the error estimate plus one (Söderlind, ACM TOMS 29, 2003), kept within [min_factor, max_factor].
+    Steps keep within [min_step, max_step]; a step of min_step is accepted whatever its error.
+    """
+
+    rtol: float | Tensor = 1e-5
+    atol: float | Tensor = 1e-7
+    gains: tuple[float, float, float] = PID_COEFFICIENTS["I"]
+    safety: float = 0.9
+    min_factor: float = 0.2
+    max_factor: float = 10.0
+    min_step: float = 0.0
+    max_step: float = math.inf
+    first_step: float | None = None
+    norm: Norm | None = None
+
+    def scaled(self, error: Tensor, y0: Tensor, y1: Tensor) -> Tensor:
+        """Return the error in units of the tolerance, in the shape of the state."""
+        return error / torch.maximum(y0.abs(), y1.abs()).mul_(self.rtol).add_(self.atol)
+
+    def measure(self, x: Tensor) -> float:
+        """Return the norm of a scaled tensor; NaN or Inf where it holds any."""
+        if self.norm is not None:
+            return abs(float(self.norm(x)))
+        return float(torch.linalg.vector_norm(x)) / math.sqrt(max(x.numel(), 1))
+
+    def factor(self, error: float, last: float, before: float, k: int) -> float:
+        """Return the factor on the step after the scaled errors `before`, `last` and `error`, newest last."""
+        if error == 0.0:
+            return self.max_factor
+        p, i, d = self.gains
+        change = error ** -((p + i + d) / k)
+        if p or d:
+            change *= last ** ((p + 2 * d) / k) * before ** -(d / k)
+        return min(self.max_factor, max(self.min_factor, self.safety * change))
+
+    def measure_samples(self, x: Tensor, batch_axis: int) -> Tensor:
+        """Return the root-mean-square norm of every sample, shape (B,)."""
+        flat = x.movedim(batch_axis, 0).reshape(x.shape[batch_axis], -1)
+        return torch.linalg.vector_norm(flat, dim=1).double() / math.sqrt(max(flat.shape[1], 1))
+
+    def factors(self, error: Tensor, last: Tensor, before: Tensor, k: int) -> Tensor:
+        """`factor` for every sample, shape (B,)."""
+        p, i, d = self.gains
+        change = error ** -((p + i + d) / k) * last ** ((p + 2 * d) / k) * before ** -(d / k)
+        return (self.safety * change).clamp(self.min_factor, self.max_factor).where(error > 0, self.max_factor)
+
+
+@torch.no_grad()
+def first_step(method: Method, field: Field, t: Tensor, carry: Carry, sign: float, control: Controller) -> float:
+    """Return a first step from one more evaluation (Hairer, Nørsett, Wanner 1993, II.4), positive."""
+    y, slope = carry[0], method.slope(field, carry)
+    zero = torch.zeros_like(y)
+    d0 = control.measure(control.scaled(y, y, zero))
+    d1 = control.measure(control.scaled(slope, y, zero))
+    h0 = 0.01 * d0 / d1 if d0 >= 1e-5 and d1 >= 1e-5 else 1e-6
+    if not math.isfinite(h0):
+        return h0
+    h0 = min(h0, control.max_step)
+    ahead = method.start(field, t + sign * h0, y + sign * h0 * slope)
+    d2 = control.measure(control.scaled(method.slope(field, ahead) - slope, y, zero)) / h0
+    k = (method.error_order or method.order) + 1
+    h1 = (0.01 / max(d1, d2)) ** (1 / k) if max(d1, d2) > 1e-15 else max(1e-6, 1e-3 * h0)
+    return min(100 * h0, h1)
+
+
+@torch.no_grad()
+def first_steps(method: Method, field: Field, t: Tensor, carry: Carry, sign: Tensor, control: Controller) -> Tensor:
+    """`first_step` for every sample: `t` and `sign` of shape (B, 1, …, 1); returns shape (B,)."""
+    y, slope = carry[0], method.slope(field, carry)
+    axis = y.ndim - t.ndim
+    zero = torch.zeros_like(y)
+    d0 = control.measure_samples(control.scaled(y, y, zero), axis)
+    d1 = control.measure_samples(control.scaled(slope, y, zero), axis)
+    h0 = (0.01 * d0 / d1).where((d0 >= 1e-5) & (d1 >= 1e-5), 1e-6).clamp(max=control.max_step)
+    move = sign * h0.view(t.shape)
+    ahead = method.start(field, t + move, y + move.to(y.dtype) * slope)
+    change = method.slope(field, ahead) - slope
+    d2 = control.measure_samples(control.scaled(change, y, zero), axis) / h0
+    d = torch.maximum(d1, d2)
+    k = (method.error_order or method.order) + 1
+    h1 = ((0.01 / d) ** (1 / k)).where(d > 1e-15, (1e-3 * h0).clamp(min=1e-6))
+    return torch.minimum(100 * h0, h1)

@@ -1,0 +1,52 @@
+"""What a method is: a pure step, its error estimate and its interpolant."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from .field import Field
+
+Carry = tuple[Tensor, ...]
+"""What one step hands to the next: the state first, then what the method reuses."""
+
+
+class Method(Protocol):
+    """A step and what can be read off it.
+
+    The state `y` is one tensor: h of shape (...) for a first-order system, (h, m) stacked on a new first axis,
+    shape (2, ...), for a second-order one. `t` and `dt` are float64 tensors of shape (), or of shape
+    (B, 1, …, 1) with as many axes as h where every sample steps by itself; `dt` is negative in decreasing time.
+
+    ``step`` also returns a `stages` record, private to the method, from which ``error`` and ``interpolate``
+    are computed when, and only when, somebody asks for them.
+    """
+
+    order: int
+    damped: bool
+    """True: integrates h'' + γ h' + ξ h = field(t, h). False: integrates y' = field(t, y)."""
+    identity_only: bool
+    """Of the damped methods: whether h' = m is needed, rather than any h' = σ(m)."""
+    error_order: int | None
+    """Local error estimates are O(dt^(error_order + 1)); None where the method has none."""
+
+    def start(self, field: Field, t: Tensor, y: Tensor) -> Carry:
+        """Return the first carry at (t, y), or the one after a discontinuity."""
+        ...
+
+    def step(self, field: Field, t: Tensor, dt: Tensor, carry: Carry) -> tuple[Carry, Any]:
+        """Advance by `dt`: a pure function of its tensors, differentiable, without hidden state."""
+        ...
+
+    def slope(self, field: Field, carry: Carry) -> Tensor:
+        """Return dy/dt at the carry, from what it already holds."""
+        ...
+
+    def error(self, stages: Any) -> Tensor:
+        """Return the local error estimate of a step, in the shape of the state."""
+        ...
+
+    def interpolate(self, stages: Any, theta: Tensor) -> Tensor:
+        """Return the states at t + θ dt, shape (n, *state), for θ of shape (n,) or (n, B, 1, …, 1)."""
+        ...

@@ -1,0 +1,37 @@
+"""How a solve ended."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class Status(IntEnum):
+    """The end of a solve, for the batch or for each sample."""
+
+    SUCCESS = 0
+    EVENT = 1
+    NON_FINITE = 2
+    STEP_UNDERFLOW = 3
+    MAX_STEPS = 4
+
+    @property
+    def failed(self) -> bool:
+        """Whether the last requested time was not reached, other than by a terminal event."""
+        return self > Status.EVENT
+
+    @property
+    def remedy(self) -> str:
+        """What happened, and what to try."""
+        return _REMEDIES[self]
+
+
+_REMEDIES = {
+    Status.SUCCESS: "the last time was reached",
+    Status.EVENT: "a terminal event stopped the solve",
+    Status.NON_FINITE: "the field or the state became NaN or Inf. Check the field there; bound its output or its "
+    "weights, or lower max_step",
+    Status.STEP_UNDERFLOW: "the step became too small to move the time. The solution may blow up or the field jump: "
+    "name jumps in jump_ts, loosen rtol and atol, or use float64",
+    Status.MAX_STEPS: "max_steps was reached. Raise max_steps, loosen rtol and atol, or take an implicit method if "
+    "the field is stiff",
+}

@@ -1,0 +1,98 @@
+"""What a solve leaves behind: its steps, from which gradients and dense output are read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from .field import Field
+from .method import Carry, Method
+from .status import Status
+
+
+@dataclass(frozen=True)
+class Crossing:
+    """An event of the solve: the zeros of `fn(t, y)`, with t as a float64 tensor and y the state.
+
+    `fn` returns one number where one step size serves the batch, shape (B,) where samples step by themselves.
+    """
+
+    fn: Callable[[Tensor, Tensor], Tensor]
+    terminal: bool = True
+    direction: int = 0
+
+
+class Replayed(NamedTuple):
+    """One step run again: the carry it ends with, the rows that fell into it, its events."""
+
+    carry: Carry
+    rows: Tensor | None
+    event_t: Tensor | None
+    event_y: Tensor | None
+
+
+class Step(Protocol):
+    """One accepted step of a tape."""
+
+    carry: Carry
+    """What the step started from."""
+
+    @property
+    def rows(self) -> int:
+        """How many output rows fell into the step."""
+        ...
+
+    @property
+    def events(self) -> int:
+        """How many events fell into the step."""
+        ...
+
+    def replay(self, method: Method, field: Field, clock: Any, crossings: tuple[Crossing, ...]) -> Replayed:
+        """Run the step again from its carry: a pure function of tensors, with a graph where they have one."""
+        ...
+
+
+@dataclass
+class Tape:
+    """Everything that a loop found out, one entry of the lists a sample (or one for a batch that steps as one).
+
+    `rows` (K, *row) holds the output states in the order of the steps; the loop knows their places. `event_t`
+    (E,) and `event_y` (E, *row) hold the events likewise; `event_index` says which function each belongs to and
+    `event_sample` which sample (-1: the batch).
+    """
+
+    start: Carry
+    steps: list[Any] = field(default_factory=list)
+    status: list[Status] = field(default_factory=list)
+    accepted: list[int] = field(default_factory=list)
+    rejected: list[int] = field(default_factory=list)
+    evaluations: list[int] = field(default_factory=list)
+    t: list[Any] = field(default_factory=list)
+    dt: list[Any] = field(default_factory=list)
+    failed_at: list[tuple[float, float]] = field(default_factory=list)
+    row_blocks: list[Tensor] = field(default_factory=list)
+    row_places: list[Tensor] = field(default_factory=list)
+    event_t_blocks: list[Tensor] = field(default_factory=list)
+    event_y_blocks: list[Tensor] = field(default_factory=list)
+    event_index: list[int] = field(default_factory=list)
+    event_sample: list[int] = field(default_factory=list)
+    interpolants: list[Any] = field(default_factory=list)
+
+    def add(self, replayed: Replayed) -> None:
+        """Keep what an accepted step gave out."""
+        if replayed.rows is not None:
+            self.row_blocks.append(replayed.rows)
+        if replayed.event_t is not None and replayed.event_y is not None:
+            self.event_t_blocks.append(replayed.event_t)
+            self.event_y_blocks.append(replayed.event_y)
+
+    def gathered(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return rows (K, *row), event times (E,) and event states (E, *row)."""
+        rows = self.row_blocks[0] if len(self.row_blocks) == 1 else torch.cat(self.row_blocks)
+        if not self.event_t_blocks:
+            return rows, rows.new_zeros(0, dtype=torch.float64), rows[:0]
+        return rows, torch.cat(self.event_t_blocks), torch.cat(self.event_y_blocks)

@@ -1,0 +1,283 @@
+"""Systems of ordinary differential equations with learned or given fields.
+
+Source of the equations: Xia et al., "Heavy Ball Neural Ordinary Differential Equations", NeurIPS 2021.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+VectorField = Callable[..., Tensor]
+Activation = Callable[[Tensor], Tensor]
+
+_ACTIVATIONS: dict[str, Activation] = {
+    "tanh": torch.tanh,
+    "hardtanh": lambda m: F.hardtanh(m, -5.0, 5.0),
+}
+
+
+class System(nn.Module):
+    """A differential equation around a user's field.
+
+    Subclasses set `second_order` (the state is a pair of position and momentum) and `damped` (the momentum enters
+    its own equation through linear damping alone), and give the right-hand side of the first-order form, in which a second-order
+    state is (h, m) stacked on a new first axis.
+    """
+
+    second_order = True
+    damped = False
+    activation: Activation | None = None
+
+    def __init__(self, f: VectorField) -> None:
+        super().__init__()
+        if not callable(f):
+            raise TypeError(f"f must be callable as f(t, h), got {type(f).__name__}")
+        self.f = f
+
+    def coefficients(self) -> tuple[Tensor | None, Tensor | None]:
+        """Return γ and ξ, shape () or per channel; None where the system has none."""
+        return None, None
+
+    def force(self, t: Tensor, h: Tensor, *args: Any) -> Tensor:
+        """Return f(t, h, *args), checked to have the shape and dtype of h."""
+        return _checked(self.f(t, h, *args), h)
+
+    def rhs(self, t: Tensor, y: Tensor, gamma: Tensor | None, xi: Tensor | None, *args: Any) -> Tensor:
+        """Return dy/dt of the first-order form; γ and ξ broadcast to h."""
+        raise NotImplementedError
+
+    def as_ode(self) -> JoinedField:
+        """Present the system as one first-order field on the joined state, for torchdiffeq and scipy.
+
+        The joined state of a second-order system is h and m concatenated along the last axis, shape (..., 2 D);
+        see `join` and `split`.
+        """
+        return JoinedField(self)
+
+    def as_sde(self, noise: float | Tensor) -> LangevinField:
+        """Present the system with additive noise on the momentum, for `torchsde.sdeint`.
+
+        dh = σ(m) dt, dm = (f(t, h) - γ m - ξ h) dt + noise dW: with f = -∇V this is Langevin dynamics, at
+        temperature noise² / (2 γ). The state is the joined one, shape (B, 2 D).
+
+        Parameters
+        ----------
+        noise
+            Standard deviation of the noise per square root of time, a number or shape (D,).
+        """
+        return LangevinField(self, noise)
+
+
+class FirstOrder(System):
+    """h' = f(t, h): a neural ODE (NODE; ANODE where h has been given extra zero channels)."""
+
+    second_order = False
+
+    def rhs(self, t: Tensor, y: Tensor, gamma: Tensor | None, xi: Tensor | None, *args: Any) -> Tensor:
+        return self.force(t, y, *args)
+
+
+class SecondOrder(System):
+    """h' = m, m' = f(t, h, m): a second-order neural ODE (SONODE)."""
+
+    def rhs(self, t: Tensor, y: Tensor, gamma: Tensor | None, xi: Tensor | None, *args: Any) -> Tensor:
+        h, m = y.unbind()
+        return torch.stack((m, _checked(self.f(t, h, m, *args), h)))
+
+
+class HeavyBall(System):
+    """h' = m, m' = -γ m + f(t, h): a heavy-ball neural ODE (HBNODE), h'' + γ h' = f.
+
+    Parameters
+    ----------
+    f
+        ``f(t, h, *args)``, shape of h.
+    gamma
+        Damping at the start, in 1/time: a number, or a tensor per channel, shape (C,) against the last axis of h,
+        or any shape that broadcasts to h without its batch. Default: ε sigmoid(-3) ≈ 0.0474 ε.
+    epsilon
+        Upper bound ε of a trainable γ = ε sigmoid(ω).
+    trainable
+        Whether γ is learned, through ω. A fixed γ may have any value.
+    """
+
+    damped = True
+
+    def __init__(
+        self,
+        f: VectorField,
+        gamma: float | Tensor | None = None,
+        *,
+        epsilon: float = 1.0,
+        trainable: bool = True,
+    ) -> None:
+        super().__init__(f)
+        if not epsilon > 0:
+            raise ValueError(f"epsilon must be positive, got {epsilon}")
+        self.epsilon = float(epsilon)
+        if gamma is None:
+            gamma = self.epsilon / (1.0 + math.exp(3.0))
+        value = torch.as_tensor(gamma, dtype=None if isinstance(gamma, Tensor) else torch.get_default_dtype())
+        if trainable:
+            share = value.detach() / self.epsilon
+            if not bool(((share > 0) & (share < 1)).all()):
+                raise ValueError(
+                    f"gamma must lie strictly between 0 and epsilon={self.epsilon:g} to be trainable as "
+                    f"epsilon * sigmoid(omega), got {_short(value)}; set trainable=False or raise epsilon"
+                )
+            self.omega = nn.Parameter(torch.logit(share.double()).to(value.dtype))
+        else:
+            self.register_buffer("fixed_gamma", value)
+        self.trainable = trainable
+
+    @property
+    def gamma(self) -> Tensor:
+        """The damping γ, shape () or per channel."""
+        if self.trainable:
+            return self.epsilon * torch.sigmoid(self.omega)
+        fixed = self.fixed_gamma
+        return fixed if isinstance(fixed, Tensor) else torch.as_tensor(fixed)
+
+    def coefficients(self) -> tuple[Tensor | None, Tensor | None]:
+        return self.gamma, None
+
+    def rhs(self, t: Tensor, y: Tensor, gamma: Tensor | None, xi: Tensor | None, *args: Any) -> Tensor:
+        h, m = y.unbind()
+        change = self.force(t, h, *args)
+        if gamma is not None:
+            change = torch.addcmul(change, gamma, m, value=-1)
+        if xi is not None:
+            change = torch.addcmul(change, xi, h, value=-1)
+        return torch.stack((m if self.activation is None else self.activation(m), change))
+
+
+class GeneralizedHeavyBall(HeavyBall):
+    """h' = σ(m), m' = -γ m + f(t, h) - ξ h: a generalised heavy-ball neural ODE (GHBNODE).
+
+    Parameters
+    ----------
+    f, gamma, epsilon, trainable
+        As for `HeavyBall`; `trainable` holds for ξ too.
+    xi
+        Restoring coefficient at the start, in 1/time²: a number or per channel, like `gamma`. Trainable as
+        ξ = softplus(χ), for which it must be positive. Default: softplus(0) = ln 2.
+    activation
+        σ: "tanh", "hardtanh" (between -5 and 5), any elementwise callable, or None for the identity.
+    """
+
+    def __init__(
+        self,
+        f: VectorField,
+        gamma: float | Tensor | None = None,
+        xi: float | Tensor | None = None,
+        activation: str | Activation | None = "tanh",
+        *,
+        epsilon: float = 1.0,
+        trainable: bool = True,
+    ) -> None:
+        super().__init__(f, gamma, epsilon=epsilon, trainable=trainable)
+        self.activation = _activation(activation)
+        xi = math.log(2.0) if xi is None else xi
+        value = torch.as_tensor(xi, dtype=None if isinstance(xi, Tensor) else torch.get_default_dtype())
+        if trainable:
+            start = value.detach().double()
+            if not bool((start > 0).all()):
+                raise ValueError(
+                    f"xi must be positive to be trainable as softplus(chi), got {_short(value)}; set trainable=False"
+                )
+            self.chi = nn.Parameter((start + torch.log(-torch.expm1(-start))).to(value.dtype))
+        else:
+            self.register_buffer("fixed_xi", value)
+
+    @property
+    def xi(self) -> Tensor:
+        """The restoring coefficient ξ, shape () or per channel."""
+        if self.trainable:
+            return F.softplus(self.chi)
+        fixed = self.fixed_xi
+        return fixed if isinstance(fixed, Tensor) else torch.as_tensor(fixed)
+
+    def coefficients(self) -> tuple[Tensor | None, Tensor | None]:
+        return self.gamma, self.xi
+
+
+class JoinedField(nn.Module):
+    """A system as ``field(t, y)`` on the joined state y = (h, m) concatenated along the last axis."""
+
+    def __init__(self, system: System) -> None:
+        super().__init__()
+        self.system = system
+
+    def forward(self, t: Tensor, y: Tensor) -> Tensor:
+        """Return dy/dt, shape of y."""
+        gamma, xi = self.system.coefficients()
+        if not self.system.second_order:
+            return self.system.rhs(t, y, gamma, xi)
+        return join(*self.system.rhs(t, torch.stack(split(y)), gamma, xi).unbind())
+
+
+class LangevinField(nn.Module):
+    """A second-order system with additive noise on its momentum, in torchsde's form (Ito, diagonal noise)."""
+
+    noise_type = "diagonal"
+    sde_type = "ito"
+
+    def __init__(self, system: System, noise: float | Tensor) -> None:
+        super().__init__()
+        if not system.second_order:
+            raise ValueError(f"as_sde needs a second-order system, got {type(system).__name__}")
+        value = torch.as_tensor(noise, dtype=torch.get_default_dtype() if isinstance(noise, float | int) else None)
+        if not bool((value >= 0).all()):
+            raise ValueError(f"noise must be zero or positive, got {_short(value)}")
+        self.drift = system.as_ode()
+        self.register_buffer("noise", value)
+
+    def f(self, t: Tensor, y: Tensor) -> Tensor:
+        """Return the drift, shape (B, 2 D)."""
+        return torch.as_tensor(self.drift(t, y))
+
+    def g(self, t: Tensor, y: Tensor) -> Tensor:
+        """Return the diffusion: zero on the positions, `noise` on the momenta, shape (B, 2 D)."""
+        h, m = split(y)
+        return join(torch.zeros_like(h), torch.as_tensor(self.noise).to(m).expand_as(m))
+
+
+def join(h: Tensor, m: Tensor) -> Tensor:
+    """Concatenate position and momentum, each (..., D), along the last axis."""
+    return torch.cat((h, m), -1)
+
+
+def split(y: Tensor) -> tuple[Tensor, Tensor]:
+    """Undo `join`: return position and momentum of a joined state (..., 2 D)."""
+    if y.ndim == 0 or y.shape[-1] % 2:
+        raise ValueError(f"y must have an even number of entries on its last axis, got shape {tuple(y.shape)}")
+    h, m = y.chunk(2, -1)
+    return h, m
+
+
+def _activation(activation: str | Activation | None) -> Activation | None:
+    if activation is None or callable(activation):
+        return activation
+    if activation not in _ACTIVATIONS:
+        raise ValueError(f"activation must be one of {sorted(_ACTIVATIONS)}, a callable or None, got {activation!r}")
+    return _ACTIVATIONS[activation]
+
+
+def _checked(out: Any, h: Tensor) -> Tensor:
+    if not isinstance(out, Tensor):
+        raise TypeError(f"func must return a tensor, got {type(out).__name__}")
+    if out.shape != h.shape:
+        raise ValueError(f"func must return the shape of h, {tuple(h.shape)}, got {tuple(out.shape)}")
+    if out.dtype != h.dtype:
+        raise TypeError(f"func must return the dtype of h, {h.dtype}, got {out.dtype}")
+    return out
+
+
+def _short(value: Tensor) -> str:
+    return f"{value.item():g}" if value.numel() == 1 else f"values from {value.min():g} to {value.max():g}"
