@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -16,7 +17,7 @@ from .events import EventLike, as_events, crossing
 from .gradients import GRADIENTS, Problem, Solved
 from .options import check_names, configured, plan
 from .solution import EventRecord, Solution, SolverError, Stats
-from .solvers import METHODS, Clock, Field, Method, SampleClock, Status, place, place_per_sample
+from .solvers import METHODS, Clock, Damping, Field, Method, SampleClock, Status, place, place_per_sample
 from .solvers.reference import SCIPY_METHODS, solve_scipy, solve_torchdiffeq
 from .systems import Activation, GeneralizedHeavyBall, HeavyBall, System
 
@@ -211,7 +212,10 @@ def _check_state(h0: Tensor, m0: Tensor | None, system: System) -> None:
 
 def _times(t: Tensor | Sequence[float], h0: Tensor, per_sample: bool) -> Tensor:
     """Return the times in float64 on the device of h0, (B, T) where samples have times or steps of their own."""
-    times = torch.as_tensor(t)
+    try:  # by numpy, which reads Python numbers in double precision whatever torch's default dtype
+        times = t if isinstance(t, Tensor) else torch.from_numpy(np.array(t))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"t must be a tensor or a sequence of numbers, got {t!r}") from error
     if times.is_complex() or times.dtype == torch.bool:
         raise TypeError(f"t must hold real numbers, got {times.dtype}")
     times = times.to(h0.device, torch.float64)
@@ -258,7 +262,7 @@ def _field(
 ) -> Field:
     real = h0.real.dtype if h0.is_complex() else h0.dtype
     if damped:
-        return Field(lambda t, h: system.force(t, h, *args), real, gamma, xi, system.activation)
+        return Field(lambda t, h: system.force(t, h, *args), real, Damping.of(gamma, xi, h0), system.activation)
     g, x = (None if c is None else c.to(h0.dtype) for c in (gamma, xi))
     return Field(lambda t, y: system.rhs(t, y, g, x, *args), real)
 

@@ -123,7 +123,7 @@ class HeavyBall(System):
         self.epsilon = float(epsilon)
         if gamma is None:
             gamma = self.epsilon / (1.0 + math.exp(3.0))
-        value = torch.as_tensor(gamma, dtype=None if isinstance(gamma, Tensor) else torch.get_default_dtype())
+        value = _value(gamma, trainable)
         if trainable:
             share = value.detach() / self.epsilon
             if not bool(((share > 0) & (share < 1)).all()):
@@ -184,7 +184,7 @@ class GeneralizedHeavyBall(HeavyBall):
         super().__init__(f, gamma, epsilon=epsilon, trainable=trainable)
         self.activation = _activation(activation)
         xi = math.log(2.0) if xi is None else xi
-        value = torch.as_tensor(xi, dtype=None if isinstance(xi, Tensor) else torch.get_default_dtype())
+        value = _value(xi, trainable)
         if trainable:
             start = value.detach().double()
             if not bool((start > 0).all()):
@@ -267,6 +267,13 @@ def _activation(activation: str | Activation | None) -> Activation | None:
     if activation not in _ACTIVATIONS:
         raise ValueError(f"activation must be one of {sorted(_ACTIVATIONS)}, a callable or None, got {activation!r}")
     return _ACTIVATIONS[activation]
+
+
+def _value(coefficient: float | Tensor, trainable: bool) -> Tensor:
+    """Return γ or ξ as a tensor; a fixed number keeps every digit, for states in float64."""
+    if isinstance(coefficient, Tensor):
+        return coefficient
+    return torch.tensor(coefficient, dtype=torch.get_default_dtype() if trainable else torch.float64)
 
 
 def _checked(out: Any, h: Tensor) -> Tensor:

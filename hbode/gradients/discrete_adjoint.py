@@ -41,6 +41,8 @@ def discrete_adjoint(problem: Problem, on_backward: Callable[[int], None]) -> So
 
 def _leaves(problem: Problem, field: Field, crossings: Sequence[Any]) -> tuple[list[Tensor], Carry | None]:
     """Return the leaves that the field uses or its owners hold, and the first carry, found on the way."""
+    if problem.leaves is not None:
+        return list(problem.leaves), None
     found = [leaf for owner in problem.owners for leaf in reachable_leaves(owner)]
     clock, y0 = problem.clock, problem.y0.detach()
     t0 = clock.times[..., 0].detach()
@@ -103,7 +105,7 @@ def _pull_back(ctx: Any, cotangents: tuple[Tensor | None, ...]) -> tuple[Tensor 
     leaves = others[explicit_count:]
     wanted = [x for x in (times, *(b for b in bound if b is not None), *leaves) if x.requires_grad]
     totals = [torch.zeros_like(x) for x in wanted]
-    used = [False] * len(wanted)
+    used = [problem.leaves is not None] * len(wanted)
     known = {id(x) for x in wanted}
 
     def pull(outputs: list[Tensor], weights: list[Tensor], carry: Carry) -> list[Tensor | None]:
@@ -111,7 +113,8 @@ def _pull_back(ctx: Any, cotangents: tuple[Tensor | None, ...]) -> tuple[Tensor 
         pairs = [(x, w) for x, w in zip(outputs, weights, strict=True) if x.requires_grad]
         if not pairs:
             return [None] * len(carry)
-        _refuse_strangers([x for x, _ in pairs], known | {id(x) for x in carry})
+        if problem.leaves is None:
+            _refuse_strangers([x for x, _ in pairs], known | {id(x) for x in carry})
         grads = torch.autograd.grad(
             [x for x, _ in pairs], [*carry, *wanted], [w for _, w in pairs], allow_unused=True, retain_graph=True
         )
@@ -133,6 +136,8 @@ def _pull_back(ctx: Any, cotangents: tuple[Tensor | None, ...]) -> tuple[Tensor 
         step = steps[n]
         carry = tuple(x.detach().requires_grad_() for x in step.carry)
         replayed = replace(step, carry=carry).replay(problem.method, field, clock, crossings)
+        if problem.on_replay is not None:
+            problem.on_replay(step, replayed.carry[0].detach(), carry_bar[0] if carry_bar else None)
         outputs = [x for x, bar in zip(replayed.carry, carry_bar, strict=False) if bar is not None]
         weights = [bar for bar in carry_bar if bar is not None]
         row, event = row - step.rows, event - step.events

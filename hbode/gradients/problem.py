@@ -19,6 +19,9 @@ class Problem:
 
     `bind(tensors)` returns the field, and the events, for given values of the tensors that enter explicitly
     (γ, ξ, args). `owners` are the objects that the field belongs to: what they hold is differentiated as well.
+    Where `leaves` are given, exactly these are differentiated besides, and nothing is searched for.
+    `on_replay(step, y, y_bar)` is called by the discrete adjoint for each step that it runs again, with the state
+    at the end of the step and its cotangent.
     """
 
     method: Method
@@ -29,6 +32,8 @@ class Problem:
     plan: Plan
     owners: tuple[Any, ...] = ()
     tied: bool = False
+    leaves: tuple[Tensor, ...] | None = None
+    on_replay: Callable[[Any, Tensor, Tensor | None], None] | None = None
 
     def solve(self, field: Field, start: Carry | None = None) -> Tape:
         """Run the loop that fits the clock."""

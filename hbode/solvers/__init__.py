@@ -2,7 +2,7 @@
 
 from .adams import Adams
 from .control import PID_COEFFICIENTS, Controller
-from .field import Field
+from .field import Damping, Field
 from .loop import Clock, Node, Plan, place, solve
 from .loop_per_sample import SampleClock, batch_first, place_per_sample, solve_per_sample
 from .method import Carry, Method
@@ -20,6 +20,7 @@ __all__ = [
     "Clock",
     "Controller",
     "Crossing",
+    "Damping",
     "Field",
     "Method",
     "Node",

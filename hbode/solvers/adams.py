@@ -24,7 +24,7 @@ class Adams:
     """Adams method of variable order on a grid of variable steps (Hairer, Nørsett, Wanner 1993, III.1, III.5).
 
     The weights integrate the polynomial through the last derivatives exactly, for the times at which they were
-    taken. The first steps use the 3/8 rule until the history reaches order four, or `max_order` if that is less;
+    taken. The first steps use the 3/8 rule until the history reaches `starting_order`, or `max_order` if that is less;
     the order then grows with the history. The implicit method iterates its corrector until two iterates
     agree within the tolerances, at most `max_iters` times, and warns where they do not.
 
@@ -36,15 +36,17 @@ class Adams:
     max_iters: int = 4
     rtol: float = 1e-3
     atol: float = 1e-4
+    starting_order: int = 4
     damped = False
     identity_only = False
     error_order: int | None = None
 
     def __post_init__(self) -> None:
-        if not 1 <= self.max_order <= 12:
-            raise ValueError(f"max_order must be between 1 and 12, got {self.max_order}")
+        lowest = 1 + self.implicit  # the corrector takes the derivatives at both ends of the step
+        if not lowest <= self.max_order <= 12:
+            raise ValueError(f"options['max_order'] must be between {lowest} and 12, got {self.max_order}")
         if self.max_iters < 1:
-            raise ValueError(f"max_iters must be at least 1, got {self.max_iters}")
+            raise ValueError(f"options['max_iters'] must be at least 1, got {self.max_iters}")
 
     @property
     def order(self) -> int:
@@ -56,7 +58,7 @@ class Adams:
     def step(self, field: Field, t: Tensor, dt: Tensor, carry: Carry) -> tuple[Carry, Hermite]:
         y, history, times = carry
         size = dt.to(y.dtype)
-        if len(history) + self.implicit < min(4, self.max_order):
+        if len(history) + self.implicit < min(self.starting_order, self.max_order):
             (y1, f1), _ = _STARTER.step(field, t, dt, (y, history[0]))
         else:
             nodes = (times - t) / dt

@@ -3,11 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
+T = TypeVar("T")
 Rhs = Callable[[Tensor, Tensor], Tensor]
+
+
+class Damping(NamedTuple):
+    """The linear part of h'' + γ h' + ξ h = f, with what the methods derive from it.
+
+    Each has shape (), or as many axes as h and broadcasts to it.
+    """
+
+    gamma: Tensor
+    """γ in float64, in which the weights of a step are made; the others have the dtype of the state."""
+    gamma_h: Tensor
+    half: Tensor
+    """γ / 2."""
+    kappa: Tensor
+    """γ² / 4 - ξ."""
+    xi: Tensor | None
+
+    @classmethod
+    def of(cls, gamma: Tensor | None, xi: Tensor | None, like: Tensor) -> Damping:
+        """Return the damping with coefficients γ and ξ (None: zero) for states such as `like`."""
+        if gamma is None:
+            gamma = torch.zeros((), dtype=torch.float64, device=like.device)
+        gamma = gamma.double()
+        kappa = 0.25 * gamma * gamma if xi is None else 0.25 * gamma * gamma - xi
+        own = like.dtype
+        return cls(gamma, gamma.to(own), (0.5 * gamma).to(own), kappa.to(own), None if xi is None else xi.to(own))
 
 
 class Field:
@@ -21,30 +49,29 @@ class Field:
         ``h' = σ(m)``, ``m' = -γ m + fn(t, h) - ξ h``.
     dtype
         Real dtype in which ``fn`` receives the time. Steps carry the time in float64.
-    gamma, xi, sigma
-        For damped methods: the damping and the restoring coefficient, float64, shape () or broadcastable to h
-        with as many axes as h, and the function of the momentum that drives the position (None: the identity).
+    damping, sigma
+        For damped methods: the linear part of the equation, and the function of the momentum that drives the
+        position (None: the identity).
     after, before
         Times within which the field may be evaluated, exclusively; a step that ends on a discontinuity
         sees the field from its own side only.
     """
 
-    __slots__ = ("after", "before", "calls", "dtype", "fn", "gamma", "sigma", "xi")
+    __slots__ = ("after", "before", "calls", "damping", "dtype", "fn", "memory", "sigma")
 
     def __init__(
         self,
         fn: Rhs,
         dtype: torch.dtype,
-        gamma: Tensor | None = None,
-        xi: Tensor | None = None,
+        damping: Damping | None = None,
         sigma: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self.fn = fn
         self.dtype = dtype
-        self.gamma = gamma
-        self.xi = xi
+        self.damping = damping or Damping.of(None, None, torch.zeros((), dtype=dtype))
         self.sigma = sigma
         self.calls = 0
+        self.memory: dict[object, Any] = {}
         self.after: float | None = None
         self.before: float | None = None
 
@@ -53,8 +80,16 @@ class Field:
         if t.dtype != self.dtype:
             t = t.to(self.dtype)
         if self.after is not None:
-            t = t.clamp(min=self._next(self.after, torch.inf), max=self._next(self.before, -torch.inf))
+            inside = t.detach().clamp(min=self._next(self.after, torch.inf), max=self._next(self.before, -torch.inf))
+            t = t + (inside - t.detach()) if t.requires_grad else inside
         return self.fn(t, y)
+
+    def prepared(self, method: object, make: Callable[[], T]) -> T:
+        """Return what `method` makes once for this field, such as weights that depend on its damping."""
+        if method not in self.memory:
+            self.memory[method] = make()
+        made: T = self.memory[method]
+        return made
 
     def between(self, start: float | None, end: float | None) -> None:
         """Restrict evaluations to the open interval from `start` to `end` (either order); None lifts it."""
@@ -71,10 +106,8 @@ class Field:
 def damped_slope(field: Field, carry: tuple[Tensor, ...]) -> Tensor:
     """Return (σ(m), F - γ m - ξ h) stacked, from a carry ((h, m), F) of a damped method."""
     h, m = carry[0].unbind()
-    velocity = m if field.sigma is None else field.sigma(m)
     acceleration = carry[1]
-    if field.gamma is not None:
-        acceleration = acceleration - field.gamma.to(h.dtype) * m
-    if field.xi is not None:
-        acceleration = acceleration - field.xi.to(h.dtype) * h
-    return torch.stack((velocity, acceleration))
+    acceleration = torch.addcmul(acceleration, field.damping.gamma_h, m, value=-1)
+    if field.damping.xi is not None:
+        acceleration = torch.addcmul(acceleration, field.damping.xi, h, value=-1)
+    return torch.stack((m if field.sigma is None else field.sigma(m), acceleration))

@@ -6,48 +6,65 @@ import torch
 from torch import Tensor
 
 
-class Columns:
-    """The tensors that the stages of one step combine: a stack that grows, each combination one product.
+class Sums:
+    """The sums r_i = Σ_j W_ij x_j of one step, for columns x_j that become known one after the other.
 
-    With a graph, the tensors are stacked anew for every product. Without one they lie in one preallocated block,
-    zero where nothing was written yet, and each product runs over the whole block with weights that are zero
-    there: cheaper than cutting both to size.
+    Row i may be read once all columns with W_ij ≠ 0 are there: first the stages, in their order, then the results.
+    Without a graph each new column is added to all rows at once, one pass over a preallocated block. With one,
+    the columns are kept and each row is formed when it is read, which leaves less to differentiate.
+
+    Parameters
+    ----------
+    weights
+        W, shape (n, k) for numbers, or (n, k, *broadcastable to the columns) where the weights differ over
+        samples or channels; in the dtype of the columns.
+    first
+        The columns known at the start.
     """
 
-    __slots__ = ("_block", "_flat", "_rows", "_tensors")
+    __slots__ = ("_block", "_columns", "_flat", "_rows", "_steps", "_weights")
 
-    def __init__(self, first: tuple[Tensor, ...], capacity: int) -> None:
-        self._tensors = list(first)
+    def __init__(self, weights: Tensor, first: tuple[Tensor, ...]) -> None:
+        self._columns = list(first)
+        self._weights = weights
         self._block: Tensor | None = None
-        if not torch.is_grad_enabled():
-            x = first[0]
-            self._block = block = x.new_zeros((capacity, *x.shape))
-            self._flat = block.view(capacity, x.numel()).t()
+        if torch.is_grad_enabled():
+            self._rows = weights.unbind()
+            return
+        self._steps = weights.unbind(1)
+        shape = first[0].shape
+        self._flat = weights.ndim == 2
+        if self._flat:
+            block = torch.outer(self._steps[0], first[0].reshape(-1))
+            for step, column in zip(self._steps[1:], first[1:], strict=False):
+                block.addr_(step, column.reshape(-1))
+            self._block = block
+            self._rows = block.view(len(weights), *shape).unbind()
+        else:
+            self._block = block = self._steps[0] * first[0]
+            for step, column in zip(self._steps[1:], first[1:], strict=False):
+                block.addcmul_(step, column)
             self._rows = block.unbind()
-            for row, tensor in zip(self._rows, first, strict=False):
-                row.copy_(tensor)
 
-    def append(self, tensor: Tensor) -> None:
-        """Add a tensor of the common shape."""
+    def add(self, column: Tensor) -> None:
+        """Add the next column."""
         if self._block is not None:
-            self._rows[len(self._tensors)].copy_(tensor)
-        self._tensors.append(tensor)
+            step = self._steps[len(self._columns)]
+            if self._flat:
+                self._block.addr_(step, column.reshape(-1))
+            else:
+                self._block.addcmul_(step, column)
+        self._columns.append(column)
 
-    def combine(self, weights: Tensor) -> Tensor:
-        """Return Σ_j weights[j] x_j over the tensors so far.
+    def row(self, index: int) -> Tensor:
+        """Return the sum of row `index`."""
+        if self._block is not None:
+            return self._rows[index]
+        return combine(self._rows[index][: len(self._columns)], torch.stack(self._columns))
 
-        `weights` has shape (capacity,), or (capacity, *broadcastable to the tensors) where they differ over
-        samples or channels, and is zero beyond the tensors so far.
-        """
-        if self._block is None:
-            return combine(weights[: len(self._tensors)], torch.stack(self._tensors))
-        if weights.ndim > 1:
-            return combine(weights, self._block)
-        return torch.mv(self._flat, weights).view(self._tensors[0].shape)
-
-    def stack(self) -> Tensor:
-        """Return the full set as one tensor, shape (capacity, ...)."""
-        return torch.stack(self._tensors) if self._block is None else self._block
+    def columns(self) -> Tensor:
+        """Return the columns so far as one tensor, shape (k, ...)."""
+        return torch.stack(self._columns)
 
 
 def combine(weights: Tensor, stack: Tensor) -> Tensor:
@@ -79,10 +96,9 @@ def lift(x: Tensor, ndim: int, keep: int) -> Tensor:
     return x.reshape(*x.shape[:keep], *[1] * (ndim - trailing), *x.shape[keep:])
 
 
-def powers(theta: Tensor, first: int, last: int) -> Tensor:
-    """Return θ^first … θ^last on a new last axis."""
-    exponents = torch.arange(first, last + 1, dtype=theta.dtype, device=theta.device)
-    return theta.unsqueeze(-1) ** exponents
+def expand(weights: Tensor, number: Tensor) -> Tensor:
+    """Give weights the trailing axes of length one with which they meet a number of shape () or (B, 1, …, 1)."""
+    return weights.reshape(*weights.shape, *[1] * number.ndim) if number.ndim else weights
 
 
 def stage_times(t: Tensor, dt: Tensor, nodes: Tensor, dtype: torch.dtype) -> tuple[Tensor, ...]:
@@ -90,9 +106,7 @@ def stage_times(t: Tensor, dt: Tensor, nodes: Tensor, dtype: torch.dtype) -> tup
 
     The sums are made in float64 and rounded once to `dtype`, the one in which the field reads the time.
     """
-    if t.ndim:
-        nodes = nodes.view(-1, *[1] * t.ndim)
-    return torch.addcmul(t, nodes, dt).to(dtype).unbind()
+    return torch.addcmul(t, expand(nodes, t), dt).to(dtype).unbind()
 
 
 def _flat(stack: Tensor) -> Tensor:

@@ -161,6 +161,8 @@ class Plan:
     """Times, in increasing order, at which the field is discontinuous; those inside the span are stops too."""
     crossings: tuple[Crossing, ...] = ()
     max_steps: int = 2**31 - 1
+    check_finite: bool = True
+    """Whether a state that is not finite ends a solve on a fixed grid; an adaptive one it always ends."""
     keep_steps: bool = False
     keep_interpolants: bool = False
     on_step: Hook | None = None
@@ -192,7 +194,7 @@ def solve(
 
     control, status, k = plan.control, None, (method.error_order or 0) + 1
     dt = plan.step_size
-    if row < count and not _finite(carry[1]):
+    if row < count and (plan.adaptive or plan.check_finite) and not _finite(carry[1]):
         status = Status.NON_FINITE
     elif plan.adaptive and row < count:
         dt = control.first_step or first_step(method, field, clock.at(node), carry, sign, control)
@@ -223,7 +225,7 @@ def solve(
             if plan.adaptive:
                 error = control.measure(control.scaled(method.error(stages), carry[0], carry1[0]))
             else:
-                error = 0.0 if _finite(carry1[0]) else math.nan
+                error = 0.0 if not plan.check_finite or _finite(carry1[0]) else math.nan
         if not (error <= 1.0 or (plan.adaptive and length <= control.min_step and math.isfinite(error))):
             rejected += 1
             if plan.on_reject is not None:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from .field import Field, damped_slope
-from .linear import Columns, combine_rows, powers, stage_times
+from .linear import Sums, combine_rows, stage_times
 from .method import Carry
 from .tableau import NystromTableau
 
@@ -27,8 +27,10 @@ from .tableau import NystromTableau
 class Weights(NamedTuple):
     """A tableau as float64 tensors on one device.
 
-    The rows are the stage positions, the velocity at the end, and the errors of both; their weights are
-    ``constant + s linear + s² square``, times e^(γ s exponent / 2).
+    The rows of a step are the stage positions, the momentum at its end, and the errors of both. Their weights are
+    ``constant + s linear + s² square``, times e^(γ s exponent / 2); `position` takes for each row of a velocity
+    the row of the position that it belongs to. Rows of dense output are polynomials in θ: `dense` (d, 2 k) for
+    k columns, times s to the power `dense_power` (2, k).
     """
 
     c: Tensor
@@ -36,15 +38,26 @@ class Weights(NamedTuple):
     linear: Tensor
     square: Tensor
     exponent: Tensor
+    position: Tensor
     dense: Tensor
-    dense_p: Tensor
+    dense_power: Tensor
+    powers: Tensor
+    nodes: Tensor
+
+
+class Rows(NamedTuple):
+    """The weights of a step for one damping: `Weights` with m = v - (γ/2) h in place of v, and (γ/2) exponent."""
+
+    constant: Tensor
+    linear: Tensor
+    square: Tensor
+    rate: Tensor
 
 
 class Stages(NamedTuple):
-    """One step: its columns (2 + s, *h), the weights of its errors, and the numbers they were made with."""
+    """One step: its sums, its length, and what its weights were made with."""
 
-    columns: Tensor
-    error_rows: Tensor
+    sums: Sums
     dt: Tensor
     gamma: Tensor
     weights: Weights
@@ -72,50 +85,61 @@ class Nystrom:
         y, force = carry
         h, m = y.unbind()
         w = self._weights(y.device)
-        gamma = field.gamma if field.gamma is not None else torch.zeros_like(dt)
-        kappa = 0.25 * gamma * gamma
-        if field.xi is not None:
-            kappa = kappa - field.xi
-        kappa, half_gamma = kappa.to(y.dtype), (0.5 * gamma).to(y.dtype)
-        matrix = _as_columns(_matrix(w, dt, gamma), y.dtype)
+        gamma, _, half, kappa, _ = field.damping
+        rows = field.prepared(self, lambda: _rows(w, gamma, dt.ndim))
+        matrix = torch.addcmul(rows.constant, torch.addcmul(rows.linear, rows.square, dt), dt)
+        matrix = (matrix * torch.exp(rows.rate * dt)).to(y.dtype)
+        sums = Sums(matrix, (h, torch.addcmul(m, h, half), torch.addcmul(force, h, kappa)))
         times = stage_times(t, dt, w.c, field.dtype)
-        rows = matrix.unbind()
-        last = len(times)
-        columns = Columns((h, torch.addcmul(m, h, half_gamma), torch.addcmul(force, h, kappa)), 2 + last)
-        for t_i, row in zip(times[1:], rows[1:last], strict=True):
-            h = columns.combine(row)
+        for i, t_i in enumerate(times[1:]):
+            h = sums.row(i)
             force = field(t_i, h)
-            columns.append(torch.addcmul(force, h, kappa))
-        m = torch.addcmul(columns.combine(rows[last]), h, half_gamma, value=-1)
-        return (torch.stack((h, m)), force), Stages(columns.stack(), matrix[last + 1 :], dt, gamma, w)
+            sums.add(torch.addcmul(force, h, kappa))
+        return (torch.stack((h, sums.row(-3))), force), Stages(sums, dt, gamma, w)
 
     def slope(self, field: Field, carry: Carry) -> Tensor:
         return damped_slope(field, carry)
 
     def error(self, stages: Stages) -> Tensor:
-        return _momentum(combine_rows(stages.error_rows, stages.columns), stages.gamma)
+        return torch.stack((stages.sums.row(-2), stages.sums.row(-1)))
 
     def interpolate(self, stages: Stages, theta: Tensor) -> Tensor:
-        columns, _, dt, gamma, w = stages
-        theta = theta.movedim(0, -1)
-        s, g, theta_ = dt[..., None, None], gamma[..., None, None], theta[..., None]
-        one = torch.ones_like(theta_)
-        position = s * s * (powers(theta, 2, w.dense.shape[1] + 1) @ w.dense.T)
-        velocity = s * (powers(theta, 1, w.dense_p.shape[1]) @ w.dense_p.T)
-        start = torch.cat((one, theta_ * s, one - one, one), -1)
-        rows = torch.cat((_join(start[..., :2], position), _join(start[..., 2:], velocity)), -2)
-        exponent = torch.cat((w.exponent[0, :2], w.c)) - torch.cat((theta_, theta_), -2)
-        rows = _as_columns(rows * torch.exp(0.5 * g * s * exponent), columns.dtype)
-        return torch.stack(_momentum(combine_rows(rows, columns).unflatten(0, (2, -1)), gamma).unbind(), 1)
+        sums, dt, gamma, w = stages
+        axes = [1] * max(dt.ndim, gamma.ndim)
+        columns = sums.columns()
+        rows = ((theta.unsqueeze(-1) ** w.powers) @ w.dense).unflatten(-1, w.dense_power.shape)
+        if theta.ndim > 1:  # (n, B, 1, …, 2, k): the weights come first
+            rows, theta = rows.movedim((-2, -1), (1, 2)), theta.unsqueeze(1)
+        elif axes:
+            rows, theta = rows.view(*rows.shape, *axes), theta.view(-1, 1, *axes)
+        else:
+            theta = theta.unsqueeze(1)
+        half, power, nodes = 0.5 * gamma, w.dense_power, w.nodes
+        if axes:
+            power, nodes = power.view(*power.shape, *axes), nodes.view(-1, *axes)
+        decay = torch.exp(half * dt * (nodes - theta))  # (n, k, …)
+        h, v = (rows * dt**power * decay.unsqueeze(1)).unbind(1)
+        rows = torch.stack((h, torch.addcmul(v, h, half, value=-1)), 1).flatten(0, 1)
+        return combine_rows(rows.to(columns.dtype), columns).unflatten(0, (-1, 2))
 
     def _weights(self, device: torch.device) -> Weights:
         if device not in self._cache:
             tab = self.tableau
             s = len(tab.c)
             none = [0.0] * s
-            square = [[*row, *none[len(row) :]] for row in tab.a] + [none, tab.b_error, none]
-            linear = [none] * s + [tab.bp, none, tab.bp_error]
-            at = [*tab.c, 1.0, 1.0, 1.0]
+            square = [[*row, *none[len(row) :]] for row in tab.a[1:]] + [none, tab.b_error, none]
+            linear = [none] * (s - 1) + [tab.bp, none, tab.bp_error]
+            at = [*tab.c[1:], 1.0, 1.0, 1.0]
+            degree = max(len(tab.dense[0]) + 1, len(tab.dense_p[0]))
+            dense = [[0.0] * (4 + 2 * s) for _ in range(degree + 1)]
+            dense[0][0] = dense[1][1] = dense[0][3 + s] = 1.0
+            for j in range(s):
+                for k, weight in enumerate(tab.dense[j]):
+                    dense[k + 2][2 + j] = weight
+                for k, weight in enumerate(tab.dense_p[j]):
+                    dense[k + 1][4 + s + j] = weight
+            position = [[0.0] * (s + 2) for _ in range(s + 2)]
+            position[s - 1][s - 2] = position[s + 1][s] = 1.0
             with torch.inference_mode(False), torch.no_grad():
 
                 def put(rows: object) -> Tensor:
@@ -123,35 +147,33 @@ class Nystrom:
 
                 self._cache[device] = Weights(
                     put(tab.c),
-                    put([[1.0, 0.0, *none]] * s + [[0.0, 1.0, *none]] + [[0.0, 0.0, *none]] * 2),
-                    put([[0.0, c if i < s else 0.0, *row] for i, (c, row) in enumerate(zip(at, linear, strict=True))]),
+                    put([[1.0, 0.0, *none]] * (s - 1) + [[0.0, 1.0, *none]] + [[0.0, 0.0, *none]] * 2),
+                    put(
+                        [
+                            [0.0, c if i < s - 1 else 0.0, *row]
+                            for i, (c, row) in enumerate(zip(at, linear, strict=True))
+                        ]
+                    ),
                     put([[0.0, 0.0, *row] for row in square]),
                     put([[-c, -c, *(node - c for node in tab.c)] for c in at]),
-                    put(tab.dense),
-                    put(tab.dense_p),
+                    put(position),
+                    put(dense),
+                    put([[0.0, 1.0, *[2.0] * s], [0.0, 0.0, *[1.0] * s]]),
+                    put(list(range(degree + 1))),
+                    put([0.0, 0.0, *tab.c]),
                 )
         return self._cache[device]
 
 
-def _matrix(w: Weights, dt: Tensor, gamma: Tensor) -> Tensor:
-    """Weights of the columns in every row of a step, shape (…, s + 3, 2 + s)."""
-    half = 0.5 * gamma * dt
-    if dt.ndim or gamma.ndim:
-        dt, half = dt[..., None, None], half[..., None, None]
-    return torch.addcmul(w.constant, torch.addcmul(w.linear, w.square, dt), dt) * torch.exp(half * w.exponent)
+def _rows(w: Weights, gamma: Tensor, ndim: int) -> Rows:
+    """Return the weights of a step for one γ, with trailing axes for a γ and a dt that have `ndim` axes."""
+    axes = [1] * max(ndim, gamma.ndim)
+    half = 0.5 * gamma
 
+    def momentum(rows: Tensor) -> Tensor:
+        moved = (w.position @ rows).view(*rows.shape, *axes)
+        return torch.addcmul(rows.view(*rows.shape, *axes), moved, half, value=-1)
 
-def _as_columns(rows: Tensor, dtype: torch.dtype) -> Tensor:
-    """Move (…, n, k) weights to (n, k, …), the layout in which they multiply columns."""
-    return rows.movedim((-2, -1), (0, 1)).to(dtype) if rows.ndim > 2 else rows.to(dtype)
-
-
-def _momentum(pair: Tensor, gamma: Tensor) -> Tensor:
-    """Turn (h, v) stacked into (h, m), m = v - (γ/2) h."""
-    h, v = pair.unbind()
-    return torch.stack((h, torch.addcmul(v, h, (0.5 * gamma).to(h.dtype), value=-1)))
-
-
-def _join(start: Tensor, forces: Tensor) -> Tensor:
-    batch = torch.broadcast_shapes(start.shape[:-2], forces.shape[:-2])
-    return torch.cat((start.expand(*batch, -1, -1), forces.expand(*batch, -1, -1)), -1)
+    return Rows(
+        momentum(w.constant), momentum(w.linear), momentum(w.square), half * w.exponent.view(*w.exponent.shape, *axes)
+    )

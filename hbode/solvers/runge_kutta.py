@@ -8,27 +8,32 @@ import torch
 from torch import Tensor
 
 from .field import Field
-from .linear import Columns, combine, combine_rows, lift, powers, stage_times
+from .linear import Sums, combine_rows, expand, lift, stage_times
 from .method import Carry
 from .tableau import ButcherTableau
 
 
-class Stages(NamedTuple):
-    """One step: its start y, the stage derivatives k (s, *y), the step dt, the weights in the dtype of y."""
-
-    y: Tensor
-    k: Tensor
-    dt: Tensor
-    weights: Weights
-
-
 class Weights(NamedTuple):
-    """A tableau as tensors on one device: nodes in float64, the rest in the dtype of the state."""
+    """A tableau as float64 tensors on one device.
+
+    The rows of a step are the stages and the error; the weights of their columns (y, k_1, …, k_s) are
+    ``constant + dt linear``.
+    """
 
     c: Tensor
-    a: tuple[Tensor, ...]
-    b_error: Tensor
+    constant: Tensor
+    linear: Tensor
     dense: Tensor
+    powers: Tensor
+
+
+class Stages(NamedTuple):
+    """One step: its start, its sums, its length in the dtype of y, its weights."""
+
+    y: Tensor
+    sums: Sums
+    dt: Tensor
+    weights: Weights
 
 
 class RungeKutta:
@@ -45,49 +50,52 @@ class RungeKutta:
         self.tableau = tableau
         self.order = tableau.order
         self.error_order = tableau.error_order
-        self._cache: dict[tuple[torch.dtype, torch.device], Weights] = {}
+        self._cache: dict[torch.device, Weights] = {}
 
     def start(self, field: Field, t: Tensor, y: Tensor) -> Carry:
         return y, field(t, y)
 
     def step(self, field: Field, t: Tensor, dt: Tensor, carry: Carry) -> tuple[Carry, Stages]:
         y, f = carry
-        w = self._weights(y)
-        times = stage_times(t, dt, w.c, field.dtype)
-        dt = dt.to(y.dtype)
-        k = Columns((f,), len(w.a))
-        y_i = y
-        for t_i, a_i in zip(times[1:], w.a[1:], strict=True):
-            y_i = torch.addcmul(y, k.combine(a_i), dt)
-            f = field(t_i, y_i)
-            k.append(f)
-        return (y_i, f), Stages(y, k.stack(), dt, w)
+        w = self._weights(y.device)
+        size = dt if dt.ndim == 0 else lift(dt, y.ndim, keep=0)
+        rows = torch.addcmul(expand(w.constant, size), expand(w.linear, size), size).to(y.dtype)
+        sums = Sums(rows, (y, f))
+        for i, t_i in enumerate(stage_times(t, dt, w.c, field.dtype)[1:]):
+            y = sums.row(i)
+            f = field(t_i, y)
+            sums.add(f)
+        return (y.clone(), f), Stages(carry[0], sums, size, w)
 
     def slope(self, field: Field, carry: Carry) -> Tensor:
         return carry[1]
 
     def error(self, stages: Stages) -> Tensor:
-        return combine(stages.weights.b_error, stages.k) * stages.dt
+        return stages.sums.row(-1)
 
     def interpolate(self, stages: Stages, theta: Tensor) -> Tensor:
-        y, k, dt, w = stages
-        weights = powers(theta, 1, w.dense.shape[1]).to(y.dtype) @ w.dense.T  # (n, [B, 1, …,] s)
-        weights = lift(weights.movedim(-1, 1), y.ndim, keep=2)
-        return torch.addcmul(y, combine_rows(weights, k), dt)
+        y, sums, dt, w = stages
+        weights = (theta.unsqueeze(-1) ** w.powers) @ w.dense  # (n, [B, 1, …,] s)
+        weights = lift(weights.movedim(-1, 1), y.ndim, keep=2).to(y.dtype)
+        moved = combine_rows(weights, sums.columns()[1:])
+        return torch.addcmul(y, moved, dt.to(y.dtype))
 
-    def _weights(self, y: Tensor) -> Weights:
-        key = (y.dtype, y.device)
-        if key not in self._cache:
+    def _weights(self, device: torch.device) -> Weights:
+        if device not in self._cache:
             tab = self.tableau
+            size = len(tab.c)
+            rows = [*tab.a[1:], tab.b_error or (0.0,) * size]
+            degree = len(tab.dense[0])
             with torch.inference_mode(False), torch.no_grad():
 
-                def put(row: tuple[float, ...], dtype: torch.dtype = y.dtype) -> Tensor:
-                    return torch.tensor(row, dtype=torch.float64).to(y.device, dtype)
+                def put(values: object) -> Tensor:
+                    return torch.tensor(values, dtype=torch.float64, device=device)
 
-                self._cache[key] = Weights(
-                    put(tab.c, torch.float64),
-                    tuple(put((*row, *[0.0] * (len(tab.c) - len(row)))) for row in tab.a),
-                    put(tab.b_error or ()),
-                    torch.stack([put(row) for row in tab.dense]),
+                self._cache[device] = Weights(
+                    put(tab.c),
+                    put([[1.0, *[0.0] * size]] * (size - 1) + [[0.0] * (size + 1)]),
+                    put([[0.0, *row, *[0.0] * (size - len(row))] for row in rows]),
+                    put([[row[k] for row in tab.dense] for k in range(degree)]),
+                    put(list(range(1, degree + 1))),
                 )
-        return self._cache[key]
+        return self._cache[device]

@@ -35,18 +35,15 @@ class Leapfrog:
     def step(self, field: Field, t: Tensor, dt: Tensor, carry: Carry) -> tuple[Carry, Hermite]:
         y, force = carry
         h, m = y.unbind()
-        gamma = None if field.gamma is None else field.gamma.to(h.dtype)
-        xi = None if field.xi is None else field.xi.to(h.dtype)
+        gamma, xi = field.damping.gamma_h, field.damping.xi
         for fraction in self.substeps:
             t = t + fraction * dt
             s = (fraction * dt).to(h.dtype)
-            decay = None if gamma is None else torch.exp(-0.5 * s * gamma)
-            m = m if decay is None else m * decay
-            m = m + 0.5 * s * (force if xi is None else force - xi * h)
+            decay = torch.exp(-0.5 * s * gamma)
+            m = m * decay + 0.5 * s * (force if xi is None else force - xi * h)
             h = h + s * (m if field.sigma is None else field.sigma(m))
             force = field(t, h)
-            m = m + 0.5 * s * (force if xi is None else force - xi * h)
-            m = m if decay is None else m * decay
+            m = (m + 0.5 * s * (force if xi is None else force - xi * h)) * decay
         carry1 = torch.stack((h, m)), force
         slopes = damped_slope(field, carry), damped_slope(field, carry1)
         return carry1, Hermite(y, slopes[0], carry1[0], slopes[1], dt.to(h.dtype))

@@ -1,0 +1,52 @@
+"""Model sizes of equal parameter count."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+Build = Callable[[str, int, int], nn.Module]
+"""``build(name, size, hidden)``: a model with `size` state channels and `hidden` units in its field."""
+
+
+def parameter_count(model: nn.Module) -> int:
+    """Return the number of trainable numbers in a model."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def equal_sizes(build: Build, names: list[str], reference: str, size: int) -> dict[str, tuple[int, int]]:
+    """Return (size, hidden) for each name so that all models have about as many parameters as the reference.
+
+    The reference has `size` channels and as many units in its field. Of every other model the number of channels
+    is set first, with as many units, and the units of the field then bring it closest.
+
+    Parameters
+    ----------
+    build
+        ``build(name, size, hidden)``; it is called for many sizes, without effect on the random numbers.
+    names
+        The models to size.
+    reference, size
+        The model that sets the count, and its size.
+
+    Raises
+    ------
+    ValueError
+        If `size` is below 2.
+    """
+    if size < 2:
+        raise ValueError(f"size must be at least 2, got {size}")
+
+    def count(name: str, channels: int, units: int) -> int:
+        with torch.random.fork_rng(devices=()):
+            return parameter_count(build(name, channels, units))
+
+    target = count(reference, size, size)
+    sizes = {}
+    for name in names:
+        channels = min(range(2, 4 * size), key=lambda n: abs(count(name, n, n) - target))
+        units = min(range(max(channels // 2, 1), 2 * channels), key=lambda w: abs(count(name, channels, w) - target))
+        sizes[name] = (channels, units)
+    return sizes
