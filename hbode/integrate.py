@@ -19,7 +19,7 @@ from .options import check_names, configured, plan
 from .solution import EventRecord, Solution, SolverError, Stats
 from .solvers import METHODS, Clock, Damping, Field, Method, SampleClock, Status, place, place_per_sample
 from .solvers.reference import SCIPY_METHODS, solve_scipy, solve_torchdiffeq
-from .systems import Activation, GeneralizedHeavyBall, HeavyBall, System
+from .systems import Activation, GeneralizedHeavyBall, HeavyBall, System, checked
 
 
 def hbodeint(
@@ -262,7 +262,8 @@ def _field(
 ) -> Field:
     real = h0.real.dtype if h0.is_complex() else h0.dtype
     if damped:
-        return Field(lambda t, h: system.force(t, h, *args), real, Damping.of(gamma, xi, h0), system.activation)
+        f = system.f
+        return Field(lambda t, h: checked(f(t, h, *args), h), real, Damping.of(gamma, xi, h0), system.activation)
     g, x = (None if c is None else c.to(h0.dtype) for c in (gamma, xi))
     return Field(lambda t, y: system.rhs(t, y, g, x, *args), real)
 

@@ -46,7 +46,7 @@ class System(nn.Module):
 
     def force(self, t: Tensor, h: Tensor, *args: Any) -> Tensor:
         """Return f(t, h, *args), checked to have the shape and dtype of h."""
-        return _checked(self.f(t, h, *args), h)
+        return checked(self.f(t, h, *args), h)
 
     def rhs(self, t: Tensor, y: Tensor, gamma: Tensor | None, xi: Tensor | None, *args: Any) -> Tensor:
         """Return dy/dt of the first-order form; γ and ξ broadcast to h."""
@@ -88,7 +88,7 @@ class SecondOrder(System):
 
     def rhs(self, t: Tensor, y: Tensor, gamma: Tensor | None, xi: Tensor | None, *args: Any) -> Tensor:
         h, m = y.unbind()
-        return torch.stack((m, _checked(self.f(t, h, m, *args), h)))
+        return torch.stack((m, checked(self.f(t, h, m, *args), h)))
 
 
 class HeavyBall(System):
@@ -276,7 +276,8 @@ def _value(coefficient: float | Tensor, trainable: bool) -> Tensor:
     return torch.tensor(coefficient, dtype=torch.get_default_dtype() if trainable else torch.float64)
 
 
-def _checked(out: Any, h: Tensor) -> Tensor:
+def checked(out: Any, h: Tensor) -> Tensor:
+    """Return what a field returned, if it is a tensor of the shape and dtype of h."""
     if not isinstance(out, Tensor):
         raise TypeError(f"func must return a tensor, got {type(out).__name__}")
     if out.shape != h.shape:

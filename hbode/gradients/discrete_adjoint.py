@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..solvers import Carry, Field, Tape
+from ..solvers.field import Rhs
 from .leaves import graph_leaves, reachable_leaves, used_leaves
 from .problem import Problem, Solved
 
@@ -23,12 +24,15 @@ def discrete_adjoint(problem: Problem, on_backward: Callable[[int], None]) -> So
     """Solve without a graph; `on_backward` receives the number of evaluations that a backward pass made."""
     detached = [None if x is None else x.detach() for x in problem.tensors]
     field, crossings = problem.bind(detached)
-    leaves, start = _leaves(problem, field, crossings)
-    explicit = tuple(x for x in problem.tensors if x is not None)
-    inputs = (problem.y0, problem.clock.times, *explicit, *leaves)
+    start, inputs = None, ()
+    if torch.is_grad_enabled():
+        leaves, start = _leaves(problem, field, crossings)
+        inputs = (problem.y0, problem.clock.times, *(x for x in problem.tensors if x is not None), *leaves)
     if not any(x.requires_grad for x in inputs):
+        if torch.is_grad_enabled() and problem.leaves is None:
+            field.fn = _without_gradient(field.fn)
         with torch.no_grad():
-            tape = problem.solve(field, start)
+            tape = problem.without_steps().solve(field, start)
             return Solved(tape, *tape.gathered())
     tapes: list[Tape] = []
     rows, event_t, event_y, *flat = _Replay.apply(problem, field, start, on_backward, tapes, *inputs)
@@ -184,3 +188,16 @@ def _refuse_strangers(outputs: list[Tensor], known: set[int]) -> None:
                 "found before the solve, because the field does not use it at the first time and does not hold it. "
                 "Pass it through args=, make it a parameter of the module, or solve with gradient='backprop'"
             )
+
+
+def _without_gradient(fn: Rhs) -> Rhs:
+    """Return `fn` for a solve in which nothing was found that needs a gradient; it raises if something does."""
+
+    def guarded(t: Tensor, y: Tensor) -> Tensor:
+        with torch.enable_grad():
+            out = fn(t, y)
+        if out.requires_grad:
+            _refuse_strangers([out], set())
+        return out
+
+    return guarded

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -34,6 +34,10 @@ class Problem:
     tied: bool = False
     leaves: tuple[Tensor, ...] | None = None
     on_replay: Callable[[Any, Tensor, Tensor | None], None] | None = None
+
+    def without_steps(self) -> Problem:
+        """Return the problem for a solve that no gradient follows: steps are kept for dense output only."""
+        return replace(self, plan=replace(self.plan, keep_steps=self.plan.keep_interpolants))
 
     def solve(self, field: Field, start: Carry | None = None) -> Tape:
         """Run the loop that fits the clock."""

@@ -61,7 +61,7 @@ class Adams:
         if len(history) + self.implicit < min(self.starting_order, self.max_order):
             (y1, f1), _ = _STARTER.step(field, t, dt, (y, history[0]))
         else:
-            nodes = (times - t) / dt
+            nodes = _nodes(times, t, dt)
             y1 = torch.addcmul(y, combine(self._weights(nodes, y), history), size)
             if self.implicit:
                 y1, f1 = self._correct(field, t + dt, y, y1, history, nodes, size)
@@ -102,6 +102,19 @@ class Adams:
             stacklevel=2,
         )
         return y1, f1
+
+
+def _nodes(times: Tensor, t: Tensor, dt: Tensor) -> Tensor:
+    """Return where the history lies in units of the step, 0 at its start, shape (k, ...).
+
+    A sample that waits for the others has dt = 0. What its step gives is dropped, but its weights must be finite
+    for the gradient: it gets the nodes of equal steps.
+    """
+    if not dt.ndim:
+        return (times - t) / dt
+    waits = dt == 0
+    equal = -torch.arange(len(times), dtype=dt.dtype, device=dt.device).view(-1, *[1] * dt.ndim)
+    return torch.where(waits, equal, (times - t) / torch.where(waits, 1.0, dt))
 
 
 def _integration_weights(nodes: Tensor) -> Tensor:

@@ -101,9 +101,10 @@ class SharedStep:
     def run(self, method: Method, field: Field, clock: Clock) -> tuple[Carry, Any]:
         """Take the step."""
         t, carry = clock.at(self.start), self.carry
-        field.between(*(self.sides or (None, None)))
-        if self.restart:
-            carry = method.start(field, t, carry[0])
+        if self.sides is not None:
+            field.between(*self.sides)
+            if self.restart:
+                carry = method.start(field, t, carry[0])
         return method.step(field, t, clock.span(self.start, self.end), carry)
 
     def read(
@@ -221,11 +222,10 @@ def solve(
         if plan.on_step is not None:
             plan.on_step(node.value, carry[0], end.value - node.value)
         carry1, stages = step.run(method, field, clock)
-        with torch.no_grad():
-            if plan.adaptive:
-                error = control.measure(control.scaled(method.error(stages), carry[0], carry1[0]))
-            else:
-                error = 0.0 if not plan.check_finite or _finite(carry1[0]) else math.nan
+        if plan.adaptive:
+            error = _scaled_error(method, control, stages, carry[0], carry1[0])
+        else:
+            error = 0.0 if not plan.check_finite or _finite(carry1[0]) else math.nan
         if not (error <= 1.0 or (plan.adaptive and length <= control.min_step and math.isfinite(error))):
             rejected += 1
             if plan.on_reject is not None:
@@ -241,15 +241,18 @@ def solve(
         accepted += 1
         if plan.on_accept is not None:
             plan.on_accept(node.value, carry[0], end.value - node.value)
-        found, values = _crossings(method, clock, plan.crossings, values, step, carry1, stages)
-        over = next((f for f in found if plan.crossings[f.index].terminal), None)
-        reach = end.value if over is None else node.value + over.theta * (end.value - node.value)
+        over, reach = None, end.value
+        if plan.crossings:
+            step.found, values = _crossings(method, clock, plan.crossings, values, step, carry1, stages)
+            over = next((f for f in step.found if plan.crossings[f.index].terminal), None)
+            reach = end.value if over is None else node.value + over.theta * (end.value - node.value)
+            tape.event_index += [f.index for f in step.found]
+            tape.event_sample += [-1] * len(step.found)
         while row < count and (reach - times[row]) * sign >= 0:
             row += 1
-        step.last, step.found = row, found
-        tape.add(step.read(method, clock, plan.crossings, carry1, stages))
-        tape.event_index += [f.index for f in found]
-        tape.event_sample += [-1] * len(found)
+        step.last = row
+        if step.rows or step.found:
+            tape.add(step.read(method, clock, plan.crossings, carry1, stages))
         tape.t.append(node.value)
         tape.dt.append(end.value - node.value)
         if plan.keep_steps:
@@ -288,6 +291,14 @@ def _sides(jumps: tuple[float, ...], t: float, sign: float) -> tuple[float, floa
     i = bisect_right(jumps, t) if sign > 0 else bisect_right([-j for j in reversed(jumps)], -t)
     line = jumps if sign > 0 else jumps[::-1]
     return (line[i - 1] if i else -sign * math.inf, line[i] if i < len(line) else sign * math.inf)
+
+
+def _scaled_error(method: Method, control: Controller, stages: Any, y0: Tensor, y1: Tensor) -> float:
+    """Return the error of a step in units of the tolerance, without a graph."""
+    if torch.is_grad_enabled():
+        with torch.no_grad():
+            return _scaled_error(method, control, stages, y0, y1)
+    return control.measure(control.scaled(method.error(stages), y0, y1))
 
 
 def _finite(x: Tensor) -> bool:

@@ -8,7 +8,8 @@ damping costs no accuracy. Written back in h, every stage and every result is a 
     h(θ) = e^(-γθs/2) [h + θ s v + s² Σ_j β_j e^(γ c_j s/2) g_j],
     v(θ) = e^(-γθs/2) [    v     + s  Σ_j β'_j e^(γ c_j s/2) g_j],    m = v - (γ/2) h.
 
-A step makes the matrix of these weights once, and then does one product for each stage.
+The matrix of these weights is the work of a step besides its evaluations; damping, κ and the change between m and v
+are built into it once for a field.
 """
 
 from __future__ import annotations
@@ -18,40 +19,39 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .field import Field, damped_slope
+from .field import Damping, Field, damped_slope
 from .linear import Sums, combine_rows, stage_times
 from .method import Carry
 from .tableau import NystromTableau
 
 
 class Weights(NamedTuple):
-    """A tableau as float64 tensors on one device.
+    """A tableau as float64 tensors on one device, with weights of the columns (h, v, g_1, …, g_s).
 
-    The rows of a step are the stage positions, the momentum at its end, and the errors of both. Their weights are
-    ``constant + s linear + s² square``, times e^(γ s exponent / 2); `position` takes for each row of a velocity
-    the row of the position that it belongs to. Rows of dense output are polynomials in θ: `dense` (d, 2 k) for
-    k columns, times s to the power `dense_power` (2, k).
+    The rows of a step are the stage positions, the velocity at its end, and the errors of both. Their weights
+    are ``step[0] + s step[1] + s² step[2]``, times e^(γ s exponent / 2); `position` (n, n) takes for each row of a
+    velocity the row of the position that it belongs to. Dense output has the two rows h and v: ``dense[i]`` (2, k)
+    is the part of their weights that grows as θ^p s^q with p = ``theta_power[i]``, q = ``dt_power[i]``.
     """
 
     c: Tensor
-    constant: Tensor
-    linear: Tensor
-    square: Tensor
+    step: Tensor
     exponent: Tensor
     position: Tensor
     dense: Tensor
-    dense_power: Tensor
-    powers: Tensor
+    theta_power: Tensor
+    dt_power: Tensor
     nodes: Tensor
 
 
-class Rows(NamedTuple):
-    """The weights of a step for one damping: `Weights` with m = v - (γ/2) h in place of v, and (γ/2) exponent."""
+class Damped(NamedTuple):
+    """`Weights` for one damping, of the columns (h, m, F_1, g_2, …, g_s) in rows for h and m."""
 
-    constant: Tensor
-    linear: Tensor
-    square: Tensor
+    step: tuple[Tensor, ...]
     rate: Tensor
+    dense: Tensor
+    half: Tensor
+    nodes: Tensor
 
 
 class Stages(NamedTuple):
@@ -59,8 +59,8 @@ class Stages(NamedTuple):
 
     sums: Sums
     dt: Tensor
-    gamma: Tensor
     weights: Weights
+    damped: Damped
 
 
 class Nystrom:
@@ -85,17 +85,16 @@ class Nystrom:
         y, force = carry
         h, m = y.unbind()
         w = self._weights(y.device)
-        gamma, _, half, kappa, _ = field.damping
-        rows = field.prepared(self, lambda: _rows(w, gamma, dt.ndim))
-        matrix = torch.addcmul(rows.constant, torch.addcmul(rows.linear, rows.square, dt), dt)
-        matrix = (matrix * torch.exp(rows.rate * dt)).to(y.dtype)
-        sums = Sums(matrix, (h, torch.addcmul(m, h, half), torch.addcmul(force, h, kappa)))
-        times = stage_times(t, dt, w.c, field.dtype)
-        for i, t_i in enumerate(times[1:]):
+        damped = field.prepared(self, lambda: _damped(w, field.damping, dt.ndim))
+        constant, linear, square = damped.step
+        rows = torch.addcmul(constant, torch.addcmul(linear, square, dt), dt) * torch.exp(damped.rate * dt)
+        sums = Sums(rows.to(y.dtype), (h, m, force))
+        kappa = field.damping.kappa
+        for i, t_i in enumerate(stage_times(t, dt, w.c, field.dtype)[1:]):
             h = sums.row(i)
             force = field(t_i, h)
             sums.add(torch.addcmul(force, h, kappa))
-        return (torch.stack((h, sums.row(-3))), force), Stages(sums, dt, gamma, w)
+        return (torch.stack((h, sums.row(-3))), force), Stages(sums, dt, w, damped)
 
     def slope(self, field: Field, carry: Carry) -> Tensor:
         return damped_slope(field, carry)
@@ -104,76 +103,87 @@ class Nystrom:
         return torch.stack((stages.sums.row(-2), stages.sums.row(-1)))
 
     def interpolate(self, stages: Stages, theta: Tensor) -> Tensor:
-        sums, dt, gamma, w = stages
-        axes = [1] * max(dt.ndim, gamma.ndim)
+        sums, dt, w, damped = stages
         columns = sums.columns()
-        rows = ((theta.unsqueeze(-1) ** w.powers) @ w.dense).unflatten(-1, w.dense_power.shape)
-        if theta.ndim > 1:  # (n, B, 1, …, 2, k): the weights come first
-            rows, theta = rows.movedim((-2, -1), (1, 2)), theta.unsqueeze(1)
-        elif axes:
-            rows, theta = rows.view(*rows.shape, *axes), theta.view(-1, 1, *axes)
-        else:
-            theta = theta.unsqueeze(1)
-        half, power, nodes = 0.5 * gamma, w.dense_power, w.nodes
-        if axes:
-            power, nodes = power.view(*power.shape, *axes), nodes.view(-1, *axes)
-        decay = torch.exp(half * dt * (nodes - theta))  # (n, k, …)
-        h, v = (rows * dt**power * decay.unsqueeze(1)).unbind(1)
-        rows = torch.stack((h, torch.addcmul(v, h, half, value=-1)), 1).flatten(0, 1)
-        return combine_rows(rows.to(columns.dtype), columns).unflatten(0, (-1, 2))
+        axes = [1] * max(theta.ndim - 1, damped.half.ndim)
+        theta = theta.reshape(len(theta), 1, *(theta.shape[1:] or axes))
+        growth = theta ** w.theta_power.view(-1, *axes) * dt ** w.dt_power.view(-1, *axes)  # (n, d, …)
+        rows = combine_rows(growth.view(*growth.shape[:2], 1, 1, *growth.shape[2:]) if axes else growth, damped.dense)
+        decay = torch.exp(damped.half * dt * (damped.nodes - theta))  # (n, k, …)
+        rows = (rows * decay.unsqueeze(1)).flatten(0, 1).to(columns.dtype)
+        return combine_rows(rows, columns).unflatten(0, (-1, 2))
 
     def _weights(self, device: torch.device) -> Weights:
         if device not in self._cache:
-            tab = self.tableau
-            s = len(tab.c)
-            none = [0.0] * s
-            square = [[*row, *none[len(row) :]] for row in tab.a[1:]] + [none, tab.b_error, none]
-            linear = [none] * (s - 1) + [tab.bp, none, tab.bp_error]
-            at = [*tab.c[1:], 1.0, 1.0, 1.0]
-            degree = max(len(tab.dense[0]) + 1, len(tab.dense_p[0]))
-            dense = [[0.0] * (4 + 2 * s) for _ in range(degree + 1)]
-            dense[0][0] = dense[1][1] = dense[0][3 + s] = 1.0
-            for j in range(s):
-                for k, weight in enumerate(tab.dense[j]):
-                    dense[k + 2][2 + j] = weight
-                for k, weight in enumerate(tab.dense_p[j]):
-                    dense[k + 1][4 + s + j] = weight
-            position = [[0.0] * (s + 2) for _ in range(s + 2)]
-            position[s - 1][s - 2] = position[s + 1][s] = 1.0
             with torch.inference_mode(False), torch.no_grad():
-
-                def put(rows: object) -> Tensor:
-                    return torch.tensor(rows, dtype=torch.float64, device=device)
-
-                self._cache[device] = Weights(
-                    put(tab.c),
-                    put([[1.0, 0.0, *none]] * (s - 1) + [[0.0, 1.0, *none]] + [[0.0, 0.0, *none]] * 2),
-                    put(
-                        [
-                            [0.0, c if i < s - 1 else 0.0, *row]
-                            for i, (c, row) in enumerate(zip(at, linear, strict=True))
-                        ]
-                    ),
-                    put([[0.0, 0.0, *row] for row in square]),
-                    put([[-c, -c, *(node - c for node in tab.c)] for c in at]),
-                    put(position),
-                    put(dense),
-                    put([[0.0, 1.0, *[2.0] * s], [0.0, 0.0, *[1.0] * s]]),
-                    put(list(range(degree + 1))),
-                    put([0.0, 0.0, *tab.c]),
-                )
+                made = _weights(self.tableau)
+                self._cache[device] = Weights(*(x.to(device) for x in made))
         return self._cache[device]
 
 
-def _rows(w: Weights, gamma: Tensor, ndim: int) -> Rows:
-    """Return the weights of a step for one γ, with trailing axes for a γ and a dt that have `ndim` axes."""
-    axes = [1] * max(ndim, gamma.ndim)
+def _weights(tab: NystromTableau) -> Weights:
+    """Lay out a tableau as weights of columns (h, v, g_1, …, g_s)."""
+    s = len(tab.c)
+    step = torch.zeros(3, s + 2, s + 2, dtype=torch.float64)
+    step[0, : s - 1, 0] = 1.0
+    step[1, : s - 1, 1] = torch.tensor(tab.c[1:], dtype=torch.float64)
+    for i, row in enumerate((*tab.a[1:], (), tab.b_error, ())):
+        step[2, i, 2 : 2 + len(row)] = torch.tensor(row, dtype=torch.float64)
+    step[0, s - 1, 1] = 1.0
+    step[1, s - 1, 2:] = torch.tensor(tab.bp, dtype=torch.float64)
+    step[1, s + 1, 2:] = torch.tensor(tab.bp_error, dtype=torch.float64)
+    position = torch.zeros(s + 2, s + 2, dtype=torch.float64)
+    position[s - 1, s - 2] = position[s + 1, s] = 1.0
+    nodes = torch.tensor([0.0, 0.0, *tab.c], dtype=torch.float64)
+    ends = torch.tensor([*tab.c[1:], 1.0, 1.0, 1.0], dtype=torch.float64)
+
+    terms: dict[tuple[int, int], Tensor] = {}
+
+    def term(p: int, q: int) -> Tensor:
+        return terms.setdefault((p, q), torch.zeros(2, s + 2, dtype=torch.float64))
+
+    term(0, 0)[0, 0] = term(0, 0)[1, 1] = term(1, 1)[0, 1] = 1.0
+    for j in range(s):
+        for k, weight in enumerate(tab.dense[j]):
+            term(k + 2, 2)[0, 2 + j] = weight
+        for k, weight in enumerate(tab.dense_p[j]):
+            term(k + 1, 1)[1, 2 + j] = weight
+    powers = torch.tensor(list(terms), dtype=torch.float64)
+    return Weights(
+        torch.tensor(tab.c, dtype=torch.float64),
+        step,
+        nodes - ends.unsqueeze(1),
+        position,
+        torch.stack(list(terms.values())),
+        powers[:, 0].contiguous(),
+        powers[:, 1].contiguous(),
+        nodes,
+    )
+
+
+def _damped(w: Weights, damping: Damping, ndim: int) -> Damped:
+    """Return the weights for one damping, with trailing axes for coefficients or a dt that have `ndim` axes.
+
+    m = v - (γ/2) h in the rows; v = m + (γ/2) h and g_1 = F_1 + κ h in the columns, where c_1 = 0 makes the
+    exponents of the first three columns equal.
+    """
+    gamma, xi = damping.gamma, damping.xi
+    kappa = 0.25 * gamma * gamma if xi is None else 0.25 * gamma * gamma - xi
+    axes = [1] * max(ndim, gamma.ndim, kappa.ndim)
     half = 0.5 * gamma
 
-    def momentum(rows: Tensor) -> Tensor:
-        moved = (w.position @ rows).view(*rows.shape, *axes)
-        return torch.addcmul(rows.view(*rows.shape, *axes), moved, half, value=-1)
+    def wide(x: Tensor) -> Tensor:
+        return x.view(*x.shape, *axes)
 
-    return Rows(
-        momentum(w.constant), momentum(w.linear), momentum(w.square), half * w.exponent.view(*w.exponent.shape, *axes)
-    )
+    step = torch.addcmul(wide(w.step), wide(w.position @ w.step), half, value=-1)
+    h, v = wide(w.dense).unbind(1)
+    dense = torch.stack((h, torch.addcmul(v, h, half, value=-1)), 1)
+
+    def columns(x: Tensor) -> Tensor:
+        h, m, force, *rest = x.unbind(2)
+        return torch.stack((h + half * m + kappa * force, m, force, *rest), 2)
+
+    step, dense = columns(step), columns(dense)
+    if not axes:
+        dense = dense.contiguous()
+    return Damped(step.unbind(), half * wide(w.exponent), dense, half, wide(w.nodes))
