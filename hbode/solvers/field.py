@@ -15,17 +15,16 @@ Rhs = Callable[[Tensor, Tensor], Tensor]
 class Damping(NamedTuple):
     """The linear part of h'' + γ h' + ξ h = f, with what the methods derive from it.
 
-    Each has shape (), or as many axes as h and broadcasts to it.
+    Each has shape (), or as many axes as h and broadcasts to it. The first two are float64, in which the weights of
+    a step are made; those with `_h` have the dtype of the state.
     """
 
     gamma: Tensor
-    """γ in float64, in which the weights of a step are made; the others have the dtype of the state."""
-    gamma_h: Tensor
-    half: Tensor
-    """γ / 2."""
     kappa: Tensor
-    """γ² / 4 - ξ."""
-    xi: Tensor | None
+    """κ = γ² / 4 - ξ."""
+    gamma_h: Tensor
+    kappa_h: Tensor
+    xi_h: Tensor | None
 
     @classmethod
     def of(cls, gamma: Tensor | None, xi: Tensor | None, like: Tensor) -> Damping:
@@ -35,7 +34,7 @@ class Damping(NamedTuple):
         gamma = gamma.double()
         kappa = 0.25 * gamma * gamma if xi is None else 0.25 * gamma * gamma - xi
         own = like.dtype
-        return cls(gamma, gamma.to(own), (0.5 * gamma).to(own), kappa.to(own), None if xi is None else xi.to(own))
+        return cls(gamma, kappa, gamma.to(own), kappa.to(own), None if xi is None else xi.to(own))
 
 
 class Field:
@@ -108,6 +107,6 @@ def damped_slope(field: Field, carry: tuple[Tensor, ...]) -> Tensor:
     h, m = carry[0].unbind()
     acceleration = carry[1]
     acceleration = torch.addcmul(acceleration, field.damping.gamma_h, m, value=-1)
-    if field.damping.xi is not None:
-        acceleration = torch.addcmul(acceleration, field.damping.xi, h, value=-1)
+    if field.damping.xi_h is not None:
+        acceleration = torch.addcmul(acceleration, field.damping.xi_h, h, value=-1)
     return torch.stack((m if field.sigma is None else field.sigma(m), acceleration))

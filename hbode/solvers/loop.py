@@ -302,7 +302,7 @@ def _scaled_error(method: Method, control: Controller, stages: Any, y0: Tensor, 
 
 
 def _finite(x: Tensor) -> bool:
-    return bool(torch.isfinite(x).all())
+    return x.numel() == 0 or math.isfinite(torch.linalg.vector_norm(x.detach(), math.inf).item())
 
 
 @torch.no_grad()

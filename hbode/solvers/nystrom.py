@@ -8,19 +8,19 @@ damping costs no accuracy. Written back in h, every stage and every result is a 
     h(θ) = e^(-γθs/2) [h + θ s v + s² Σ_j β_j e^(γ c_j s/2) g_j],
     v(θ) = e^(-γθs/2) [    v     + s  Σ_j β'_j e^(γ c_j s/2) g_j],    m = v - (γ/2) h.
 
-The matrix of these weights is the work of a step besides its evaluations; damping, κ and the change between m and v
-are built into it once for a field.
+The damping, κ and the change between m and v enter the weights once for a field; a step scales them by its length.
 """
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from .field import Damping, Field, damped_slope
-from .linear import Sums, combine_rows, stage_times
+from .linear import Sums, combine, combine_rows, stage_times
 from .method import Carry
 from .tableau import NystromTableau
 
@@ -28,24 +28,29 @@ from .tableau import NystromTableau
 class Weights(NamedTuple):
     """A tableau as float64 tensors on one device, with weights of the columns (h, v, g_1, …, g_s).
 
-    The rows of a step are the stage positions, the velocity at its end, and the errors of both. Their weights
-    are ``step[0] + s step[1] + s² step[2]``, times e^(γ s exponent / 2); `position` (n, n) takes for each row of a
-    velocity the row of the position that it belongs to. Dense output has the two rows h and v: ``dense[i]`` (2, k)
-    is the part of their weights that grows as θ^p s^q with p = ``theta_power[i]``, q = ``dt_power[i]``.
+    The rows of a step are the stage positions, the momentum at its end, and the errors of both. Their weights are
+    ``step[0] + s step[1] + s² step[2]``, step of shape (3, n, k), times e^(γ s exponent / 2). Dense output has the
+    two rows h and m: ``dense[i]``, shape (2, k), is the part of their weights that grows as θ^p s^q with
+    p = ``theta_power[i]`` and q = ``dt_power[i]``.
+
+    Both depend on the damping as combinations of 1, γ/2, κ, (γ/2)² and (γ/2) κ, the five rows of `table`, each of
+    them step and dense flattened and joined: m = v - (γ/2) h among the rows, and v = m + (γ/2) h and
+    g_1 = F_1 + κ h among the columns, which become (h, m, F_1, g_2, …, g_s). Since c_1 = 0, and a velocity
+    belongs to the same time as its position, the exponents of what is added to each other are equal.
     """
 
     c: Tensor
-    step: Tensor
+    table: Tensor
+    step_shape: tuple[int, ...]
+    dense_shape: tuple[int, ...]
     exponent: Tensor
-    position: Tensor
-    dense: Tensor
     theta_power: Tensor
     dt_power: Tensor
     nodes: Tensor
 
 
 class Damped(NamedTuple):
-    """`Weights` for one damping, of the columns (h, m, F_1, g_2, …, g_s) in rows for h and m."""
+    """`Weights` for one damping, with trailing axes where it, or the step, differs over samples or channels."""
 
     step: tuple[Tensor, ...]
     rate: Tensor
@@ -85,11 +90,11 @@ class Nystrom:
         y, force = carry
         h, m = y.unbind()
         w = self._weights(y.device)
-        damped = field.prepared(self, lambda: _damped(w, field.damping, dt.ndim))
+        damped = field.prepared(self, lambda: _damped(w, field.damping, y.ndim - 1 if dt.ndim else 0))
         constant, linear, square = damped.step
         rows = torch.addcmul(constant, torch.addcmul(linear, square, dt), dt) * torch.exp(damped.rate * dt)
         sums = Sums(rows.to(y.dtype), (h, m, force))
-        kappa = field.damping.kappa
+        kappa = field.damping.kappa_h
         for i, t_i in enumerate(stage_times(t, dt, w.c, field.dtype)[1:]):
             h = sums.row(i)
             force = field(t_i, h)
@@ -117,12 +122,12 @@ class Nystrom:
         if device not in self._cache:
             with torch.inference_mode(False), torch.no_grad():
                 made = _weights(self.tableau)
-                self._cache[device] = Weights(*(x.to(device) for x in made))
+                self._cache[device] = Weights(*(x.to(device) if isinstance(x, Tensor) else x for x in made))
         return self._cache[device]
 
 
 def _weights(tab: NystromTableau) -> Weights:
-    """Lay out a tableau as weights of columns (h, v, g_1, …, g_s)."""
+    """Lay out a tableau as weights."""
     s = len(tab.c)
     step = torch.zeros(3, s + 2, s + 2, dtype=torch.float64)
     step[0, : s - 1, 0] = 1.0
@@ -132,10 +137,8 @@ def _weights(tab: NystromTableau) -> Weights:
     step[0, s - 1, 1] = 1.0
     step[1, s - 1, 2:] = torch.tensor(tab.bp, dtype=torch.float64)
     step[1, s + 1, 2:] = torch.tensor(tab.bp_error, dtype=torch.float64)
-    position = torch.zeros(s + 2, s + 2, dtype=torch.float64)
-    position[s - 1, s - 2] = position[s + 1, s] = 1.0
-    nodes = torch.tensor([0.0, 0.0, *tab.c], dtype=torch.float64)
-    ends = torch.tensor([*tab.c[1:], 1.0, 1.0, 1.0], dtype=torch.float64)
+    position_of = torch.zeros(s + 2, s + 2, dtype=torch.float64)
+    position_of[s - 1, s - 2] = position_of[s + 1, s] = 1.0
 
     terms: dict[tuple[int, int], Tensor] = {}
 
@@ -149,41 +152,57 @@ def _weights(tab: NystromTableau) -> Weights:
         for k, weight in enumerate(tab.dense_p[j]):
             term(k + 1, 1)[1, 2 + j] = weight
     powers = torch.tensor(list(terms), dtype=torch.float64)
+    dense = torch.stack(list(terms.values()))
+
+    table = torch.cat(
+        (
+            _with_damping(step, position_of).flatten(1),
+            _with_damping(dense, torch.tensor([[0.0, 0.0], [1.0, 0.0]], dtype=torch.float64)).flatten(1),
+        ),
+        1,
+    )
+    nodes = torch.tensor([0.0, 0.0, *tab.c], dtype=torch.float64)
+    ends = torch.tensor([*tab.c[1:], 1.0, 1.0, 1.0], dtype=torch.float64)
     return Weights(
         torch.tensor(tab.c, dtype=torch.float64),
-        step,
+        table,
+        tuple(step.shape),
+        tuple(dense.shape),
         nodes - ends.unsqueeze(1),
-        position,
-        torch.stack(list(terms.values())),
         powers[:, 0].contiguous(),
         powers[:, 1].contiguous(),
         nodes,
     )
 
 
-def _damped(w: Weights, damping: Damping, ndim: int) -> Damped:
-    """Return the weights for one damping, with trailing axes for coefficients or a dt that have `ndim` axes.
+def _with_damping(rows: Tensor, position_of: Tensor) -> Tensor:
+    """Return the parts of (I - (γ/2) P) rows (I + (γ/2) C + κ D) in 1, γ/2, κ, (γ/2)², (γ/2) κ, stacked.
 
-    m = v - (γ/2) h in the rows; v = m + (γ/2) h and g_1 = F_1 + κ h in the columns, where c_1 = 0 makes the
-    exponents of the first three columns equal.
+    P takes for each row of a velocity the row of its position; C and D add the columns of v and of g_1 to that of h.
     """
-    gamma, xi = damping.gamma, damping.xi
-    kappa = 0.25 * gamma * gamma if xi is None else 0.25 * gamma * gamma - xi
-    axes = [1] * max(ndim, gamma.ndim, kappa.ndim)
-    half = 0.5 * gamma
 
-    def wide(x: Tensor) -> Tensor:
-        return x.view(*x.shape, *axes)
+    def to_h(rows: Tensor, column: int) -> Tensor:
+        return torch.cat((rows[..., column : column + 1], torch.zeros_like(rows[..., 1:])), -1)
 
-    step = torch.addcmul(wide(w.step), wide(w.position @ w.step), half, value=-1)
-    h, v = wide(w.dense).unbind(1)
-    dense = torch.stack((h, torch.addcmul(v, h, half, value=-1)), 1)
+    less = -(position_of @ rows)
+    return torch.stack((rows, to_h(rows, 1) + less, to_h(rows, 2), to_h(less, 1), to_h(less, 2)))
 
-    def columns(x: Tensor) -> Tensor:
-        h, m, force, *rest = x.unbind(2)
-        return torch.stack((h + half * m + kappa * force, m, force, *rest), 2)
 
-    step, dense = columns(step), columns(dense)
-    if not axes:
-        dense = dense.contiguous()
-    return Damped(step.unbind(), half * wide(w.exponent), dense, half, wide(w.nodes))
+def _damped(w: Weights, damping: Damping, ndim: int) -> Damped:
+    """Return the weights for one damping, with trailing axes for coefficients or a dt that have `ndim` axes."""
+    half, kappa = 0.5 * damping.gamma, damping.kappa
+    axes = [1] * max(ndim, half.ndim, kappa.ndim)
+    powers = torch.stack(torch.broadcast_tensors(torch.ones_like(half), half, kappa, half * half, half * kappa))
+    if axes:
+        half = half.view(half.shape or axes)
+        table = combine(powers.view(5, 1, *(powers.shape[1:] or axes)), w.table.view(*w.table.shape, *axes))
+    else:
+        table = combine(powers, w.table)
+    split = math.prod(w.step_shape)
+    return Damped(
+        table[:split].unflatten(0, w.step_shape).unbind(),
+        half * w.exponent.view(*w.exponent.shape, *axes),
+        table[split:].unflatten(0, w.dense_shape),
+        half,
+        w.nodes.view(-1, *axes),
+    )

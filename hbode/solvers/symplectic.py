@@ -35,7 +35,7 @@ class Leapfrog:
     def step(self, field: Field, t: Tensor, dt: Tensor, carry: Carry) -> tuple[Carry, Hermite]:
         y, force = carry
         h, m = y.unbind()
-        gamma, xi = field.damping.gamma_h, field.damping.xi
+        gamma, xi = field.damping.gamma_h, field.damping.xi_h
         for fraction in self.substeps:
             t = t + fraction * dt
             s = (fraction * dt).to(h.dtype)
