@@ -215,7 +215,7 @@ def solve(
         lands = dt >= remaining * (1 - 1e-12)
         end = plan.stops[stop] if lands else Node(node.value + sign * dt, node.anchor)
         length = (end.value - node.value) * sign
-        if not length > 0:
+        if not length > 0 or (plan.adaptive and not lands and length < 10 * math.ulp(node.value)):
             status = Status.NON_FINITE if blown or math.isnan(dt) else Status.STEP_UNDERFLOW
             break
         step = SharedStep(carry, node, end, row, row, restart=restart, sides=sides)

@@ -223,7 +223,8 @@ def solve_per_sample(
         lands = dt >= remaining * (1 - 1e-12)
         end = target.where(lands, Nodes(node.value + sign * dt, node.anchor))
         length = (end.value - node.value) * sign
-        stuck = active & ~(length > 0)
+        ulp = torch.nextafter(node.value.abs(), torch.full_like(node.value, math.inf)) - node.value.abs()
+        stuck = active & ~((length > 0) & (lands | (length >= 10 * ulp) | (not plan.adaptive)))
         status = torch.where(stuck, torch.where(blown, int(Status.NON_FINITE), int(Status.STEP_UNDERFLOW)), status)
         active = active & ~stuck
         if not active.any():
