@@ -1,4 +1,4 @@
-"""`hbodeint`: the front door. Arguments are checked here, once."""
+"""`hbodeint`: the front door."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from .arguments import as_coefficient, as_system, check_method, check_state, check_times, check_tolerances
 from .dense import DenseOutput
 from .events import EventLike, as_events, crossing
 from .gradients import GRADIENTS, Problem, Solved
-from .options import check_names, configured, plan
+from .options import check_names, configured, number, plan
 from .solution import EventRecord, Solution, SolverError, Stats
-from .solvers import METHODS, Clock, Damping, Field, Method, SampleClock, Status, place, place_per_sample
+from .solvers import METHODS, Clock, Damping, Field, SampleClock, Status, place, place_per_sample
 from .solvers.reference import SCIPY_METHODS, solve_scipy, solve_torchdiffeq
-from .systems import Activation, GeneralizedHeavyBall, HeavyBall, System, checked
+from .systems import Activation, System, checked
 
 
 def hbodeint(
@@ -101,24 +101,19 @@ def hbodeint(
     SolverError
         If the solve fails and `throw` is set.
     """
-    system = _system(func, gamma, xi, activation)
+    system = as_system(func, gamma, xi, activation)
     options = dict(options or {})
     name = method or ("dprkn6" if system.damped and system.activation is None else "dopri5")
-    _check_state(h0, m0, system)
-    times = _times(t, h0, per_sample)
+    check_state(h0, m0, system)
+    times = check_times(t, h0, per_sample)
     if gradient not in GRADIENTS:
         raise ValueError(f"gradient must be one of {', '.join(GRADIENTS)}, got {gradient!r}")
-    for key, tol in (("rtol", rtol), ("atol", atol)):
-        if not bool((torch.as_tensor(tol) >= 0).all()) or (isinstance(tol, Tensor) and tol.requires_grad):
-            raise ValueError(f"{key} must be zero or positive and without gradient, got {tol!r}")
-    if not bool((torch.as_tensor(rtol) + torch.as_tensor(atol) > 0).all()):
-        raise ValueError("rtol and atol must not both be zero")
+    check_tolerances(rtol, atol)
     events = as_events(event)
     y0 = torch.stack((h0, torch.zeros_like(h0) if m0 is None else m0)) if system.second_order else h0
 
-    coefficients = [None if c is None else _coefficient(c, h0) for c in system.coefficients()]
-    backend, _, backend_method = name.partition(":")
-    if backend_method:
+    coefficients = [None if c is None else as_coefficient(c, h0) for c in system.coefficients()]
+    if ":" in name:
         if events or dense or per_sample or times.ndim == 2:
             raise ValueError(f"method {name!r} is a reference: no events, dense output or times and steps per sample")
         return _reference(name, system, h0, y0, times, coefficients, args, rtol, atol, options, throw)
@@ -128,7 +123,7 @@ def hbodeint(
         )
     check_names(options, METHODS[name], name)
     chosen = configured(METHODS[name], options, rtol, atol)
-    _check_method(name, chosen, system)
+    check_method(name, chosen, system)
     samples = times.ndim == 2
     slots = [i for i, arg in enumerate(args) if isinstance(arg, Tensor)]
 
@@ -165,9 +160,10 @@ def hbodeint(
         solved = GRADIENTS[gradient](problem, on_backward)
     stats.append(_stats(solved, samples))
     if throw:
-        _raise_failure(solved)
-    rows = place(solved.tape, solved.rows, clock) if isinstance(clock, Clock) else None
-    if rows is None:
+        _raise_failure(solved, samples)
+    if isinstance(clock, Clock):
+        rows = place(solved.rows, clock)
+    else:
         rows = place_per_sample(solved.tape, solved.rows, clock)
     h, m = rows.unbind(1) if system.second_order else (rows, None)
     return Solution(
@@ -178,83 +174,6 @@ def hbodeint(
         _event_records(solved, len(events), system.second_order, samples),
         _dense(problem, solved, system.second_order) if dense else None,
     )
-
-
-def _system(
-    func: Callable[..., Tensor] | System,
-    gamma: float | Tensor | None,
-    xi: float | Tensor | None,
-    activation: str | Activation | None,
-) -> System:
-    if isinstance(func, System):
-        given = [k for k, v in (("gamma", gamma), ("xi", xi), ("activation", activation)) if v is not None]
-        if given:
-            raise ValueError(f"{', '.join(given)} must not be given: the {type(func).__name__} owns them")
-        return func
-    if not callable(func):
-        raise TypeError(f"func must be callable as f(t, h) or a system, got {type(func).__name__}")
-    if xi is None and activation is None:
-        return HeavyBall(func, gamma, trainable=False)
-    return GeneralizedHeavyBall(func, gamma, 0.0 if xi is None else xi, activation, trainable=False)
-
-
-def _check_state(h0: Tensor, m0: Tensor | None, system: System) -> None:
-    if not isinstance(h0, Tensor) or not (h0.is_floating_point() or h0.is_complex()):
-        raise TypeError(f"h0 must be a floating or complex tensor, got {getattr(h0, 'dtype', type(h0).__name__)}")
-    if m0 is None:
-        return
-    if not system.second_order:
-        raise ValueError(f"m0 must not be given: a {type(system).__name__} system has no momentum")
-    if not isinstance(m0, Tensor) or m0.shape != h0.shape or m0.dtype != h0.dtype:
-        got = f"{tuple(m0.shape)}, {m0.dtype}" if isinstance(m0, Tensor) else type(m0).__name__
-        raise ValueError(f"m0 must have the shape and dtype of h0, {tuple(h0.shape)}, {h0.dtype}; got {got}")
-
-
-def _times(t: Tensor | Sequence[float], h0: Tensor, per_sample: bool) -> Tensor:
-    """Return the times in float64 on the device of h0, (B, T) where samples have times or steps of their own."""
-    try:  # by numpy, which reads Python numbers in double precision whatever torch's default dtype
-        times = t if isinstance(t, Tensor) else torch.from_numpy(np.array(t))
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise TypeError(f"t must be a tensor or a sequence of numbers, got {t!r}") from error
-    if times.is_complex() or times.dtype == torch.bool:
-        raise TypeError(f"t must hold real numbers, got {times.dtype}")
-    times = times.to(h0.device, torch.float64)
-    if times.ndim not in (1, 2) or times.shape[-1] < 1:
-        raise ValueError(f"t must have shape (T,) or (B, T) with T at least 1, got {tuple(times.shape)}")
-    if not bool(torch.isfinite(times).all()):
-        raise ValueError("t must be finite, got NaN or Inf")
-    steps = times.detach().diff(dim=-1)
-    if not bool(((steps >= 0).all(-1) | (steps <= 0).all(-1)).all()):
-        raise ValueError("t must be monotone: increasing or decreasing, with repetition allowed")
-    if (per_sample or times.ndim == 2) and h0.ndim == 0:
-        raise ValueError("h0 must have a batch axis for times or steps per sample, got shape ()")
-    if times.ndim == 2 and len(times) != len(h0):
-        raise ValueError(f"t has times for {len(times)} samples, h0 has {len(h0)}")
-    return times.expand(len(h0), -1) if per_sample and times.ndim == 1 else times
-
-
-def _check_method(name: str, method: Method, system: System) -> None:
-    if method.damped and not system.damped:
-        raise ValueError(
-            f"method {name!r} integrates h'' + γ h' = f(t, h); a {type(system).__name__} system needs another, "
-            "such as dopri5"
-        )
-    if method.identity_only and system.activation is not None:
-        raise ValueError(f"method {name!r} needs h' = m, without activation; take dopri5 or leapfrog")
-
-
-def _coefficient(value: Tensor, h0: Tensor) -> Tensor:
-    """Return γ or ξ in float64, shape () or with as many axes as h0."""
-    value = value.to(h0.device, torch.float64)
-    if value.numel() == 1:
-        return value.reshape(())
-    try:
-        fits = torch.broadcast_shapes(value.shape, h0.shape) == h0.shape
-    except RuntimeError:
-        fits = False
-    if not fits:
-        raise ValueError(f"γ and ξ must broadcast to h0, {tuple(h0.shape)}, got shape {tuple(value.shape)}")
-    return value.reshape(*[1] * (h0.ndim - value.ndim), *value.shape)
 
 
 def _field(
@@ -282,14 +201,15 @@ def _reference(
     throw: bool,
 ) -> Solution:
     backend, _, method = name.partition(":")
-    field = _field(system, False, h0, *coefficients, args)
+    gamma, xi = coefficients
+    field = _field(system, False, h0, gamma, xi, args)
     if backend == "scipy":
         if method not in SCIPY_METHODS:
             raise ValueError(f"method must be scipy:<one of {', '.join(SCIPY_METHODS)}>, got {name!r}")
         inputs = (y0, times, *coefficients, *args, *system.parameters())
         if torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in inputs):
             raise ValueError(f"method {name!r} has no gradient; call it under torch.no_grad()")
-        done = solve_scipy(method, field, y0, times, float(rtol), float(atol), options)
+        done = solve_scipy(method, field, y0, times, number("rtol", rtol), number("atol", atol), options)
     elif backend == "torchdiffeq":
         done = solve_torchdiffeq(method, field, y0, times, rtol, atol, options)
     else:
@@ -326,19 +246,19 @@ def _stats(solved: Solved, samples: bool) -> Stats:
     )
 
 
-def _raise_failure(solved: Solved) -> None:
+def _raise_failure(solved: Solved, samples: bool) -> None:
     statuses = solved.tape.status
     for sample, (status, (t, dt)) in enumerate(zip(statuses, solved.tape.failed_at, strict=True)):
         if status.failed:
-            raise SolverError(status, t, dt, sample if len(statuses) > 1 else None)
+            raise SolverError(status, t, dt, sample if samples else None)
 
 
 def _event_records(solved: Solved, count: int, second_order: bool, samples: bool) -> tuple[EventRecord, ...]:
     records = []
     index = torch.tensor(solved.tape.event_index, dtype=torch.long, device=solved.rows.device)
     sample = torch.tensor(solved.tape.event_sample, dtype=torch.long, device=solved.rows.device)
-    for number in range(count):
-        mine = (index == number).nonzero().flatten()
+    for which in range(count):
+        mine = (index == which).nonzero().flatten()
         t, y = solved.event_t[mine], solved.event_y[mine]
         h, m = y.unbind(1) if second_order else (y, None)
         records.append(EventRecord(t, h, m, sample[mine] if samples else None))

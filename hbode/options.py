@@ -24,7 +24,14 @@ def configured(method: Method, options: Mapping[str, Any], rtol: Any, atol: Any)
     if not isinstance(method, Adams):
         return method
     own = {key: options[key] for key in ADAMS if key in options}
-    return replace(method, rtol=float(rtol), atol=float(atol), **own)
+    return replace(method, rtol=number("rtol", rtol), atol=number("atol", atol), **own)
+
+
+def number(key: str, tol: float | Tensor) -> float:
+    """Return a tolerance for a method that takes one for all of the state."""
+    if isinstance(tol, Tensor) and tol.numel() != 1:
+        raise ValueError(f"{key} must be one number for this method, got shape {tuple(tol.shape)}")
+    return float(tol)
 
 
 def check_names(options: Mapping[str, Any], method: Method, name: str) -> None:
@@ -45,7 +52,7 @@ def controller(options: Mapping[str, Any], rtol: float | Tensor, atol: float | T
         if gains not in PID_COEFFICIENTS:
             raise ValueError(f"options['controller'] must be I, PI, PID or three gains, got {gains!r}")
         gains = PID_COEFFICIENTS[gains]
-    if len(gains) != 3:
+    if not isinstance(gains, Sequence) or len(gains) != 3:
         raise ValueError(f"options['controller'] must be I, PI, PID or three gains (p, i, d), got {gains!r}")
     for key in ("first_step", "min_step", "max_step", "safety", "min_factor", "max_factor"):
         value = chosen.get(key)
@@ -83,8 +90,10 @@ def plan(
         raise ValueError("options 'step_size' and 'grid_constructor' exclude each other")
     if step_size is not None and not float(step_size) > 0:
         raise ValueError(f"options['step_size'] must be positive, got {float(step_size):g}")
-    if times.ndim == 2 and (points["jump_ts"] or construct is not None):
-        raise ValueError("options 'jump_ts' and 'grid_constructor' need one time axis and step size for the batch")
+    if times.ndim == 2 and (points["jump_ts"] or construct is not None or options.get("norm") is not None):
+        raise ValueError(
+            "options 'jump_ts', 'grid_constructor' and 'norm' need one time axis and step size for the batch"
+        )
     adaptive = method.error_order is not None and step_size is None and construct is None
     extra = sorted(points["step_ts"] + points["jump_ts"])
     if times.ndim == 2:

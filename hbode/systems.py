@@ -26,8 +26,8 @@ class System(nn.Module):
     """A differential equation around a user's field.
 
     Subclasses set `second_order` (the state is a pair of position and momentum) and `damped` (the momentum enters
-    its own equation through linear damping alone), and give the right-hand side of the first-order form, in which a second-order
-    state is (h, m) stacked on a new first axis.
+    its own equation through linear damping alone), and give the right-hand side of the first-order form, in which
+    a second-order state is (h, m) stacked on a new first axis.
     """
 
     second_order = True

@@ -24,7 +24,8 @@ def discrete_adjoint(problem: Problem, on_backward: Callable[[int], None]) -> So
     """Solve without a graph; `on_backward` receives the number of evaluations that a backward pass made."""
     detached = [None if x is None else x.detach() for x in problem.tensors]
     field, crossings = problem.bind(detached)
-    start, inputs = None, ()
+    start: Carry | None = None
+    inputs: tuple[Tensor, ...] = ()
     if torch.is_grad_enabled():
         leaves, start = _leaves(problem, field, crossings)
         inputs = (problem.y0, problem.clock.times, *(x for x in problem.tensors if x is not None), *leaves)

@@ -54,7 +54,7 @@ class Controller:
         if error == 0.0:
             return self.max_factor
         p, i, d = self.gains
-        change = error ** -((p + i + d) / k)
+        change: float = error ** -((p + i + d) / k)
         if p or d:
             change *= last ** ((p + 2 * d) / k) * before ** -(d / k)
         return min(self.max_factor, max(self.min_factor, self.safety * change))
@@ -62,7 +62,8 @@ class Controller:
     def measure_samples(self, x: Tensor, batch_axis: int) -> Tensor:
         """Return the root-mean-square norm of every sample, shape (B,)."""
         flat = x.movedim(batch_axis, 0).reshape(x.shape[batch_axis], -1)
-        return torch.linalg.vector_norm(flat, dim=1).double() / math.sqrt(max(flat.shape[1], 1))
+        norms: Tensor = torch.linalg.vector_norm(flat, dim=1).double()
+        return norms / math.sqrt(max(flat.shape[1], 1))
 
     def factors(self, error: Tensor, last: Tensor, before: Tensor, k: int) -> Tensor:
         """`factor` for every sample, shape (B,)."""

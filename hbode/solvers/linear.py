@@ -50,6 +50,8 @@ class Sums:
         """Add the next column."""
         if self._block is not None:
             step = self._steps[len(self._columns)]
+            if column.untyped_storage().data_ptr() == self._block.untyped_storage().data_ptr():
+                column = column.clone()  # a field may return its argument, which is a row of the block
             if self._flat:
                 self._block.addr_(step, column.reshape(-1))
             else:

@@ -71,9 +71,9 @@ class Clock:
 
 
 class Found(NamedTuple):
-    """A zero of crossing `index` at the fraction `theta` of a step."""
+    """A zero of the event function `which` at the fraction `theta` of a step."""
 
-    index: int
+    which: int
     theta: float
 
 
@@ -120,7 +120,7 @@ class SharedStep:
                 rows = method.interpolate(stages, clock.fractions(self.start, self.end, self.first, self.last))
         if not self.found:
             return Replayed(carry, rows, None, None)
-        events = [self._locate(method, clock, crossings[f.index], f.theta, stages) for f in self.found]
+        events = [self._locate(method, clock, crossings[f.which], f.theta, stages) for f in self.found]
         return Replayed(carry, rows, torch.stack([t for t, _ in events]), torch.cat([y for _, y in events]))
 
     def replay(self, method: Method, field: Field, clock: Clock, crossings: tuple[Crossing, ...]) -> Replayed:
@@ -218,6 +218,7 @@ def solve(
         if not length > 0 or (plan.adaptive and not lands and length < 10 * math.ulp(node.value)):
             status = Status.NON_FINITE if blown or math.isnan(dt) else Status.STEP_UNDERFLOW
             break
+        least = min(dt, length) <= control.min_step  # rounding may have made the length more than dt
         step = SharedStep(carry, node, end, row, row, restart=restart, sides=sides)
         if plan.on_step is not None:
             plan.on_step(node.value, carry[0], end.value - node.value)
@@ -226,12 +227,12 @@ def solve(
             error = _scaled_error(method, control, stages, carry[0], carry1[0])
         else:
             error = 0.0 if not plan.check_finite or _finite(carry1[0]) else math.nan
-        if not (error <= 1.0 or (plan.adaptive and length <= control.min_step and math.isfinite(error))):
+        if not (error <= 1.0 or (plan.adaptive and least and math.isfinite(error))):
             rejected += 1
             if plan.on_reject is not None:
                 plan.on_reject(node.value, carry[0], end.value - node.value)
             blown = not math.isfinite(error)
-            if not plan.adaptive or (blown and length <= control.min_step):
+            if not plan.adaptive or (blown and least):
                 status = Status.NON_FINITE
                 break
             factor = control.min_factor if blown else control.factor(error, last, before, k)
@@ -244,9 +245,9 @@ def solve(
         over, reach = None, end.value
         if plan.crossings:
             step.found, values = _crossings(method, clock, plan.crossings, values, step, carry1, stages)
-            over = next((f for f in step.found if plan.crossings[f.index].terminal), None)
+            over = next((f for f in step.found if plan.crossings[f.which].terminal), None)
             reach = end.value if over is None else node.value + over.theta * (end.value - node.value)
-            tape.event_index += [f.index for f in step.found]
+            tape.event_index += [f.which for f in step.found]
             tape.event_sample += [-1] * len(step.found)
         while row < count and (reach - times[row]) * sign >= 0:
             row += 1
@@ -274,11 +275,13 @@ def solve(
 
     tape.status = [Status.SUCCESS if status is None else status]
     tape.accepted, tape.rejected, tape.evaluations = [accepted], [rejected], [field.calls]
+    if tape.status[0].failed:
+        dt = min(dt, abs(plan.stops[stop].value - node.value))
     tape.failed_at = [(node.value, dt)]
     return tape
 
 
-def place(tape: Tape, rows: Tensor, clock: Clock) -> Tensor:
+def place(rows: Tensor, clock: Clock) -> Tensor:
     """Return the rows at all requested times, shape (T, *y), NaN where they were not reached."""
     missing = len(clock.values) - len(rows)
     return rows if not missing else torch.cat((rows, rows.new_full((missing, *rows.shape[1:]), math.nan)))
@@ -339,5 +342,5 @@ def _crossings(
 
         found.append(Found(index, float(brentq(value, 0.0, 1.0, xtol=1e-15))))
     found.sort(key=lambda f: f.theta)
-    first = next((i for i, f in enumerate(found) if crossings[f.index].terminal), len(found) - 1)
+    first = next((i for i, f in enumerate(found) if crossings[f.which].terminal), len(found) - 1)
     return tuple(found[: first + 1]), ends

@@ -229,6 +229,7 @@ def solve_per_sample(
         active = active & ~stuck
         if not active.any():
             break
+        least = torch.minimum(dt, length) <= control.min_step  # rounding may have made the length more than dt
         nothing = zero.new_zeros((0, batch))
         step = SampleStep(carry, node, end, active, nothing, nothing.bool())
         calls = field.calls
@@ -244,11 +245,11 @@ def solve_per_sample(
                 if tied:
                     error = error.square().mean().sqrt().expand(batch)
         finite = torch.isfinite(error)
-        accept = active & ((error <= 1.0) | (finite & (length <= control.min_step) & plan.adaptive))
+        accept = active & ((error <= 1.0) | (finite & least & plan.adaptive))
         refuse = active & ~accept
         blown = torch.where(refuse, ~finite, blown)
         accepted, rejected = accepted + accept, rejected + refuse
-        hopeless = refuse & ~finite & (length <= control.min_step) if plan.adaptive else refuse
+        hopeless = refuse & ~finite & least if plan.adaptive else refuse
         status = torch.where(hopeless, int(Status.NON_FINITE), status)
         if accept.any():
             step.moved = accept
@@ -298,7 +299,8 @@ def solve_per_sample(
     tape.status = [Status(s) for s in status.tolist()]
     tape.accepted, tape.rejected = accepted.tolist(), rejected.tolist()
     tape.evaluations = evaluations.tolist()
-    tape.failed_at = list(zip(node.value.tolist(), dt.tolist(), strict=True))
+    tried = torch.minimum(dt, remaining)
+    tape.failed_at = list(zip(node.value.tolist(), tried.tolist(), strict=True))
     return tape
 
 

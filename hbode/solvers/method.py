@@ -23,13 +23,20 @@ class Method(Protocol):
     are computed when, and only when, somebody asks for them.
     """
 
-    order: int
     damped: bool
     """True: integrates h'' + γ h' + ξ h = field(t, h). False: integrates y' = field(t, y)."""
     identity_only: bool
     """Of the damped methods: whether h' = m is needed, rather than any h' = σ(m)."""
-    error_order: int | None
-    """Local error estimates are O(dt^(error_order + 1)); None where the method has none."""
+
+    @property
+    def order(self) -> int:
+        """Order of the steps: local errors are O(dt^(order + 1))."""
+        ...
+
+    @property
+    def error_order(self) -> int | None:
+        """Order of the error estimates, which are O(dt^(error_order + 1)); None where there are none."""
+        ...
 
     def start(self, field: Field, t: Tensor, y: Tensor) -> Carry:
         """Return the first carry at (t, y), or the one after a discontinuity."""

@@ -116,23 +116,24 @@ class Nystrom:
         rows = combine_rows(growth.view(*growth.shape[:2], 1, 1, *growth.shape[2:]) if axes else growth, damped.dense)
         decay = torch.exp(damped.half * dt * (damped.nodes - theta))  # (n, k, …)
         rows = (rows * decay.unsqueeze(1)).flatten(0, 1).to(columns.dtype)
-        return combine_rows(rows, columns).unflatten(0, (-1, 2))
+        out: Tensor = combine_rows(rows, columns).unflatten(0, (-1, 2))
+        return out
 
     def _weights(self, device: torch.device) -> Weights:
         if device not in self._cache:
             with torch.inference_mode(False), torch.no_grad():
-                made = _weights(self.tableau)
-                self._cache[device] = Weights(*(x.to(device) if isinstance(x, Tensor) else x for x in made))
+                self._cache[device] = _weights(self.tableau, device)
         return self._cache[device]
 
 
-def _weights(tab: NystromTableau) -> Weights:
+def _weights(tab: NystromTableau, device: torch.device) -> Weights:
     """Lay out a tableau as weights."""
     s = len(tab.c)
+    none: tuple[float, ...] = ()
     step = torch.zeros(3, s + 2, s + 2, dtype=torch.float64)
     step[0, : s - 1, 0] = 1.0
     step[1, : s - 1, 1] = torch.tensor(tab.c[1:], dtype=torch.float64)
-    for i, row in enumerate((*tab.a[1:], (), tab.b_error, ())):
+    for i, row in enumerate((*tab.a[1:], none, tab.b_error or none, none)):
         step[2, i, 2 : 2 + len(row)] = torch.tensor(row, dtype=torch.float64)
     step[0, s - 1, 1] = 1.0
     step[1, s - 1, 2:] = torch.tensor(tab.bp, dtype=torch.float64)
@@ -164,14 +165,14 @@ def _weights(tab: NystromTableau) -> Weights:
     nodes = torch.tensor([0.0, 0.0, *tab.c], dtype=torch.float64)
     ends = torch.tensor([*tab.c[1:], 1.0, 1.0, 1.0], dtype=torch.float64)
     return Weights(
-        torch.tensor(tab.c, dtype=torch.float64),
-        table,
+        torch.tensor(tab.c, dtype=torch.float64, device=device),
+        table.to(device),
         tuple(step.shape),
         tuple(dense.shape),
-        nodes - ends.unsqueeze(1),
-        powers[:, 0].contiguous(),
-        powers[:, 1].contiguous(),
-        nodes,
+        (nodes - ends.unsqueeze(1)).to(device),
+        powers[:, 0].contiguous().to(device),
+        powers[:, 1].contiguous().to(device),
+        nodes.to(device),
     )
 
 

@@ -71,7 +71,7 @@ def solve_scipy(
 
 
 def solve_torchdiffeq(
-    method: str, field: Field, y0: Tensor, times: Tensor, rtol: float, atol: float, options: dict[str, Any]
+    method: str, field: Field, y0: Tensor, times: Tensor, rtol: Any, atol: Any, options: dict[str, Any]
 ) -> Reference:
     """Integrate with `torchdiffeq.odeint`; gradients by backpropagation through its operations."""
     distinct, places = torch.unique_consecutive(times, return_inverse=True)

@@ -1,0 +1,103 @@
+"""The arguments of `hbodeint`, checked before any work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .solvers import Method
+from .systems import Activation, GeneralizedHeavyBall, HeavyBall, System
+
+
+def as_system(
+    func: Callable[..., Tensor] | System,
+    gamma: float | Tensor | None,
+    xi: float | Tensor | None,
+    activation: str | Activation | None,
+) -> System:
+    """Return a system as it is, or a heavy ball with fixed coefficients around a bare field."""
+    if isinstance(func, System):
+        given = [k for k, v in (("gamma", gamma), ("xi", xi), ("activation", activation)) if v is not None]
+        if given:
+            raise ValueError(f"{', '.join(given)} must not be given: the {type(func).__name__} owns them")
+        return func
+    if not callable(func):
+        raise TypeError(f"func must be callable as f(t, h) or a system, got {type(func).__name__}")
+    if xi is None and activation is None:
+        return HeavyBall(func, gamma, trainable=False)
+    return GeneralizedHeavyBall(func, gamma, 0.0 if xi is None else xi, activation, trainable=False)
+
+
+def check_state(h0: Tensor, m0: Tensor | None, system: System) -> None:
+    """Raise unless h0 is a state, and m0 a momentum that goes with it."""
+    if not isinstance(h0, Tensor) or not (h0.is_floating_point() or h0.is_complex()):
+        raise TypeError(f"h0 must be a floating or complex tensor, got {getattr(h0, 'dtype', type(h0).__name__)}")
+    if m0 is None:
+        return
+    if not system.second_order:
+        raise ValueError(f"m0 must not be given: a {type(system).__name__} system has no momentum")
+    if not isinstance(m0, Tensor) or m0.shape != h0.shape or m0.dtype != h0.dtype:
+        got = f"{tuple(m0.shape)}, {m0.dtype}" if isinstance(m0, Tensor) else type(m0).__name__
+        raise ValueError(f"m0 must have the shape and dtype of h0, {tuple(h0.shape)}, {h0.dtype}; got {got}")
+
+
+def check_times(t: Tensor | Sequence[float], h0: Tensor, per_sample: bool) -> Tensor:
+    """Return the times in float64 on the device of h0, (B, T) where samples have times or steps of their own."""
+    try:  # by numpy, which reads Python numbers in double precision whatever torch's default dtype
+        times = t if isinstance(t, Tensor) else torch.from_numpy(np.array(t))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"t must be a tensor or a sequence of numbers, got {t!r}") from error
+    if times.is_complex() or times.dtype == torch.bool:
+        raise TypeError(f"t must hold real numbers, got {times.dtype}")
+    times = times.to(h0.device, torch.float64)
+    if times.ndim not in (1, 2) or times.shape[-1] < 1:
+        raise ValueError(f"t must have shape (T,) or (B, T) with T at least 1, got {tuple(times.shape)}")
+    if not bool(torch.isfinite(times).all()):
+        raise ValueError("t must be finite, got NaN or Inf")
+    steps = times.detach().diff(dim=-1)
+    if not bool(((steps >= 0).all(-1) | (steps <= 0).all(-1)).all()):
+        raise ValueError("t must be monotone: increasing or decreasing, with repetition allowed")
+    if (per_sample or times.ndim == 2) and h0.ndim == 0:
+        raise ValueError("h0 must have a batch axis for times or steps per sample, got shape ()")
+    if times.ndim == 2 and len(times) != len(h0):
+        raise ValueError(f"t has times for {len(times)} samples, h0 has {len(h0)}")
+    return times.expand(len(h0), -1) if per_sample and times.ndim == 1 else times
+
+
+def check_method(name: str, method: Method, system: System) -> None:
+    """Raise unless the method integrates the system."""
+    if method.damped and not system.damped:
+        raise ValueError(
+            f"method {name!r} integrates h'' + γ h' = f(t, h); a {type(system).__name__} system needs another, "
+            "such as dopri5"
+        )
+    if method.identity_only and system.activation is not None:
+        raise ValueError(f"method {name!r} needs h' = m, without activation; take dopri5 or leapfrog")
+
+
+def as_coefficient(value: Tensor, h0: Tensor) -> Tensor:
+    """Return γ or ξ in float64, shape () or with as many axes as h0."""
+    value = value.to(h0.device, torch.float64)
+    if value.numel() == 1:
+        return value.reshape(())
+    try:
+        fits = torch.broadcast_shapes(value.shape, h0.shape) == h0.shape
+    except RuntimeError:
+        fits = False
+    if not fits:
+        raise ValueError(f"γ and ξ must broadcast to h0, {tuple(h0.shape)}, got shape {tuple(value.shape)}")
+    return value.reshape(*[1] * (h0.ndim - value.ndim), *value.shape)
+
+
+def check_tolerances(rtol: float | Tensor, atol: float | Tensor) -> None:
+    """Raise unless the tolerances are numbers or tensors, not negative and not both zero."""
+    for key, tol in (("rtol", rtol), ("atol", atol)):
+        if not isinstance(tol, int | float | Tensor):
+            raise TypeError(f"{key} must be a number or a tensor, got {type(tol).__name__}")
+        if not bool((torch.as_tensor(tol) >= 0).all()) or (isinstance(tol, Tensor) and tol.requires_grad):
+            raise ValueError(f"{key} must be zero or positive and without gradient, got {tol!r}")
+    if not bool((torch.as_tensor(rtol) + torch.as_tensor(atol) > 0).all()):
+        raise ValueError("rtol and atol must not both be zero")
