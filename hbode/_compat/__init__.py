@@ -1,0 +1,1 @@
+"""The parts of `hbode.compat`: states, methods, options and solves in torchdiffeq's terms."""

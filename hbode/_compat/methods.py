@@ -1,0 +1,147 @@
+"""torchdiffeq's methods: their names, their options, and how they run on a fixed grid."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..solvers import METHODS, Adams, Carry, Field, Method
+from ..solvers.hermite import Hermite
+from .state import ArgumentError, warn
+
+ADAPTIVE = ("dopri8", "dopri5", "bosh3", "fehlberg2", "adaptive_heun")
+FIXED = {"euler": "euler", "midpoint": "midpoint", "heun2": "heun2", "heun3": "heun3", "rk4": "rk38"}
+MULTISTEP = {"explicit_adams": False, "implicit_adams": True, "fixed_adams": True}
+SCIPY = "scipy_solver"
+NAMES = (*ADAPTIVE, *FIXED, *MULTISTEP, SCIPY)
+IMPLICIT = (
+    "implicit_euler",
+    "implicit_midpoint",
+    "trapezoid",
+    "radauIIA3",
+    "gl4",
+    "radauIIA5",
+    "gl6",
+    "sdirk2",
+    "trbdf2",
+)
+
+_FIXED_OPTIONS = {"step_size", "grid_constructor", "interp", "perturb", "norm"}
+_ADAPTIVE_OPTIONS = {
+    "first_step",
+    "min_step",
+    "max_step",
+    "safety",
+    "ifactor",
+    "dfactor",
+    "step_t",
+    "jump_t",
+    "max_num_steps",
+    "dtype",
+    "norm",
+}
+_SCIPY_OPTIONS = {"solver", "min_step", "max_step", "norm", "grid_points", "eps"}
+
+
+def check_method(method: Any, argument: str = "method") -> str:
+    """Return the name of the method, dopri5 where none is given."""
+    name = "dopri5" if method is None else method
+    if name in IMPLICIT:
+        raise NotImplementedError(
+            f"{argument} {name!r} has no counterpart here yet; take 'implicit_adams', 'scipy_solver' with "
+            "options={'solver': 'Radau'}, or for a field that is not stiff 'dopri5'"
+        )
+    if name not in NAMES:
+        raise ArgumentError(f"{argument} must be one of {', '.join(NAMES)}; got {name!r}")
+    return str(name)
+
+
+def warn_unknown(name: str, options: Mapping[str, Any], argument: str = "options") -> None:
+    """Warn of options that the method does not know."""
+    if name in ADAPTIVE:
+        known = _ADAPTIVE_OPTIONS
+    elif name == SCIPY:
+        known = _SCIPY_OPTIONS
+    else:
+        known = _FIXED_OPTIONS
+        if name in MULTISTEP:
+            known = known | {"max_order", "max_iters"} | ({"implicit"} if MULTISTEP[name] else set())
+    unknown = {key: value for key, value in options.items() if key not in known}
+    if unknown:
+        names = ", ".join(sorted(known))
+        warn(f"{argument} for {name!r}: unexpected {unknown}; known are {names}")
+
+
+class Line(NamedTuple):
+    """States at both ends of a step, interpolated linearly."""
+
+    y0: Tensor
+    y1: Tensor
+
+    def __call__(self, theta: Tensor) -> Tensor:
+        """Return the states at θ of shape (n,), shape (n, *y)."""
+        x = theta.to(self.y0.dtype).view(-1, *[1] * self.y0.ndim)
+        return torch.addcmul(self.y0, x, self.y1 - self.y0)
+
+
+class OnGrid:
+    """A method on a fixed grid as torchdiffeq runs it.
+
+    Between grid points the solution is interpolated, linearly unless `cubic` is set. With `perturb`, the field is
+    read just after the start and just before the end of each step, so that it may jump at the grid points.
+    """
+
+    damped = False
+    identity_only = False
+    error_order: int | None = None
+
+    def __init__(self, inner: Method, cubic: bool, perturb: bool) -> None:
+        self.inner, self.cubic, self.perturb = inner, cubic, perturb
+        self.order = inner.order
+
+    def start(self, field: Field, t: Tensor, y: Tensor) -> Carry:
+        return self.inner.start(field, t, y)
+
+    def step(self, field: Field, t: Tensor, dt: Tensor, carry: Carry) -> tuple[Carry, Line | Hermite]:
+        if self.perturb:
+            field.between(float(t.detach()), float((t + dt).detach()))
+            fresh = self.inner.start(field, t, carry[0])
+            if isinstance(self.inner, Adams):
+                fresh = (carry[0], torch.cat((fresh[1], carry[1][1:])), carry[2])
+            carry = fresh
+        carry1, _ = self.inner.step(field, t, dt, carry)
+        if not self.cubic:
+            return carry1, Line(carry[0], carry1[0])
+        slopes = self.inner.slope(field, carry), self.inner.slope(field, carry1)
+        return carry1, Hermite(carry[0], slopes[0], carry1[0], slopes[1], dt.to(carry[0].dtype))
+
+    def slope(self, field: Field, carry: Carry) -> Tensor:
+        return self.inner.slope(field, carry)
+
+    def error(self, stages: Line | Hermite) -> Tensor:
+        raise NotImplementedError("a method on a fixed grid has no error estimate")
+
+    def interpolate(self, stages: Line | Hermite, theta: Tensor) -> Tensor:
+        return stages(theta)
+
+
+def grid_method(name: str, options: Mapping[str, Any], rtol: Any, atol: Any) -> OnGrid:
+    """Return a fixed-grid method with its options set."""
+    interp = options.get("interp", "linear")
+    if interp not in ("linear", "cubic"):
+        raise ArgumentError(f"options['interp'] must be 'linear' or 'cubic', got {interp!r}")
+    inner = METHODS[FIXED.get(name, "rk38")]
+    if name in MULTISTEP:
+        order = int(options.get("max_order", 12))
+        if order > 12:
+            raise ArgumentError(f"options['max_order'] must be at most 12, got {order}")
+        if order < 4:
+            warn(f"max_order={order} is below 4: {name!r} reduces to 'rk4'")
+        else:
+            implicit = bool(options.get("implicit", MULTISTEP[name]))
+            iterations = int(options.get("max_iters", 4))
+            inner = Adams(implicit, order - (not implicit), iterations, rtol, atol, starting_order=3 + implicit)
+    return OnGrid(inner, interp == "cubic", bool(options.get("perturb", False)))
