@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -46,7 +47,7 @@ class DenseField(nn.Module):
                 raise ValueError(f"{key} must be at least 1, got {value}")
         sizes = [inputs * size, *[hidden] * (depth - 1), size]
         layers: list[nn.Module] = []
-        for a, b in zip(sizes[:-1], sizes[1:], strict=True):
+        for a, b in pairwise(sizes):
             layers += [nn.Linear(a, b), activation()]
         self.layers = nn.Sequential(*layers[:-1])
 

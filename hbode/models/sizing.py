@@ -19,8 +19,8 @@ def parameter_count(model: nn.Module) -> int:
 def equal_sizes(build: Build, names: list[str], reference: str, size: int) -> dict[str, tuple[int, int]]:
     """Return (size, hidden) for each name so that all models have about as many parameters as the reference.
 
-    The reference has `size` channels and as many units in its field. Of every other model the number of channels
-    is set first, with as many units, and the units of the field then bring it closest.
+    The reference has `size` channels and as many units in its field. Every other model gets the sizes, the two of them
+    about equal, that bring it within one per cent, or as close as there are any.
 
     Parameters
     ----------
@@ -44,9 +44,14 @@ def equal_sizes(build: Build, names: list[str], reference: str, size: int) -> di
             return parameter_count(build(name, channels, units))
 
     target = count(reference, size, size)
+
+    def mismatch(name: str, channels: int, units: int) -> tuple[float, int]:
+        """Order sizes by how far they miss the target, in steps of a per cent, then by how uneven they are."""
+        return abs(count(name, channels, units) - target) // (0.01 * target), abs(channels - units)
+
     sizes = {}
     for name in names:
-        channels = min(range(2, 4 * size), key=lambda n: abs(count(name, n, n) - target))
-        units = min(range(max(channels // 2, 1), 2 * channels), key=lambda w: abs(count(name, channels, w) - target))
-        sizes[name] = (channels, units)
+        even = min(range(2, 4 * size), key=lambda n: abs(count(name, n, n) - target))
+        nearby = [(n, w) for n in (even, even + 1, even - 1) if n > 1 for w in range(max(even - 4, 1), even + 5)]
+        sizes[name] = min(nearby, key=lambda pair: mismatch(name, *pair))
     return sizes

@@ -8,7 +8,8 @@ part is cut into windows.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ class Protocol:
     drop: float = 0.1
     observed: int = 64
     forecast: int = 8
-    max_train: int = 256
+    max_train: int = 512
     """At most so many windows are kept for training, evenly spaced, and half as many for validation and test."""
 
     @property
@@ -92,8 +93,8 @@ class Dataset:
 
     def to(self, device: torch.device) -> Dataset:
         """Return the same dataset on another device."""
-        parts = [part.to(device) for part in (self.train, self.validation, self.test)]
-        return Dataset(self.series, self.protocol, *parts, self.mean, self.std, self.time_unit)
+        parts = {name: getattr(self, name).to(device) for name in ("train", "validation", "test")}
+        return replace(self, **parts)
 
 
 def make_dataset(series: Series, protocol: Protocol, seed: int) -> Dataset:
@@ -117,7 +118,7 @@ def make_dataset(series: Series, protocol: Protocol, seed: int) -> Dataset:
     total = len(series.t)
     kept = np.sort(rng.permutation(total)[: total - round(protocol.drop * total)])
     bounds = [0, len(kept) // 2, 3 * len(kept) // 4, len(kept)]
-    shortest = min(b - a for a, b in zip(bounds[:-1], bounds[1:], strict=True))
+    shortest = min(b - a for a, b in pairwise(bounds))
     if shortest < protocol.window:
         need = int(np.ceil(4 * (protocol.window + 1) / (1 - protocol.drop)))
         raise DataError(f"too short: {total} rows, needs at least {need} for windows of {protocol.window} samples")
@@ -129,7 +130,7 @@ def make_dataset(series: Series, protocol: Protocol, seed: int) -> Dataset:
     unit = float((series.t[first[-1]] - series.t[first[0]]) / (len(first) - 1))
     scaled = (series.values - mean) / std
     parts = []
-    for number, (a, b) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
+    for number, (a, b) in enumerate(pairwise(bounds)):
         most = protocol.max_train if number == 0 else max(protocol.max_train // 2, 1)
         room = b - a - protocol.window + 1
         starts = np.unique(np.linspace(a, b - protocol.window, min(most, room)).round().astype(int))

@@ -1,0 +1,39 @@
+"""Irregular time series in, forecasts out."""
+
+from .csv_reader import read_csv
+from .demo import DemoSettings, run_demo
+from .evaluation import ForecastError, forecast_error, persistence
+from .learners import Learned, Task, learn
+from .results_folder import OutputError, ResultsFolder
+from .series import DataError, Series
+from .structure import Structure, structure_series
+from .training import Diverged, History, TrainSettings, loss_of, predict, train
+from .windows import Dataset, Part, Protocol, make_dataset
+
+__all__ = [
+    "DataError",
+    "Dataset",
+    "DemoSettings",
+    "Diverged",
+    "ForecastError",
+    "History",
+    "Learned",
+    "OutputError",
+    "Part",
+    "Protocol",
+    "ResultsFolder",
+    "Series",
+    "Structure",
+    "Task",
+    "TrainSettings",
+    "forecast_error",
+    "learn",
+    "loss_of",
+    "make_dataset",
+    "persistence",
+    "predict",
+    "read_csv",
+    "run_demo",
+    "structure_series",
+    "train",
+]

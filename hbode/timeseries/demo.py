@@ -1,0 +1,161 @@
+"""The main job: learn a series with four kinds of dynamics of equal size, forecast it, report."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from ..models import SYSTEMS, SolverSettings, equal_sizes
+from .csv_reader import read_csv
+from .evaluation import forecast_error, persistence
+from .figures import save_figures
+from .learners import Learned, Task, build, learn_all
+from .report import failures, markdown, metrics, plain_table, time_unit
+from .results_folder import METRICS, ResultsFolder
+from .series import DataError, Series
+from .structure import structure_series
+from .training import TrainSettings
+from .windows import Dataset, Protocol, make_dataset
+
+REFERENCE = "hbnode"
+
+
+@dataclass(frozen=True)
+class DemoSettings:
+    """Everything that the demo can be told."""
+
+    models: tuple[str, ...] = tuple(SYSTEMS)
+    data: Path | None = None
+    """A CSV file; None for the made-up structure."""
+    out: Path = Path("hbode-demo")
+    seed: int = 0
+    device: str = "cpu"
+    jobs: int = 1
+    size: int = 16
+    """State channels of the HBNODE, which sets the number of parameters of all."""
+    samples: int = 4096
+    """Rows of the made-up record."""
+    protocol: Protocol | None = None
+    """Default: that of the aircraft record, with shorter windows for the made-up one."""
+    solver: SolverSettings = field(default_factory=SolverSettings)
+    training: TrainSettings = field(default_factory=TrainSettings)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what does not show elsewhere in metrics.json."""
+        return {
+            "models": list(self.models),
+            "data": None if self.data is None else str(self.data),
+            "seed": self.seed,
+            "device": self.device,
+            "jobs": self.jobs,
+            "solver": vars(self.solver),
+            "training": vars(self.training),
+        }
+
+
+def run_demo(
+    settings: DemoSettings, say: Callable[[str], None] = print, started: float | None = None
+) -> dict[str, Any]:
+    """Run the demo and write its results folder.
+
+    Parameters
+    ----------
+    settings
+        What to do.
+    say
+        Takes lines of text for the user.
+    started
+        When the program started, by `time.perf_counter`, for the total in the report.
+
+    Returns
+    -------
+    dict
+        What metrics.json holds.
+
+    Raises
+    ------
+    DataError
+        If the data cannot be used.
+    OutputError
+        If the results folder cannot be written.
+    RuntimeError
+        If no model could be trained.
+    """
+    started = time.perf_counter() if started is None else started
+    series = structure_series(settings.samples, settings.seed) if settings.data is None else read_csv(settings.data)
+    protocol = settings.protocol or (Protocol(observed=32, max_train=256) if settings.data is None else Protocol())
+    try:
+        data = make_dataset(series, protocol, settings.seed)
+    except DataError as error:
+        raise DataError(f"{series.source}: {error}") from None
+    with ResultsFolder(settings.out) as folder:
+        tasks = make_tasks(settings, series)
+        _introduce(data, tasks, say)
+        learned = _learn_with_bars(tasks, data, settings.jobs)
+        baseline = forecast_error(
+            persistence(data.test, data.protocol.observed), data.test.x[:, data.protocol.observed :]
+        )
+        if all(one.error is None for one in learned):
+            raise RuntimeError("; ".join(failures(learned)))
+        figures = save_figures(folder, data, learned, baseline.mse)
+        seconds = time.perf_counter() - started
+        found = metrics(data, learned, baseline, settings.as_json(), seconds)
+        (folder / METRICS).write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        page = markdown(data, learned, baseline, seconds, figures)
+        (folder / "summary.md").write_text(page, encoding="utf-8")
+    say("")
+    say(plain_table(learned, baseline))
+    for line in failures(learned):
+        say(line)
+    say("")
+    say(f"Results: {settings.out}/ ({', '.join([METRICS, 'summary.md', *figures])}), after {seconds:.0f} s.")
+    return found
+
+
+def make_tasks(settings: DemoSettings, series: Series) -> list[Task]:
+    """Return one task for each model, sized to equal parameter counts."""
+    channels = series.values.shape[1]
+    names = list(settings.models)
+    sizes = equal_sizes(
+        lambda name, size, hidden: build(name, size, hidden, channels, settings.solver), names, REFERENCE, settings.size
+    )
+    return [
+        Task(name, *sizes[name], settings.solver, settings.training, settings.seed, settings.device) for name in names
+    ]
+
+
+def _introduce(data: Dataset, tasks: Sequence[Task], say: Callable[[str], None]) -> None:
+    series, protocol = data.series, data.protocol
+    say(f"Data: {series.source}; {len(series.t)} rows, {series.values.shape[1]} channels.")
+    say(
+        f"Windows of {protocol.observed} samples to forecast the next {protocol.forecast}: {len(data.train)} for "
+        f"training, {len(data.validation)} for validation, {len(data.test)} for test; time unit {time_unit(data)}."
+    )
+    solver, training = tasks[0].solver, tasks[0].training
+    say(f"Each model: {training.epochs} epochs, {solver.method}, rtol = atol = {solver.rtol:g}, {solver.gradient}.")
+
+
+def _learn_with_bars(tasks: Sequence[Task], data: Dataset, jobs: int) -> list[Learned]:
+    # disable=None: no bars where nobody watches.
+    bars = {
+        task.name: tqdm(
+            total=task.training.epochs, desc=f"{task.name.upper():8s}", unit="epoch", position=i, disable=None
+        )
+        for i, task in enumerate(tasks)
+    }
+
+    def progress(name: str, epoch: int, error: float) -> None:
+        bars[name].set_postfix_str(f"validation error {error:.3f}", refresh=False)
+        bars[name].update(epoch - bars[name].n)
+
+    try:
+        return learn_all(tasks, data, jobs, progress)
+    finally:
+        for bar in bars.values():
+            bar.close()

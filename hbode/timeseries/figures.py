@@ -1,0 +1,206 @@
+"""The figures of the demo."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
+
+from .evaluation import typical_window
+from .learners import Learned
+from .report import label, short
+from .windows import Dataset
+
+# Okabe-Ito colours, told apart in black and white by line and marker.
+LOOKS: dict[str, dict[str, Any]] = {
+    "node": {"color": "#0072B2", "linestyle": (0, (1, 1.2)), "marker": "s"},
+    "sonode": {"color": "#E69F00", "linestyle": (0, (5, 1.5)), "marker": "^"},
+    "hbnode": {"color": "#009E73", "linestyle": (0, (6, 1.5, 1, 1.5)), "marker": "D"},
+    "ghbnode": {"color": "#D55E00", "linestyle": "solid", "marker": "o"},
+}
+
+
+def save_figures(folder: Path, data: Dataset, learned: Sequence[Learned], baseline: float) -> list[str]:
+    """Write forecast.png, nfe.png and loss.png; return their names.
+
+    Parameters
+    ----------
+    folder
+        Where to write.
+    data, learned
+        What was learned on what; at least one model without failure.
+    baseline
+        Mean square error of the persistence forecast on the test part.
+    """
+    figures = {
+        "forecast.png": forecast_figure(data, learned),
+        "nfe.png": nfe_figure(learned),
+        "loss.png": loss_figure(learned, baseline),
+    }
+    for name, figure in figures.items():
+        figure.savefig(folder / name, dpi=150)
+    return list(figures)
+
+
+def forecast_figure(data: Dataset, learned: Sequence[Learned]) -> Figure:
+    """Draw truth and forecasts of the typical test window, in the units of the record, one panel a channel."""
+    series, protocol = data.series, data.protocol
+    good = [one for one in learned if one.forecast is not None]
+    forecasts = [one.forecast for one in good if one.forecast is not None]
+    truth = data.test.x[:, protocol.observed :].double().numpy()
+    window = typical_window(forecasts, truth)
+    seen = slice(max(protocol.observed - 3 * protocol.forecast, 0), None)
+    rows = data.test.rows[window].numpy()
+    scale, unit = (1e3, "ms") if series.time_unit == "s" and data.time_unit < 0.1 else (1.0, series.time_unit)
+    t = (series.t[rows] - series.t[rows[protocol.observed - 1]]) * scale
+    values = series.values[rows]
+    channels = range(min(values.shape[1], 6))
+    columns = 1 if len(channels) == 1 else 2
+    height = -(-len(channels) // columns)
+    figure = Figure(figsize=(11, 1.6 + 2.4 * height), layout="constrained")
+    axes = figure.subplots(height, columns, sharex=True, squeeze=False)
+    for panel in axes.flat[len(channels) :]:
+        panel.set_axis_off()
+    for c, panel in zip(channels, axes.flat, strict=False):
+        panel.axvspan(t[seen][0], 0, color="#E4E8EC", zorder=0)
+        panel.axvline(0, color="#555555", linewidth=1, zorder=1)
+        (line,) = panel.plot(t[seen], values[seen, c], color="black", linewidth=1.4, marker=".", markersize=7, zorder=3)
+        line.set_label("measured")
+        for one, forecast in zip(good, forecasts, strict=True):
+            y = forecast[window, :, c] * data.std[c] + data.mean[c]
+            style = LOOKS[one.task.name]
+            panel.plot(
+                t[protocol.observed :],
+                y,
+                linewidth=1.9,
+                markersize=4.5,
+                alpha=0.95,
+                label=label(one),
+                zorder=4,
+                **style,
+            )
+        panel.set_ylabel(series.label(c))
+        panel.set_xlim(t[seen][0], t[-1] * 1.08)
+        panel.grid(alpha=0.25)
+    # Room above the curves for the two words, so that they cover none of them.
+    for panel, c in zip(axes.flat, channels, strict=False):
+        # A forecast that runs away leaves the panel rather than flattening the others.
+        least, most = values[seen, c].min(), values[seen, c].max()
+        low, high = panel.get_ylim()
+        panel.set_ylim(max(low, 2 * least - most), min(high, 2 * most - least))
+    for panel in axes[0]:
+        low, high = panel.get_ylim()
+        panel.set_ylim(low, high + 0.16 * (high - low))
+        panel.text(0, 0.97, "observed  ", ha="right", va="top", transform=panel.get_xaxis_transform(), color="#333333")
+        panel.text(0, 0.97, "  forecast", ha="left", va="top", transform=panel.get_xaxis_transform(), color="#333333")
+    for panel in axes.T.flat:
+        panel.tick_params(labelbottom=False)
+    for column in range(columns):
+        shown = [axes[row, column] for row in range(height) if row * columns + column < len(channels)]
+        shown[-1].set_xlabel(f"time after the last observation ({unit})")
+        shown[-1].tick_params(labelbottom=True)
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+    figure.suptitle(_forecast_title(good), fontsize=14)
+    axes[0, 0].set_title(_subtitle(data), loc="left", fontsize=11)
+    return figure
+
+
+def nfe_figure(learned: Sequence[Learned]) -> Figure:
+    """Draw the evaluations per batch over the epochs, forward and backward."""
+    good = [one for one in learned if one.history.nfe_forward]
+    figure = Figure(figsize=(11, 4.8), layout="constrained")
+    forward, backward = figure.subplots(1, 2, sharey=True)
+    for panel, title, key in (
+        (forward, "forward pass", "nfe_forward"),
+        (backward, "backward pass", "nfe_backward"),
+    ):
+        for one in good:
+            _over_epochs(panel, one, getattr(one.history, key))
+        panel.set_title(title)
+        panel.set_xlabel("epoch")
+        panel.set_ylim(bottom=0)
+        panel.grid(alpha=0.25)
+    forward.set_ylabel("evaluations of f per batch")
+    _legend(figure, forward)
+    last = {label(one): one.history.nfe_forward[-1] for one in good}
+    least, most = min(last, key=lambda k: last[k]), max(last, key=lambda k: last[k])
+    title = f"{least} needs the fewest evaluations per batch, {last[least]:.0f} forward at the end"
+    if last[most] > 1.02 * last[least]:
+        title += f"; {most} the most, {last[most]:.0f}"
+    else:
+        title = f"All models need about as many evaluations per batch, {last[least]:.0f} forward at the end"
+    figure.suptitle(title, fontsize=14)
+    return figure
+
+
+def loss_figure(learned: Sequence[Learned], baseline: float) -> Figure:
+    """Draw the training loss and the validation error of the forecast over the epochs."""
+    good = [one for one in learned if one.history.loss]
+    figure = Figure(figsize=(11, 4.8), layout="constrained")
+    loss, validation = figure.subplots(1, 2)
+    for panel, title, key in (
+        (loss, "training loss", "loss"),
+        (validation, "validation, forecast alone", "validation_forecast"),
+    ):
+        for one in good:
+            _over_epochs(panel, one, getattr(one.history, key))
+        panel.set_title(title)
+        panel.set_xlabel("epoch")
+        panel.set_yscale("log")
+        panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        panel.yaxis.set_major_formatter("{x:g}")
+        panel.yaxis.set_minor_formatter(NullFormatter())
+        # A model may start out unstable, many decades up; those epochs must not flatten all others.
+        values = [getattr(one.history, key) for one in good]
+        highest = max(2 * max(baseline, 1.0), *(1.5 * line[-1] for line in values))
+        panel.set_ylim(top=min(panel.get_ylim()[1], highest), bottom=0.8 * min(min(line) for line in values))
+        panel.grid(alpha=0.25, which="both")
+    loss.set_ylabel("loss (standardised units)")
+    validation.set_ylabel("mean square error (standardised)")
+    validation.set_ylim(top=max(validation.get_ylim()[1], 1.6))
+    validation.axhline(1.0, color="#555555", linewidth=1.2)
+    validation.annotate(
+        "always forecasting the mean", (1, 1.0), (-4, 3), textcoords="offset points", ha="right", va="bottom",
+        xycoords=validation.get_yaxis_transform(), color="#555555", fontsize=10,
+    )  # fmt: skip
+    _legend(figure, loss)
+    best = {label(one): min(one.history.validation_forecast) for one in good}
+    order = sorted(best, key=lambda k: best[k])
+    title = f"{order[0]} reaches the lowest validation error, {short(best[order[0]])}"
+    if len(order) > 1:
+        title += f"; {order[-1]} ends highest, at {short(best[order[-1]])}"
+    figure.suptitle(f"{title} (last value kept: {short(baseline)})", fontsize=14)
+    return figure
+
+
+def _over_epochs(panel: Any, one: Learned, values: Sequence[float]) -> None:
+    epochs = np.arange(1, len(values) + 1)
+    every = max(len(values) // 8, 1)
+    panel.plot(epochs, values, linewidth=2, markersize=6, markevery=every, label=label(one), **LOOKS[one.task.name])
+
+
+def _legend(figure: Figure, panel: Any) -> None:
+    handles, labels = panel.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+
+
+def _forecast_title(good: Sequence[Learned]) -> str:
+    errors = {label(one): one.error.mse for one in good if one.error is not None}
+    order = sorted(errors, key=lambda k: errors[k])
+    best, *rest = order
+    if not rest:
+        return f"{best} forecasts with a mean square error of {short(errors[best])}"
+    # Two per cent are less than another seed would change.
+    equal = [name for name in rest if errors[name] <= 1.02 * errors[best]]
+    behind = [f"{short(errors[name])} for {name}" for name in rest if name not in equal]
+    title = f"{' and '.join([best, *equal])} forecast{'' if equal else 's'} best: test error {short(errors[best])}"
+    return title + (f", against {' and '.join(dict.fromkeys((behind[0], behind[-1])))}" if behind else "")
+
+
+def _subtitle(data: Dataset) -> str:
+    return f"Test window of median error, {data.series.source}"

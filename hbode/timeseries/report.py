@@ -1,0 +1,159 @@
+"""What the demo found, as a table, a page of Markdown and a dictionary for metrics.json."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+from .evaluation import ForecastError
+from .learners import Learned
+from .results_folder import MADE_BY
+from .windows import Dataset
+
+HEADER = ("model", "parameters", "test MSE", "relative", "NFE forward", "NFE backward", "s/epoch", "γ", "ξ")
+
+
+def label(one: Learned) -> str:
+    """Return the name of a model as it is written in the field."""
+    return one.task.name.upper()
+
+
+def short(x: float | None) -> str:
+    """Return a number with three digits, or a dash."""
+    return "–" if x is None else f"{x:.3g}" if abs(x) >= 1e4 or abs(x) < 1e-3 else f"{x:#.3g}".rstrip(".")
+
+
+def rows(learned: Sequence[Learned], baseline: ForecastError) -> list[tuple[str, ...]]:
+    """Return the cells of the table, one row a model and one for the persistence forecast."""
+    made = []
+    for one in learned:
+        if one.error is None:
+            made.append((label(one), str(one.parameters), "failed", *["–"] * 6))
+            continue
+        history = one.history
+        made.append(
+            (
+                label(one),
+                str(one.parameters),
+                short(one.error.mse),
+                short(one.error.relative),
+                f"{history.nfe_forward[-1]:.0f}",
+                f"{history.nfe_backward[-1]:.0f}",
+                f"{sum(history.seconds) / len(history.seconds):.2f}",
+                short(one.gamma),
+                short(one.xi),
+            )
+        )
+    return [*made, ("last value", "0", short(baseline.mse), short(baseline.relative), *["–"] * 5)]
+
+
+def plain_table(learned: Sequence[Learned], baseline: ForecastError) -> str:
+    """Return the table for a terminal, aligned."""
+    lines = [HEADER, *rows(learned, baseline)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(HEADER))]
+
+    def aligned(line: Sequence[str]) -> str:
+        cells = [line[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(line[1:], widths[1:], strict=True))]
+        return "  ".join(cells).rstrip()
+
+    return "\n".join([aligned(HEADER), "  ".join("-" * w for w in widths), *(aligned(line) for line in lines[1:])])
+
+
+def failures(learned: Sequence[Learned]) -> list[str]:
+    """Return one line for each model that failed."""
+    return [f"{label(one)} failed: {one.failure}" for one in learned if one.failure]
+
+
+def time_unit(data: Dataset) -> str:
+    """Return the unit of model time in words."""
+    unit, name = data.time_unit, data.series.time_unit
+    return f"{1e3 * unit:.3g} ms" if name == "s" and unit < 0.1 else f"{unit:.3g} {name}"
+
+
+def markdown(
+    data: Dataset, learned: Sequence[Learned], baseline: ForecastError, seconds: float, figures: Sequence[str]
+) -> str:
+    """Return summary.md."""
+    protocol, task = data.protocol, learned[0].task
+    table = ["| " + " | ".join(HEADER) + " |", "|---|" + "---:|" * (len(HEADER) - 1)]
+    table += ["| " + " | ".join(row) + " |" for row in rows(learned, baseline)]
+    text = f"""# Forecasting {data.series.source}
+
+{data.series.values.shape[1]} channels, {len(data.series.t)} rows, of which {100 * protocol.drop:.0f} % were dropped at
+random. Each model sees {protocol.observed} samples and forecasts the next {protocol.forecast}. Windows:
+{len(data.train)} for training, {len(data.validation)} for validation, {len(data.test)} for test, in time order.
+
+{chr(10).join(table)}
+
+- test MSE: mean square error of the forecast in standardised units (the mean and standard deviation of the training
+  part); relative: its root over that of the truth, so that 1 is no better than forecasting the mean.
+- NFE: evaluations of f per training batch, summed over the window, in the last epoch. Forward counts rejected steps;
+  backward is what the gradient ({task.solver.gradient}) evaluates again.
+- γ and ξ: in units of 1/τ and 1/τ², with τ = {time_unit(data)}, the mean gap between kept samples.
+- last value: the forecast that nothing changes any more.
+
+All models: ODE-RNN, {task.solver.method}, rtol = atol = {task.solver.rtol:g}, {task.training.epochs} epochs of Adam,
+the same seed ({task.seed}), batches and learning rate. The weights of the epoch with the lowest validation error count.
+The whole run took {seconds:.0f} s on {os.cpu_count()} cores.
+"""
+    text += "".join(f"\n**{line}**\n" for line in failures(learned))
+    return text + "".join(f"\n![{name.removesuffix('.png')}]({name})\n" for name in figures)
+
+
+def metrics(
+    data: Dataset,
+    learned: Sequence[Learned],
+    baseline: ForecastError,
+    settings: dict[str, Any],
+    seconds: float,
+) -> dict[str, Any]:
+    """Return metrics.json: everything measured, the settings, versions and machine; JSON types only."""
+    models = {}
+    for one in learned:
+        history, error = one.history, one.error
+        models[one.task.name] = {
+            "parameters": one.parameters,
+            "state_channels": one.task.size,
+            "field_units": one.task.hidden,
+            "test": None if error is None else asdict(error),
+            "nfe_forward_per_batch": history.nfe_forward[-1] if history.nfe_forward else None,
+            "nfe_backward_per_batch": history.nfe_backward[-1] if history.nfe_backward else None,
+            "seconds_per_epoch": sum(history.seconds) / len(history.seconds) if history.seconds else None,
+            "seconds": one.seconds,
+            "gamma": one.gamma,
+            "xi": one.xi,
+            "failure": one.failure,
+            "history": asdict(history),
+        }
+    return {
+        "made_by": MADE_BY,
+        "models": models,
+        "persistence": asdict(baseline),
+        "data": {
+            "source": data.series.source,
+            "rows": len(data.series.t),
+            "channels": [data.series.label(c) for c in range(data.series.values.shape[1])],
+            "windows": {"train": len(data.train), "validation": len(data.validation), "test": len(data.test)},
+            "train_mean": data.mean.tolist(),
+            "train_std": data.std.tolist(),
+            "time_unit": data.time_unit,
+            "time_unit_of_record": data.series.time_unit,
+            "protocol": asdict(data.protocol),
+        },
+        "settings": settings,
+        "seconds": seconds,
+        "versions": {"hbode": version("hbode"), "torch": torch.__version__, "python": platform.python_version()},
+        "machine": {
+            "system": platform.system(),
+            "processor": platform.machine(),
+            "cpu_count": os.cpu_count(),
+            "torch_threads": torch.get_num_threads(),
+            "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        },
+    }

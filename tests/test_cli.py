@@ -1,0 +1,113 @@
+"""The command, from arguments to files."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from hbode.cli import main
+
+FILES = {"metrics.json", "summary.md", "forecast.png", "nfe.png", "loss.png"}
+
+
+@pytest.fixture
+def record(tmp_path: Path) -> Path:
+    path = tmp_path / "record.csv"
+    rows = [f"{0.1 * i},{math.sin(0.3 * i)},{math.cos(0.5 * i) + 2}" for i in range(340)]
+    path.write_text("time,Force (N),x\n" + "\n".join(rows) + "\n", encoding="utf-8")
+    return path
+
+
+def run(*arguments: object) -> int:
+    try:
+        return main(["demo", *map(str, arguments)])
+    except SystemExit as exit_:
+        return int(exit_.code or 0)
+
+
+def test_a_whole_run(record: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    assert run("--data", record, "--out", out, "--epochs", 1, "--jobs", 1, "--seed", 3, "--models", "node,ghbnode") == 0
+    assert {p.name for p in out.iterdir()} == FILES
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "record.csv"]
+    metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
+    assert list(metrics["models"]) == ["node", "ghbnode"]
+    sizes = [model["parameters"] for model in metrics["models"].values()]
+    assert max(sizes) <= 1.04 * min(sizes)
+    ghb = metrics["models"]["ghbnode"]
+    assert 0 < ghb["gamma"] < 1 and ghb["xi"] > 0 and ghb["test"]["mse"] > 0
+    assert ghb["nfe_forward_per_batch"] > 0 and ghb["nfe_backward_per_batch"] > 0
+    assert len(ghb["history"]["loss"]) == 1
+    assert metrics["settings"]["seed"] == 3 and metrics["persistence"]["mse"] > 0
+    assert {"hbode", "torch"} <= metrics["versions"].keys() and metrics["machine"]["cpu_count"] >= 1
+    printed = capsys.readouterr().out
+    assert "GHBNODE" in printed and "last value" in printed
+    page = (out / "summary.md").read_text(encoding="utf-8")
+    assert "| NODE |" in page and "![forecast](forecast.png)" in page
+
+
+def test_processes_learn_the_same(record: Path, tmp_path: Path) -> None:
+    errors = []
+    for jobs in (1, 2):
+        out = tmp_path / f"out{jobs}"
+        options = ("--epochs", 1, "--models", "node,hbnode", "--jobs", jobs)
+        assert run("--data", record, "--out", out, *options) == 0
+        found = json.loads((out / "metrics.json").read_text(encoding="utf-8"))["models"]
+        errors.append([found[name]["test"]["mse"] for name in ("node", "hbnode")])
+    # Sums may be split over another number of threads.
+    assert errors[0] == pytest.approx(errors[1], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("", "is empty"),
+        ("a,b\nx,y\n", "no numeric column"),
+        ("a\n1\nNaN\n", "must hold a finite number"),
+        ("a\n" + "1\n2\n" * 20, "too short"),
+        ("t,a\n0,1\n0,2\n", "times must increase"),
+        ("a\n" + "1\n" * 400, "does not vary"),
+    ],
+)
+def test_bad_data(tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, message: str) -> None:
+    path = tmp_path / "bad.csv"
+    path.write_text(text, encoding="utf-8")
+    assert run("--data", path, "--out", tmp_path / "out") == 2
+    said = capsys.readouterr().err
+    assert message in said and said.count("\n") == 1 and "Traceback" not in said
+    assert [p.name for p in tmp_path.iterdir()] == ["bad.csv"]
+
+
+def test_missing_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--data", tmp_path / "none.csv", "--out", tmp_path / "out") == 2
+    assert "no such file" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_foreign_folder_is_left_alone(record: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--data", record, "--out", tmp_path) == 2
+    assert "did not write" in capsys.readouterr().err
+    assert [p.name for p in tmp_path.iterdir()] == ["record.csv"]
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (("--epochs", "0"), "positive whole number"),
+        (("--rtol", "x"), "between 0 and 1"),
+        (("--models", "node,lstm"), "node,sonode,hbnode,ghbnode"),
+        (("--seed", "-1"), "whole number from 0"),
+        (("--device", "abacus"), "cannot be used"),
+        (("--nonsense",), "unrecognized arguments"),
+    ],
+)
+def test_bad_arguments(capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], message: str) -> None:
+    assert run(*arguments) == 2
+    said = capsys.readouterr().err
+    assert message in said and said.count("\n") == 1
+
+
+def test_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--help") == 0
+    assert "--data" in capsys.readouterr().out
