@@ -37,16 +37,22 @@ class DenseOutput:
         field, _ = problem.bind(problem.tensors)
         return replace(step, carry=self.solved.carries[index]).run(problem.method, field, problem.clock)[1]
 
+    def _stopped(self) -> dict[int, float]:
+        """Return where terminal events ended the solve, by sample (-1: the batch)."""
+        tape = self.solved.tape
+        found = zip(self.solved.event_t.tolist(), tape.event_index, tape.event_sample, strict=True)
+        return {sample: t for t, index, sample in found if self.problem.plan.crossings[index].terminal}
+
     def _shared(self, clock: Clock, t: Tensor) -> Tensor:
         if t.ndim != 1:
             raise ValueError(f"t must be a number or have shape (n,), got shape {tuple(t.shape)}")
         steps = self.solved.tape.steps
         start = clock.values[0]
-        end = steps[-1].end.value if steps else start
+        end = self._stopped().get(-1, steps[-1].end.value) if steps else start
         sign = 1.0 if end >= start else -1.0
         values = t.tolist()
         _check_inside(min(values, default=start), max(values, default=start), start, end)
-        if not steps:
+        if not steps or not values:
             return self.problem.y0.expand(len(values), *self.problem.y0.shape)
         starts = [sign * step.start.value for step in steps]
         owners = [max(bisect_right(starts, sign * value) - 1, 0) for value in values]
@@ -68,6 +74,10 @@ class DenseOutput:
             raise ValueError(f"t must be a number or have shape (n,) or ({batch}, n), got shape {tuple(t.shape)}")
         tape, y0 = self.solved.tape, self.problem.y0
         at = t.T
+        first, last = clock.times[:, 0].detach(), clock.times[:, -1].detach().clone()
+        for sample, time in self._stopped().items():
+            last[sample] = time
+        _check_spans(at.detach(), torch.minimum(first, last), torch.maximum(first, last))
         out = y0.unsqueeze(0).expand(len(at), *y0.shape)
         done = at == clock.times[:, 0]
         for index, step in enumerate(tape.steps):
@@ -83,9 +93,17 @@ class DenseOutput:
                 mask = inside.reshape(len(at), *[1] * (y0.ndim - clock.ndim), batch, *[1] * (clock.ndim - 1))
                 out = torch.where(mask, states, out)
                 done = done | inside
-        if not done.all():
-            raise ValueError("t must lie within the span that each sample was solved over")
+        if not done.all():  # a sample whose solve failed did not reach its last time
+            raise ValueError(_OUTSIDE)
         return out
+
+
+_OUTSIDE = "t must lie within the span that each sample was solved over"
+
+
+def _check_spans(t: Tensor, first: Tensor, last: Tensor) -> None:
+    if ((t < first) | (t > last)).any():
+        raise ValueError(_OUTSIDE)
 
 
 def _check_inside(low: float, high: float, start: float, end: float) -> None:

@@ -212,7 +212,7 @@ def solve(
         if plan.adaptive:
             dt = min(max(dt, control.min_step), control.max_step)
         remaining = (plan.stops[stop].value - node.value) * sign
-        lands = dt >= remaining * (1 - 1e-12)
+        lands = dt >= remaining * (1 - 1e-9)  # the rounding of a long sum of steps leaves no sliver
         end = plan.stops[stop] if lands else Node(node.value + sign * dt, node.anchor)
         length = (end.value - node.value) * sign
         if not length > 0 or (plan.adaptive and not lands and length < 10 * math.ulp(node.value)):

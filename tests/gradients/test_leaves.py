@@ -1,0 +1,245 @@
+"""Whatever the field differentiates through is found without being named, and never silently dropped."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import nn
+
+from hbode import Event, FirstOrder, HeavyBall, hbodeint
+
+T = torch.tensor([0.0, 0.4, 1.0], dtype=torch.float64)
+GLOBAL = torch.tensor([0.7, -0.4], dtype=torch.float64, requires_grad=True)
+LATE_GLOBAL = torch.tensor([0.7, -0.4], dtype=torch.float64, requires_grad=True)
+
+
+def leaf():
+    return torch.tensor([0.7, -0.4], dtype=torch.float64, requires_grad=True)
+
+
+class Module(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.w = nn.Parameter(leaf())
+
+    def forward(self, t, h):
+        return torch.sin(h * self.w)
+
+    def method(self, t, h):
+        return torch.sin(h * self.w)
+
+
+class Plain:
+    """Callable, with its tensor as an attribute, and no module."""
+
+    def __init__(self, w):
+        self.w = w
+
+    def __call__(self, t, h):
+        return torch.sin(h * self.w)
+
+    def method(self, t, h):
+        return torch.sin(h * self.w)
+
+
+@dataclass
+class Settings:
+    w: torch.Tensor
+
+
+def by_closure(w):
+    return lambda t, h: torch.sin(h * w)
+
+
+def by_nested_closure(w):
+    def inner(h):
+        return torch.sin(h * w)
+
+    return lambda t, h: inner(h)
+
+
+def by_default_argument(w):
+    def f(t, h, w=w):
+        return torch.sin(h * w)
+
+    return f
+
+
+def by_non_leaf(w):
+    doubled = 2 * w
+    return lambda t, h: torch.sin(h * (doubled - w))
+
+
+def in_a_frozen_module(w):
+    module = Module()
+    module.w = nn.Parameter(torch.zeros_like(w), requires_grad=False)
+    return lambda t, h: torch.sin(h * w) + module(t, h)
+
+
+def module_with(w):
+    module = Module()
+    module.w = nn.Parameter(w)
+    return module
+
+
+WAYS = {
+    "closure": by_closure,
+    "nested closure": by_nested_closure,
+    "default argument": by_default_argument,
+    "closure over a list": lambda w: (lambda items: lambda t, h: torch.sin(h * items[0]["w"]))([{"w": w}]),
+    "closure over an object": lambda w: (lambda s: lambda t, h: torch.sin(h * s.w))(Settings(w)),
+    "partial": lambda w: functools.partial(lambda w, t, h: torch.sin(h * w), w),
+    "partial with keywords": lambda w: functools.partial(lambda t, h, w: torch.sin(h * w), w=w),
+    "callable object": Plain,
+    "bound method": lambda w: Plain(w).method,
+    "closure over a bound method": lambda w: (lambda g: lambda t, h: g(t, h))(Plain(w).method),
+    "tensor that is no leaf": by_non_leaf,
+    "beside a frozen module": in_a_frozen_module,
+}
+
+
+def gradient_of(f, w, mode, **options):
+    h0 = torch.tensor([[1.0, 0.5]], dtype=torch.float64)
+    h, _ = hbodeint(f, h0, T, gradient=mode, options={"step_size": 0.2, **options})
+    (bar,) = torch.autograd.grad(h.square().sum(), w)
+    return bar
+
+
+def assert_found(f, w):
+    found, expected = (gradient_of(f, w, mode) for mode in ("discrete_adjoint", "backprop"))
+    assert expected.abs().max() > 0
+    # Both modes do the same operations in another order: 5 steps of some 100 operations with rounding 1e-16.
+    assert torch.allclose(found, expected, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_tensors_of_a_function(way):
+    w = leaf()
+    assert_found(WAYS[way](w), w)
+
+
+@pytest.mark.parametrize("way", ["module", "bound method", "closure", "partial", "list"])
+def test_parameters_of_a_module(way):
+    module = Module()
+    f = {
+        "module": module,
+        "bound method": module.method,
+        "closure": lambda t, h: module(t, h),
+        "partial": functools.partial(lambda m, t, h: m(t, h), module),
+        "list": (lambda modules: lambda t, h: modules[0](t, h))([module]),
+    }[way]
+    assert_found(f, module.w)
+
+
+def test_globals():
+    assert_found(lambda t, h: torch.sin(h * GLOBAL), GLOBAL)
+
+
+def test_parameters_under_a_system():
+    module = Module()
+    system = HeavyBall(module).double()
+    assert_found(system, module.w)
+    assert_found(system, system.omega)
+
+
+def test_a_global_used_only_late_is_refused():
+    """It is neither held by the field nor used at the first time: no gradient rather than a wrong one."""
+    w = leaf()
+
+    def f(t, h):
+        return torch.sin(h * w) if t < 0.5 else torch.sin(h * w * LATE_GLOBAL)
+
+    h, _ = hbodeint(f, torch.ones(1, 2, dtype=torch.float64), T)
+    with pytest.raises(RuntimeError, match=r"a tensor of shape \(2,\) that needs a gradient .* Pass it through args="):
+        h.sum().backward()
+    h, _ = hbodeint(f, torch.ones(1, 2, dtype=torch.float64), T, gradient="backprop")
+    assert torch.autograd.grad(h.sum(), LATE_GLOBAL)[0].abs().max() > 0
+
+
+def test_a_global_used_only_late_is_refused_where_nothing_else_needs_a_gradient():
+    def f(t, h):
+        return torch.sin(h) if t < 0.5 else torch.sin(h * LATE_GLOBAL)
+
+    h0 = torch.ones(1, 2, dtype=torch.float64)
+    with pytest.raises(RuntimeError, match=r"a tensor of shape \(2,\) that needs a gradient .* Pass it through args="):
+        hbodeint(f, h0, T)
+    assert hbodeint(f, h0, T, gradient="backprop").h.requires_grad
+    with torch.no_grad():
+        assert not hbodeint(f, h0, T).h.requires_grad
+
+
+def test_a_leaf_used_only_late_is_found_where_the_field_holds_it():
+    w, late = leaf(), leaf()
+
+    def f(t, h):
+        return torch.sin(h * w) if t < 0.5 else torch.sin(h * late)
+
+    assert_found(f, late)
+
+
+def test_a_leaf_that_is_never_used_has_no_gradient():
+    w, idle = leaf(), leaf()
+    f = Plain(w)
+    f.idle = idle
+    h, _ = hbodeint(f, torch.ones(1, 2, dtype=torch.float64), T)
+    assert torch.autograd.grad(h.sum(), idle, allow_unused=True) == (None,)
+
+
+def test_tensors_of_an_event_function():
+    """The time of the event h = c of h' = 1 is c: its gradient is one, by the implicit function."""
+    c = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+    sol = hbodeint(
+        FirstOrder(lambda t, h: torch.ones_like(h)),
+        torch.zeros(1, dtype=torch.float64),
+        [0.0, 1.0],
+        event=Event(lambda t, h: h[0] - c),
+        method="dopri5",
+    )
+    (bar,) = torch.autograd.grad(sol.events[0].t.sum(), c)
+    assert bar.item() == pytest.approx(1.0, abs=1e-12)  # an interpolant of a straight line: rounding only
+
+
+def test_args():
+    """Tensors pass with their gradients, whatever else is among the arguments."""
+    w, v = leaf(), leaf()
+
+    def f(t, h, scale, w, name, v):
+        assert name == "sine"
+        return scale * torch.sin(h * w) * v
+
+    h0 = torch.tensor([[1.0, 0.5]], dtype=torch.float64)
+    grads = []
+    for mode in ("discrete_adjoint", "backprop"):
+        h, _ = hbodeint(f, h0, T, args=(2.0, w, "sine", v), gradient=mode, options={"step_size": 0.2})
+        grads.append(torch.autograd.grad(h.sum(), (w, v)))
+    for found, expected in zip(*grads, strict=True):
+        assert expected.abs().max() > 0
+        assert torch.allclose(found, expected, rtol=1e-12, atol=0)
+
+
+def test_args_that_are_no_leaves():
+    """Gradients go through to what the argument was made from, once."""
+    w = leaf()
+    bars = []
+    for mode in ("discrete_adjoint", "backprop"):
+        h, _ = hbodeint(
+            lambda t, h, a: torch.sin(h * a), torch.ones(1, 2, dtype=torch.float64), T, args=(3 * w,), gradient=mode
+        )
+        bars.append(torch.autograd.grad(h.sum(), w)[0])
+    assert torch.allclose(*bars, rtol=1e-10, atol=0)
+    assert bars[0].abs().max() > 0
+
+
+def test_one_tensor_in_two_places():
+    """As h0, as an argument and in the closure: the gradients add up."""
+    w = torch.tensor([0.7, -0.4], dtype=torch.float64, requires_grad=True)
+    bars = []
+    for mode in ("discrete_adjoint", "backprop"):
+        h, _ = hbodeint(
+            lambda t, h, a: torch.sin(h * w) * a, w, T, args=(w,), gradient=mode, options={"step_size": 0.2}
+        )
+        bars.append(torch.autograd.grad(h.sum(), w)[0])
+    assert torch.allclose(*bars, rtol=1e-12, atol=0)
