@@ -111,7 +111,8 @@ def test_decreasing_time(per_sample):
     assert sol.h[2].isnan().all()
 
 
-def test_several_events_up_to_the_first_terminal_one():
+@pytest.mark.parametrize("per_sample", [False, True])
+def test_several_events_up_to_the_first_terminal_one(per_sample):
     """All in one step: those before the terminal event are recorded, those after it are not."""
     events = [
         Event(lambda t, h, m: t - 0.7, terminal=False),
@@ -120,10 +121,11 @@ def test_several_events_up_to_the_first_terminal_one():
         Event(lambda t, h, m: t - 0.4, terminal=False, direction=-1),
         Event(lambda t, h, m: t - 5.0),
     ]
-    sol = solve(events, options={"step_size": 1.0})
-    assert [record.t.tolist() for record in sol.events] == [[], [0.5], [0.3], [], []]
-    assert sol.stats.accepted == 1
-    assert sol.events[0].h.shape == (0, 1)
+    sol = solve(events, options={"step_size": 1.0}, per_sample=per_sample)
+    times = [record.t.tolist() for record in sol.events]
+    assert times == [[], [pytest.approx(0.5, abs=1e-15)], [pytest.approx(0.3, abs=1e-15)], [], []]
+    assert len(sol.stats.t) == 1
+    assert sol.events[0].h.shape == ((0,) if per_sample else (0, 1))  # states of a sample, or of the batch
 
 
 def test_an_event_where_a_step_ends_is_met_once():

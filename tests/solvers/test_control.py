@@ -139,7 +139,8 @@ def test_a_step_of_min_step_is_accepted_whatever_its_error(per_sample, name):
 
 @pytest.mark.parametrize("sign", [1, -1])
 @pytest.mark.parametrize("rtol", [1e-3, 1e-6])
-def test_automatic_first_step_is_hairers(rtol, sign):
+@pytest.mark.parametrize("size", [1.0, 1e-9, 1e-14], ids=["by the estimate", "by 100 h0", "from zero"])
+def test_automatic_first_step_is_hairers(size, rtol, sign):
     """The algorithm of Hairer, Norsett, Wanner II.4, against scipy's.
 
     scipy scales by atol + rtol |y0| and takes error order 4 for RK45, as is done here for dopri5.
@@ -151,7 +152,7 @@ def test_automatic_first_step_is_hairers(rtol, sign):
     def ours(t, y):
         return van_der_pol(t, y) + torch.stack((torch.zeros_like(t), torch.cos(t)))
 
-    y0, atol = np.array([1.0, 0.5]), 1e-8
+    y0, atol = size * np.array([1.0, 0.5]), 1e-8
     expected = select_initial_step(
         field, 0.0, y0, sign * 6.0, np.inf, field(0.0, y0), sign, RK45.error_estimator_order, rtol, atol
     )
