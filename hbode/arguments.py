@@ -95,9 +95,14 @@ def as_coefficient(value: Tensor, h0: Tensor) -> Tensor:
 def check_tolerances(rtol: float | Tensor, atol: float | Tensor) -> None:
     """Raise unless the tolerances are numbers or tensors, not negative and not both zero."""
     for key, tol in (("rtol", rtol), ("atol", atol)):
-        if not isinstance(tol, int | float | Tensor):
+        if isinstance(tol, Tensor):
+            fine = bool((tol >= 0).all()) and not tol.requires_grad
+        elif isinstance(tol, int | float):
+            fine = tol >= 0
+        else:
             raise TypeError(f"{key} must be a number or a tensor, got {type(tol).__name__}")
-        if not bool((torch.as_tensor(tol) >= 0).all()) or (isinstance(tol, Tensor) and tol.requires_grad):
+        if not fine:
             raise ValueError(f"{key} must be zero or positive and without gradient, got {tol!r}")
-    if not bool((torch.as_tensor(rtol) + torch.as_tensor(atol) > 0).all()):
+    both = rtol + atol
+    if not (bool((both > 0).all()) if isinstance(both, Tensor) else both > 0):
         raise ValueError("rtol and atol must not both be zero")

@@ -127,7 +127,8 @@ class Solution:
 
     def __repr__(self) -> str:
         stats = self.stats
+        status = [s.name for s in stats.status] if isinstance(stats.status, list) else stats.status.name
         return (
             f"Solution(h={tuple(self.h.shape)}, m={None if self.m is None else tuple(self.m.shape)}, "
-            f"nfe={stats.nfe}, accepted={stats.accepted}, rejected={stats.rejected}, status={stats.status})"
+            f"nfe={stats.nfe}, accepted={stats.accepted}, rejected={stats.rejected}, status={status})"
         )

@@ -1,12 +1,15 @@
 """Numerics: pure steps, the loops that drive them, and the tape they leave. Imports torch, nothing of hbode."""
 
 from .adams import Adams
+from .clock import Clock, Node, SampleClock
 from .control import PID_COEFFICIENTS, Controller
 from .field import Damping, Field
-from .loop import Clock, Node, Plan, place, solve
-from .loop_per_sample import SampleClock, batch_first, place_per_sample, solve_per_sample
+from .loop import place, solve
+from .loop_per_sample import place_per_sample, solve_per_sample
 from .method import Carry, Method
+from .plan import Plan
 from .registry import METHODS
+from .sample_step import batch_first
 from .status import Status
 from .tableau import ButcherTableau, NystromTableau
 from .tape import Crossing, Replayed, Step, Tape

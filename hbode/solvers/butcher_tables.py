@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from fractions import Fraction as F
 
-from .tableau import ButcherTableau, row
+from .coefficients import row
+from .tableau import ButcherTableau
 
 # Euler, Institutionum calculi integralis I (1768).
 EULER = ButcherTableau.from_butcher(order=1, c=[F(0)], a=[[]], b=[F(1)])

@@ -4,171 +4,19 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from scipy.optimize import brentq
 from torch import Tensor
 
+from .clock import Clock, Node
 from .control import Controller, first_step
 from .field import Field
 from .method import Carry, Method
+from .plan import Plan
+from .shared_step import SharedStep, crossing_value, find_crossings
 from .status import Status
-from .tape import Crossing, Replayed, Tape
-
-
-class Node(NamedTuple):
-    """A point of the time grid: ``times[anchor] + constant``, or a constant where `anchor` is None."""
-
-    value: float
-    anchor: int | None
-
-
-@dataclass(frozen=True)
-class Clock:
-    """The requested times, shape (T,) in float64, and the nodes of the grid as functions of them.
-
-    The controller's choices count as constants: a node keeps its distance from the requested time that it was
-    measured from. That makes the gradient with respect to the times exact for the grid that was used.
-    """
-
-    times: Tensor
-    values: tuple[float, ...]
-
-    @classmethod
-    def of(cls, times: Tensor) -> Clock:
-        return cls(times, tuple(times.tolist()))
-
-    def start(self) -> Tensor:
-        """Return the first time, shape ()."""
-        return self.times[0]
-
-    def fold(self, rows: Tensor, places: Sequence[Tensor]) -> Tensor:
-        """Return the sum of the rows (n, *y) that show the initial state, shape (*y)."""
-        return rows.sum(0)
-
-    def at(self, node: Node) -> Tensor:
-        """Return the time of a node, shape ()."""
-        if node.anchor is None or not self.times.requires_grad:
-            return torch.tensor(node.value, dtype=torch.float64, device=self.times.device)
-        return self.times[node.anchor] + (node.value - self.values[node.anchor])
-
-    def span(self, start: Node, end: Node) -> Tensor:
-        """Return the length of a step, shape ()."""
-        if not self.times.requires_grad:
-            return torch.tensor(end.value - start.value, dtype=torch.float64, device=self.times.device)
-        return self.at(end) - self.at(start)
-
-    def fractions(self, start: Node, end: Node, first: int, last: int) -> Tensor:
-        """Return where times[first:last] fall in a step, 0 at its start and 1 at its end, shape (n,)."""
-        if not self.times.requires_grad:
-            length = end.value - start.value
-            theta = [(t - start.value) / length for t in self.values[first:last]]
-            return torch.tensor(theta, dtype=torch.float64, device=self.times.device)
-        return (self.times[first:last] - self.at(start)) / self.span(start, end)
-
-
-class Found(NamedTuple):
-    """A zero of the event function `which` at the fraction `theta` of a step."""
-
-    which: int
-    theta: float
-
-
-@dataclass(slots=True)
-class SharedStep:
-    """One accepted step of the whole batch, with what is needed to run it again."""
-
-    carry: Carry
-    start: Node
-    end: Node
-    first: int
-    last: int
-    found: tuple[Found, ...] = ()
-    restart: bool = False
-    sides: tuple[float, float] | None = None
-
-    @property
-    def rows(self) -> int:
-        return self.last - self.first
-
-    @property
-    def events(self) -> int:
-        return len(self.found)
-
-    def run(self, method: Method, field: Field, clock: Clock) -> tuple[Carry, Any]:
-        """Take the step."""
-        t, carry = clock.at(self.start), self.carry
-        if self.sides is not None:
-            field.between(*self.sides)
-            if self.restart:
-                carry = method.start(field, t, carry[0])
-        return method.step(field, t, clock.span(self.start, self.end), carry)
-
-    def read(
-        self, method: Method, clock: Clock, crossings: Sequence[Crossing], carry: Carry, stages: Any
-    ) -> Replayed:
-        """Return what the step gives out, from its stages and the carry it ends with."""
-        rows = None
-        if self.last > self.first:
-            at_end = self.last == self.first + 1 and clock.values[self.first] == self.end.value
-            if at_end and (self.end.anchor == self.first or not clock.times.requires_grad):
-                rows = carry[0].unsqueeze(0)
-            else:
-                rows = method.interpolate(stages, clock.fractions(self.start, self.end, self.first, self.last))
-        if not self.found:
-            return Replayed(carry, rows, None, None)
-        events = [self._locate(method, clock, crossings[f.which], f.theta, stages) for f in self.found]
-        return Replayed(carry, rows, torch.stack([t for t, _ in events]), torch.cat([y for _, y in events]))
-
-    def replay(self, method: Method, field: Field, clock: Clock, crossings: tuple[Crossing, ...]) -> Replayed:
-        return self.read(method, clock, crossings, *self.run(method, field, clock))
-
-    def _locate(
-        self, method: Method, clock: Clock, crossing: Crossing, theta: float, stages: Any
-    ) -> tuple[Tensor, Tensor]:
-        """Return time and state of an event, with the gradient of the implicit function.
-
-        One Newton step from the zero, which does not move it, carries the derivative of the event time.
-        """
-        start, span = clock.at(self.start), clock.span(self.start, self.end)
-        where = torch.tensor([theta], dtype=torch.float64, device=start.device)
-        if torch.is_grad_enabled():
-            with torch.enable_grad():
-                probe = where.clone().requires_grad_()
-                g = crossing.fn(start + probe[0] * span, method.interpolate(stages, probe)[0])
-                (slope,) = torch.autograd.grad(g.sum(), probe, retain_graph=True)
-            g = crossing.fn(start + where[0] * span, method.interpolate(stages, where)[0]).reshape(1)
-            where = where - (g - g.detach()).to(where.dtype) / slope
-        return start + where[0] * span, method.interpolate(stages, where)
-
-
-Hook = Callable[[float, Tensor, float], None]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Where a solve goes and how: everything about the loop that is no tensor of the problem."""
-
-    control: Controller
-    adaptive: bool
-    stops: tuple[Node, ...]
-    """Nodes that steps must end on, in the direction of time; the last one is the end."""
-    step_size: float = math.inf
-    """Length of a step on a fixed grid; infinite: from stop to stop."""
-    jumps: tuple[float, ...] = ()
-    """Times, in increasing order, at which the field is discontinuous; those inside the span are stops too."""
-    crossings: tuple[Crossing, ...] = ()
-    max_steps: int = 2**31 - 1
-    check_finite: bool = True
-    """Whether a state that is not finite ends a solve on a fixed grid; an adaptive one it always ends."""
-    keep_steps: bool = False
-    keep_interpolants: bool = False
-    on_step: Hook | None = None
-    on_accept: Hook | None = None
-    on_reject: Hook | None = None
+from .tape import Tape
 
 
 def solve(
@@ -199,7 +47,7 @@ def solve(
         status = Status.NON_FINITE
     elif plan.adaptive and row < count:
         dt = control.first_step or first_step(method, field, clock.at(node), carry, sign, control)
-    values = [_number(c, clock, node.value, y0) for c in plan.crossings]
+    values = [crossing_value(c, clock, node.value, y0) for c in plan.crossings]
     last = before = 1.0
     accepted = rejected = stop = 0
     refused = restart = False
@@ -244,7 +92,7 @@ def solve(
             plan.on_accept(node.value, carry[0], end.value - node.value)
         over, reach = None, end.value
         if plan.crossings:
-            step.found, values = _crossings(method, clock, plan.crossings, values, step, carry1, stages)
+            step.found, values = find_crossings(method, clock, plan.crossings, values, step, carry1, stages)
             over = next((f for f in step.found if plan.crossings[f.which].terminal), None)
             reach = end.value if over is None else node.value + over.theta * (end.value - node.value)
             tape.event_index += [f.which for f in step.found]
@@ -306,41 +154,3 @@ def _scaled_error(method: Method, control: Controller, stages: Any, y0: Tensor, 
 
 def _finite(x: Tensor) -> bool:
     return x.numel() == 0 or math.isfinite(torch.linalg.vector_norm(x.detach(), math.inf).item())
-
-
-@torch.no_grad()
-def _number(crossing: Crossing, clock: Clock, t: float, y: Tensor) -> float:
-    return float(crossing.fn(torch.tensor(t, dtype=torch.float64, device=clock.times.device), y))
-
-
-@torch.no_grad()
-def _crossings(
-    method: Method,
-    clock: Clock,
-    crossings: Sequence[Crossing],
-    values: list[float],
-    step: SharedStep,
-    carry: Carry,
-    stages: Any,
-) -> tuple[tuple[Found, ...], list[float]]:
-    """Return the zeros inside a step up to the first terminal one, in order, and the values at its end."""
-    if not crossings:
-        return (), values
-    ends = [_number(c, clock, step.end.value, carry[0]) for c in crossings]
-    found = []
-    for index, (crossing, g0, g1) in enumerate(zip(crossings, values, ends, strict=True)):
-        up, down = g0 < 0 <= g1, g0 > 0 >= g1
-        if not ((up and crossing.direction >= 0) or (down and crossing.direction <= 0)):
-            continue
-
-        def value(theta: float, crossing: Crossing = crossing, g0: float = g0, g1: float = g1) -> float:
-            if theta in (0.0, 1.0):
-                return g0 if theta == 0.0 else g1
-            at = torch.tensor([theta], dtype=torch.float64, device=clock.times.device)
-            t = step.start.value + theta * (step.end.value - step.start.value)
-            return _number(crossing, clock, t, method.interpolate(stages, at)[0])
-
-        found.append(Found(index, float(brentq(value, 0.0, 1.0, xtol=1e-15))))
-    found.sort(key=lambda f: f.theta)
-    first = next((i for i, f in enumerate(found) if crossings[f.which].terminal), len(found) - 1)
-    return tuple(found[: first + 1]), ends

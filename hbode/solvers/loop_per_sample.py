@@ -3,161 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from .clock import Nodes, SampleClock
 from .control import first_steps
 from .field import Field
-from .loop import Plan
 from .method import Carry, Method
+from .plan import Plan
+from .sample_step import SampleStep, batch_first, find_sample_crossings
 from .status import Status
-from .tape import Crossing, Replayed, Tape
-
-
-@dataclass(frozen=True)
-class Nodes:
-    """A point of every sample's grid, (B,) each: ``times[b, anchor]`` plus a constant; a constant for anchor -1."""
-
-    value: Tensor
-    anchor: Tensor
-
-    def where(self, mask: Tensor, other: Nodes) -> Nodes:
-        """Return these nodes where `mask`, the others elsewhere."""
-        return Nodes(torch.where(mask, self.value, other.value), torch.where(mask, self.anchor, other.anchor))
-
-
-@dataclass(frozen=True)
-class SampleClock:
-    """The requested times, shape (B, T) in float64, and the grids as functions of them (see `Clock`).
-
-    `ndim` is the number of axes of h: times and steps meet the state with shape (B, 1, …, 1).
-    """
-
-    times: Tensor
-    ndim: int
-
-    def start(self) -> Tensor:
-        """Return the first times, shape (B, 1, …, 1)."""
-        return self.wide(self.times[:, 0])
-
-    def fold(self, rows: Tensor, places: Sequence[Tensor]) -> Tensor:
-        """Return the sums of the rows (n, *row) that show the initial states, shape (*y)."""
-        first = rows.new_zeros((len(self.times), *rows.shape[1:])).index_add(0, places[0][:, 1], rows)
-        return first.movedim(0, first.ndim - self.ndim)
-
-    def at(self, nodes: Nodes) -> Tensor:
-        """Return the times of the nodes, shape (B,)."""
-        if not self.times.requires_grad:
-            return nodes.value
-        tied = self.times.gather(1, nodes.anchor.clamp(min=0).unsqueeze(1)).squeeze(1)
-        return torch.where(nodes.anchor >= 0, nodes.value + (tied - tied.detach()), nodes.value)
-
-    def wide(self, x: Tensor) -> Tensor:
-        """Give (…, B) the shape (…, B, 1, …, 1) in which it meets the state."""
-        return x.reshape(*x.shape, *[1] * (self.ndim - 1))
-
-
-@dataclass(slots=True)
-class SampleStep:
-    """One step of the batch in which at least one sample was accepted; the others took a step of length zero."""
-
-    carry: Carry
-    start: Nodes
-    end: Nodes
-    moved: Tensor
-    index: Tensor
-    inside: Tensor
-    found: tuple[tuple[int, Tensor, Tensor], ...] = ()
-    """(crossing, samples that met it (B,), fraction of the step (B,)) of every event function met."""
-    sides: tuple[float, float] | None = None
-
-    @property
-    def rows(self) -> int:
-        return int(self.inside.sum())
-
-    @property
-    def events(self) -> int:
-        return sum(int(met.sum()) for _, met, _ in self.found)
-
-    def run(self, method: Method, field: Field, clock: SampleClock) -> tuple[Carry, Any]:
-        """Take the step; samples that do not move keep their carry."""
-        t, end = clock.at(self.start), clock.at(self.end)
-        dt = torch.where(self.moved, end - t, torch.zeros_like(t))
-        carry, stages = method.step(field, clock.wide(t), clock.wide(dt), self.carry)
-        return carry if self.moved.all() else self.hold(clock, carry), stages
-
-    def hold(self, clock: SampleClock, carry: Carry) -> Carry:
-        """Return `carry` for the samples that moved and the carry before the step for the others."""
-        mask = clock.wide(self.moved)
-        return tuple(
-            torch.where(mask, new, old) if new.shape == old.shape else new
-            for new, old in zip(carry, self.carry, strict=True)
-        )
-
-    def read(
-        self, method: Method, clock: SampleClock, crossings: Sequence[Crossing], carry: Carry, stages: Any
-    ) -> Replayed:
-        """Return what the step gives out: rows (K, *row) in the order of `inside`, events likewise."""
-        rows = None
-        start, end = clock.at(self.start), clock.at(self.end)
-        span = torch.where(self.moved, end - start, torch.ones_like(start))
-        axis = clock.ndim
-        if self.inside.any():
-            at = clock.times.gather(1, self.index.T).T  # (n, B)
-            theta = torch.where(self.inside, (at - start) / span, torch.zeros_like(at))
-            states = method.interpolate(stages, clock.wide(theta))
-            exact = (theta == 1.0) & ((self.index == self.end.anchor) | (not clock.times.requires_grad))
-            states = torch.where(clock.wide(exact).reshape(_row_mask(exact, states, axis)), carry[0], states)
-            rows = batch_first(states, axis, lead=1)[self.inside]
-        if not self.found:
-            return Replayed(carry, rows, None, None)
-        event_t, event_y = [], []
-        for index, met, theta in self.found:
-            where = self._locate(method, clock, crossings[index], theta, stages, start, span)
-            states = method.interpolate(stages, clock.wide(where.unsqueeze(0)))
-            event_t.append((start + where * span)[met])
-            event_y.append(batch_first(states, axis, lead=1)[0][met])
-        return Replayed(carry, rows, torch.cat(event_t), torch.cat(event_y))
-
-    def replay(self, method: Method, field: Field, clock: SampleClock, crossings: tuple[Crossing, ...]) -> Replayed:
-        return self.read(method, clock, crossings, *self.run(method, field, clock))
-
-    def _locate(
-        self,
-        method: Method,
-        clock: SampleClock,
-        crossing: Crossing,
-        theta: Tensor,
-        stages: Any,
-        start: Tensor,
-        span: Tensor,
-    ) -> Tensor:
-        """Return the fractions with the gradient of the implicit function (one Newton step from the zeros)."""
-        if not torch.is_grad_enabled():
-            return theta
-
-        def value(at: Tensor) -> Tensor:
-            return crossing.fn(start + at * span, method.interpolate(stages, clock.wide(at.unsqueeze(0)))[0])
-
-        with torch.enable_grad():
-            probe = theta.clone().requires_grad_()
-            (slope,) = torch.autograd.grad(value(probe).sum(), probe, retain_graph=True)
-        g = value(theta)
-        return theta - (g - g.detach()).to(theta.dtype) / torch.where(slope == 0, 1.0, slope)
-
-
-def batch_first(x: Tensor, ndim: int, lead: int = 0) -> Tensor:
-    """Move the batch axis of states, which has `ndim` axes of h at the end, next to the `lead` leading axes."""
-    return x.movedim(x.ndim - ndim, lead)
-
-
-def _row_mask(mask: Tensor, states: Tensor, ndim: int) -> tuple[int, ...]:
-    """The shape in which a mask (n, B) meets states (n, *y)."""
-    return (mask.shape[0], *[1] * (states.ndim - 1 - ndim), mask.shape[1], *[1] * (ndim - 1))
+from .tape import Tape
 
 
 def solve_per_sample(
@@ -259,7 +116,7 @@ def solve_per_sample(
                 carry1 = step.hold(clock, carry1)
             reach, over = end.value, torch.zeros_like(accept)
             if plan.crossings:
-                step.found, values, over, reach = _crossings(
+                step.found, values, over, reach = find_sample_crossings(
                     method, clock, plan.crossings, values, step, carry1, stages, accept
                 )
             window = torch.arange(count, device=device)
@@ -325,48 +182,3 @@ def _stops(times: Tensor, sign: Tensor, plan: Plan) -> tuple[Tensor, Tensor]:
     keys = torch.cat((keys, end), 1).sort(1).values
     anchors = torch.where(keys == end, count - 1, -1)
     return keys * sign[:, None], anchors
-
-
-@torch.no_grad()
-def _crossings(
-    method: Method,
-    clock: SampleClock,
-    crossings: Sequence[Crossing],
-    values: list[Tensor],
-    step: SampleStep,
-    carry: Carry,
-    stages: Any,
-    accept: Tensor,
-) -> tuple[tuple[tuple[int, Tensor, Tensor], ...], list[Tensor], Tensor, Tensor]:
-    """Return the events of a step, the values at its end, who stops, and the time that each sample reaches."""
-    start, span = step.start.value, step.end.value - step.start.value
-    ends = [c.fn(step.end.value, carry[0]).double() for c in crossings]
-    met, theta = [], []
-    for crossing, g0, g1 in zip(crossings, values, ends, strict=True):
-        up, down = (g0 < 0) & (g1 >= 0), (g0 > 0) & (g1 <= 0)
-        hit = accept & ((up & (crossing.direction >= 0)) | (down & (crossing.direction <= 0)))
-        low, high = torch.zeros_like(start), torch.ones_like(start)
-        if hit.any():
-            for _ in range(54):
-                middle = 0.5 * (low + high)
-                g = crossing.fn(
-                    start + middle * span, method.interpolate(stages, clock.wide(middle.unsqueeze(0)))[0]
-                ).double()
-                same = torch.sign(g) == torch.sign(g0)
-                low, high = torch.where(same, middle, low), torch.where(same, high, middle)
-        met.append(hit)
-        theta.append(high)
-    never = torch.full_like(start, math.inf)
-    limit = never
-    for crossing, hit, at in zip(crossings, met, theta, strict=True):
-        if crossing.terminal:
-            limit = torch.minimum(limit, torch.where(hit, at, never))
-    over = torch.isfinite(limit)
-    found = []
-    for index, (hit, at) in enumerate(zip(met, theta, strict=True)):
-        hit = hit & (at <= limit)
-        if hit.any():
-            found.append((index, hit, at))
-    reach = torch.where(over, start + limit * span, step.end.value)
-    values = [torch.where(accept, g1, g0) for g0, g1 in zip(values, ends, strict=True)]
-    return tuple(found), values, over, reach

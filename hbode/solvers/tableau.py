@@ -7,15 +7,24 @@ end of the step (first-same-as-last), hence the last row of ``a`` is the step it
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-Number = float | Fraction
-"""A coefficient as it is written in a table: an exact fraction where it has one."""
-
-_TOLERANCE = 1e-13
+from .coefficients import (
+    Number,
+    check_dense,
+    check_error_weights,
+    check_length,
+    check_nodes,
+    check_orders,
+    check_quadrature,
+    check_sum,
+    cubic_hermite,
+    floats,
+    quintic_hermite,
+    rows,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,17 +67,17 @@ class ButcherTableau:
     dense_order: int
 
     def __post_init__(self) -> None:
-        _check_orders(order=self.order, error_order=self.error_order, dense_order=self.dense_order)
-        _check_nodes(self.c, self.a)
+        check_orders(order=self.order, error_order=self.error_order, dense_order=self.dense_order)
+        check_nodes(self.c, self.a)
         for i, row in enumerate(self.a):
-            _check_sum(f"row {i} of a", row, self.c[i], "c[i]")
+            check_sum(f"row {i} of a", row, self.c[i], "c[i]")
         b = (*self.a[-1], 0.0)
-        _check_quadrature("the last row of a", b, self.c, self.order, velocity=True)
+        check_quadrature("the last row of a", b, self.c, self.order, velocity=True)
         if (self.b_error is None) != (self.error_order is None):
             raise ValueError("b_error and error_order come together; only one of them is None")
         if self.b_error is not None and self.error_order is not None:
-            _check_error_weights("b_error", self.b_error, self.c, self.error_order)
-        _check_dense("dense", self.dense, b, "the last row of a", self.c, self.dense_order, velocity=True)
+            check_error_weights("b_error", self.b_error, self.c, self.error_order)
+        check_dense("dense", self.dense, b, "the last row of a", self.c, self.dense_order, velocity=True)
 
     @property
     def stages(self) -> int:
@@ -109,14 +118,14 @@ class ButcherTableau:
             c, a = [*c, Fraction(1)], [*a, step]
             b_error = None if b_error is None else [*b_error, Fraction(0)]
         if dense is None or dense_order is None:
-            dense, dense_order = _cubic_hermite(step), min(order, 3)
+            dense, dense_order = cubic_hermite(step), min(order, 3)
         return cls(
             order=order,
-            c=_floats(c),
-            a=_rows(a),
-            b_error=None if b_error is None else _floats(b_error),
+            c=floats(c),
+            a=rows(a),
+            b_error=None if b_error is None else floats(b_error),
             error_order=error_order,
-            dense=_rows(dense),
+            dense=rows(dense),
             dense_order=dense_order,
         )
 
@@ -170,28 +179,28 @@ class NystromTableau:
     dense_p_order: int
 
     def __post_init__(self) -> None:
-        _check_orders(
+        check_orders(
             order=self.order,
             error_order=self.error_order,
             dense_order=self.dense_order,
             dense_p_order=self.dense_p_order,
         )
-        _check_nodes(self.c, self.a)
+        check_nodes(self.c, self.a)
         for i, row in enumerate(self.a):
-            _check_sum(f"row {i} of a", row, self.c[i] ** 2 / 2, "c[i]^2 / 2")
+            check_sum(f"row {i} of a", row, self.c[i] ** 2 / 2, "c[i]^2 / 2")
         b = (*self.a[-1], 0.0)
-        _check_quadrature("the last row of a", b, self.c, self.order - 1, velocity=False)
-        _check_length("bp", self.bp, self.c)
-        _check_quadrature("bp", self.bp, self.c, self.order, velocity=True)
+        check_quadrature("the last row of a", b, self.c, self.order - 1, velocity=False)
+        check_length("bp", self.bp, self.c)
+        check_quadrature("bp", self.bp, self.c, self.order, velocity=True)
         if not (self.b_error is None) == (self.bp_error is None) == (self.error_order is None):
             raise ValueError("b_error, bp_error and error_order come together; only some of them are None")
         if self.b_error is not None and self.bp_error is not None and self.error_order is not None:
-            _check_error_weights("b_error", self.b_error, self.c, self.error_order - 1)
-            _check_error_weights("bp_error", self.bp_error, self.c, self.error_order)
-        _check_dense(
+            check_error_weights("b_error", self.b_error, self.c, self.error_order - 1)
+            check_error_weights("bp_error", self.bp_error, self.c, self.error_order)
+        check_dense(
             "dense", self.dense, b, "the last row of a", self.c, self.dense_order - 1, velocity=False
         )
-        _check_dense("dense_p", self.dense_p, self.bp, "bp", self.c, self.dense_p_order, velocity=True)
+        check_dense("dense_p", self.dense_p, self.bp, "bp", self.c, self.dense_p_order, velocity=True)
 
     @property
     def stages(self) -> int:
@@ -228,149 +237,23 @@ class NystromTableau:
             raise ValueError("dense and dense_order come together; only one of them is given")
         if (dense_p is None) != (dense_p_order is None):
             raise ValueError("dense_p and dense_p_order come together; only one of them is given")
-        _check_nodes(c, a)
-        _check_length("bp", bp, c)
+        check_nodes(c, a)
+        check_length("bp", bp, c)
         if dense is None or dense_order is None:
-            dense, dense_order = _quintic_hermite([*a[-1], Fraction(0)], bp), min(order, 5)
+            dense, dense_order = quintic_hermite([*a[-1], Fraction(0)], bp), min(order, 5)
         if dense_p is None or dense_p_order is None:
             dense_p = [[(k + 2) * x for k, x in enumerate(row)] for row in dense]
             dense_p_order = min(order, dense_order - 1)
         return cls(
             order=order,
-            c=_floats(c),
-            a=_rows(a),
-            bp=_floats(bp),
-            b_error=None if b_error is None else _floats(b_error),
-            bp_error=None if bp_error is None else _floats(bp_error),
+            c=floats(c),
+            a=rows(a),
+            bp=floats(bp),
+            b_error=None if b_error is None else floats(b_error),
+            bp_error=None if bp_error is None else floats(bp_error),
             error_order=error_order,
-            dense=_rows(dense),
-            dense_p=_rows(dense_p),
+            dense=rows(dense),
+            dense_p=rows(dense_p),
             dense_order=dense_order,
             dense_p_order=dense_p_order,
         )
-
-
-def row(text: str) -> list[Fraction]:
-    """Read coefficients such as ``"1/32 0 3/32"`` exactly; they are rounded once, as the tableau is made."""
-    return [Fraction(word) for word in text.split()]
-
-
-def _floats(values: Iterable[Number]) -> tuple[float, ...]:
-    return tuple(float(value) for value in values)
-
-
-def _rows(rows: Iterable[Iterable[Number]]) -> tuple[tuple[float, ...], ...]:
-    return tuple(_floats(row) for row in rows)
-
-
-def _cubic_hermite(step: Sequence[Number]) -> list[list[Number]]:
-    """Weights on the stages of the cubic through y0, y1 with slopes f0, f1; ``step`` is the last row of a."""
-    rows: list[list[Number]] = [[0 * b, 3 * b, -2 * b] for b in (*step, Fraction(0))]
-    first, last = rows[0], rows[-1]
-    rows[0] = [first[0] + 1, first[1] - 2, first[2] + 1]
-    rows[-1] = [last[0], last[1] - 1, last[2] + 1]
-    return rows
-
-
-def _quintic_hermite(b: Sequence[Number], bp: Sequence[Number]) -> list[list[Number]]:
-    """Weights on the stages, of theta^2 to theta^5, of the quintic through u, u', u'' at both ends."""
-    last = len(bp) - 1
-    rows: list[list[Number]] = []
-    for i in range(len(bp)):
-        k0, k1 = int(i == 0), int(i == last)
-        position, velocity, force = b[i] - Fraction(k0, 2), bp[i] - k0, Fraction(k1 - k0, 2)
-        rows.append(
-            [
-                Fraction(k0, 2),
-                10 * position - 4 * velocity + force,
-                -15 * position + 7 * velocity - 2 * force,
-                6 * position - 3 * velocity + force,
-            ]
-        )
-    return rows
-
-
-def _differs(terms: Sequence[float], expected: float) -> bool:
-    """Whether the terms miss ``expected`` by more than the rounding of each of them explains."""
-    scale = max(1.0, math.fsum(abs(term) for term in terms))
-    return not abs(math.fsum(terms) - expected) <= _TOLERANCE * scale
-
-
-def _check_orders(**orders: int | None) -> None:
-    for name, order in orders.items():
-        if order is not None and order < 1:
-            raise ValueError(f"{name} must be at least 1; got {order}")
-
-
-def _check_nodes(c: Sequence[Number], a: Sequence[Sequence[Number]]) -> None:
-    if len(c) < 2:
-        raise ValueError(f"c needs at least two nodes, the start and the end of the step; got {len(c)}")
-    if c[0] != 0 or c[-1] != 1:
-        raise ValueError(f"c must run from 0 to 1; got c[0] = {c[0]} and c[-1] = {c[-1]}")
-    _check_length("a", a, c)
-    for i, row in enumerate(a):
-        if len(row) != i:
-            raise ValueError(f"row {i} of a must have {i} entries, the method being explicit; got {len(row)}")
-
-
-def _check_length(name: str, values: Sequence[object], c: Sequence[Number]) -> None:
-    if len(values) != len(c):
-        raise ValueError(f"{name} must have {len(c)} entries, one for each node; got {len(values)}")
-
-
-def _check_sum(name: str, terms: Sequence[float], expected: float, meaning: str) -> None:
-    if _differs(terms, expected):
-        raise ValueError(f"{name} must sum to {meaning} = {expected}; got {math.fsum(terms)}")
-
-
-def _check_quadrature(
-    name: str, weights: Sequence[float], c: tuple[float, ...], up_to: int, *, velocity: bool
-) -> None:
-    """Check that the weights integrate t^(q-1), q = 1..up_to, once (velocity) or twice (position)."""
-    for q in range(1, up_to + 1):
-        expected = 1 / q if velocity else 1 / (q * (q + 1))
-        terms = [w * x ** (q - 1) for w, x in zip(weights, c, strict=True)]
-        _check_sum(f"{name} times c^{q - 1}", terms, expected, f"1/{q}" if velocity else f"1/{q * (q + 1)}")
-
-
-def _check_error_weights(name: str, weights: tuple[float, ...], c: tuple[float, ...], up_to: int) -> None:
-    """Check that the embedded solution integrates t^(q-1) as the propagated one does, for q = 1..up_to."""
-    _check_length(name, weights, c)
-    for q in range(1, up_to + 1):
-        _check_sum(
-            f"{name} times c^{q - 1}",
-            [w * x ** (q - 1) for w, x in zip(weights, c, strict=True)],
-            0.0,
-            "zero",
-        )
-
-
-def _check_dense(
-    name: str,
-    dense: tuple[tuple[float, ...], ...],
-    weights: Sequence[float],
-    step_name: str,
-    c: tuple[float, ...],
-    up_to: int,
-    *,
-    velocity: bool,
-) -> None:
-    """Check that dense output ends at the step and integrates t^(q-1), q = 1..up_to, at every theta."""
-    _check_length(name, dense, c)
-    degree = len(dense[0])
-    if degree == 0 or any(len(row) != degree for row in dense):
-        raise ValueError(
-            f"{name} must have rows of one length, at least 1; got {[len(row) for row in dense]}"
-        )
-    for i, row in enumerate(dense):
-        if _differs(row, weights[i]):
-            raise ValueError(
-                f"{name} at theta = 1 must be {step_name}: row {i} sums to {math.fsum(row)}, not {weights[i]}"
-            )
-    for q in range(1, up_to + 1):
-        for k in range(degree):
-            terms = [row[k] * x ** (q - 1) for row, x in zip(dense, c, strict=True)]
-            exact = 1 / q if velocity else 1 / (q * (q + 1))
-            power = k + 1 if velocity else k + 2
-            meaning = f"the coefficient of theta^{power} that order {up_to} implies"
-            _check_sum(f"column {k} of {name} times c^{q - 1}", terms, exact if k + 1 == q else 0.0, meaning)

@@ -1,0 +1,104 @@
+"""The time grid: its points as functions of the requested times."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Node(NamedTuple):
+    """A point of the time grid: ``times[anchor] + constant``, or a constant where `anchor` is None."""
+
+    value: float
+    anchor: int | None
+
+
+@dataclass(frozen=True)
+class Clock:
+    """The requested times, shape (T,) in float64, and the nodes of the grid as functions of them.
+
+    The controller's choices count as constants: a node keeps its distance from the requested time that it was
+    measured from. That makes the gradient with respect to the times exact for the grid that was used.
+    """
+
+    times: Tensor
+    values: tuple[float, ...]
+
+    @classmethod
+    def of(cls, times: Tensor) -> Clock:
+        return cls(times, tuple(times.tolist()))
+
+    def start(self) -> Tensor:
+        """Return the first time, shape ()."""
+        return self.times[0]
+
+    def fold(self, rows: Tensor, places: Sequence[Tensor]) -> Tensor:
+        """Return the sum of the rows (n, *y) that show the initial state, shape (*y)."""
+        return rows.sum(0)
+
+    def at(self, node: Node) -> Tensor:
+        """Return the time of a node, shape ()."""
+        if node.anchor is None or not self.times.requires_grad:
+            return torch.tensor(node.value, dtype=torch.float64, device=self.times.device)
+        return self.times[node.anchor] + (node.value - self.values[node.anchor])
+
+    def span(self, start: Node, end: Node) -> Tensor:
+        """Return the length of a step, shape ()."""
+        if not self.times.requires_grad:
+            return torch.tensor(end.value - start.value, dtype=torch.float64, device=self.times.device)
+        return self.at(end) - self.at(start)
+
+    def fractions(self, start: Node, end: Node, first: int, last: int) -> Tensor:
+        """Return where times[first:last] fall in a step, 0 at its start and 1 at its end, shape (n,)."""
+        if not self.times.requires_grad:
+            length = end.value - start.value
+            theta = [(t - start.value) / length for t in self.values[first:last]]
+            return torch.tensor(theta, dtype=torch.float64, device=self.times.device)
+        return (self.times[first:last] - self.at(start)) / self.span(start, end)
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """A point of every sample's grid, (B,) each: ``times[b, anchor]`` plus a constant; a constant for anchor -1."""
+
+    value: Tensor
+    anchor: Tensor
+
+    def where(self, mask: Tensor, other: Nodes) -> Nodes:
+        """Return these nodes where `mask`, the others elsewhere."""
+        return Nodes(torch.where(mask, self.value, other.value), torch.where(mask, self.anchor, other.anchor))
+
+
+@dataclass(frozen=True)
+class SampleClock:
+    """The requested times, shape (B, T) in float64, and the grids as functions of them (see `Clock`).
+
+    `ndim` is the number of axes of h: times and steps meet the state with shape (B, 1, …, 1).
+    """
+
+    times: Tensor
+    ndim: int
+
+    def start(self) -> Tensor:
+        """Return the first times, shape (B, 1, …, 1)."""
+        return self.wide(self.times[:, 0])
+
+    def fold(self, rows: Tensor, places: Sequence[Tensor]) -> Tensor:
+        """Return the sums of the rows (n, *row) that show the initial states, shape (*y)."""
+        first = rows.new_zeros((len(self.times), *rows.shape[1:])).index_add(0, places[0][:, 1], rows)
+        return first.movedim(0, first.ndim - self.ndim)
+
+    def at(self, nodes: Nodes) -> Tensor:
+        """Return the times of the nodes, shape (B,)."""
+        if not self.times.requires_grad:
+            return nodes.value
+        tied = self.times.gather(1, nodes.anchor.clamp(min=0).unsqueeze(1)).squeeze(1)
+        return torch.where(nodes.anchor >= 0, nodes.value + (tied - tied.detach()), nodes.value)
+
+    def wide(self, x: Tensor) -> Tensor:
+        """Give (…, B) the shape (…, B, 1, …, 1) in which it meets the state."""
+        return x.reshape(*x.shape, *[1] * (self.ndim - 1))

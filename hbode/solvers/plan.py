@@ -1,0 +1,38 @@
+"""What a loop is told besides the problem."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from .clock import Node
+from .control import Controller
+from .tape import Crossing
+
+Hook = Callable[[float, Tensor, float], None]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Where a solve goes and how: everything about the loop that is no tensor of the problem."""
+
+    control: Controller
+    adaptive: bool
+    stops: tuple[Node, ...]
+    """Nodes that steps must end on, in the direction of time; the last one is the end."""
+    step_size: float = math.inf
+    """Length of a step on a fixed grid; infinite: from stop to stop."""
+    jumps: tuple[float, ...] = ()
+    """Times, in increasing order, at which the field is discontinuous; those inside the span are stops too."""
+    crossings: tuple[Crossing, ...] = ()
+    max_steps: int = 2**31 - 1
+    check_finite: bool = True
+    """Whether a state that is not finite ends a solve on a fixed grid; an adaptive one it always ends."""
+    keep_steps: bool = False
+    keep_interpolants: bool = False
+    on_step: Hook | None = None
+    on_accept: Hook | None = None
+    on_reject: Hook | None = None
