@@ -126,36 +126,37 @@ def hbodeint(
     check_method(name, chosen, system)
     samples = times.ndim == 2
     slots = [i for i, arg in enumerate(args) if isinstance(arg, Tensor)]
+    crossings = tuple(crossing(e, system.second_order, len(h0) if samples else None) for e in events)
 
     def bind(tensors: Sequence[Tensor | None]) -> tuple[Field, tuple[Any, ...]]:
         values = list(args)
         for slot, tensor in zip(slots, tensors[2:], strict=True):
             values[slot] = tensor
-        crossings = tuple(crossing(e, system.second_order, len(h0) if samples else None) for e in events)
         return _field(system, chosen.damped, h0, tensors[0], tensors[1], values), crossings
 
     drawn = plan(chosen, options, times, rtol, atol, (func, h0, t if isinstance(t, Tensor) else times))
-    drawn = replace(drawn, keep_interpolants=dense, keep_steps=dense or gradient != "backprop")
     clock = SampleClock(times, h0.ndim) if samples else Clock.of(times)
-    problem = Problem(
-        chosen,
-        bind,
-        y0,
-        clock,
-        (*coefficients, *(args[slot] for slot in slots)),
-        drawn,
-        owners=(system, *(e.fn for e in events)),
-        tied=samples and not per_sample,
-    )
     stats: list[Stats] = []
 
     def on_backward(evaluations: int) -> None:
         stats[0].nfe_backward = evaluations
 
     with _Progress(times, progress and not samples) as bar:
-        problem = replace(
-            problem,
-            plan=replace(drawn, on_accept=bar.accept, crossings=bind(problem.tensors)[1]),
+        problem = Problem(
+            chosen,
+            bind,
+            y0,
+            clock,
+            (*coefficients, *(args[slot] for slot in slots)),
+            replace(
+                drawn,
+                keep_interpolants=dense,
+                keep_steps=dense or gradient != "backprop",
+                crossings=crossings,
+                on_accept=bar.accept,
+            ),
+            owners=(system, *(e.fn for e in events)),
+            tied=samples and not per_sample,
         )
         solved = GRADIENTS[gradient](problem, on_backward)
     stats.append(_stats(solved, samples))

@@ -37,6 +37,8 @@ class Problem:
 
     def without_steps(self) -> Problem:
         """Return the problem for a solve that no gradient follows: steps are kept for dense output only."""
+        if self.plan.keep_steps == self.plan.keep_interpolants:
+            return self
         return replace(self, plan=replace(self.plan, keep_steps=self.plan.keep_interpolants))
 
     def solve(self, field: Field, start: Carry | None = None) -> Tape:

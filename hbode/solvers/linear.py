@@ -22,11 +22,10 @@ class Sums:
         The columns known at the start.
     """
 
-    __slots__ = ("_block", "_columns", "_flat", "_rows", "_steps", "_weights")
+    __slots__ = ("_block", "_columns", "_first", "_flat", "_last", "_rows", "_steps")
 
     def __init__(self, weights: Tensor, first: tuple[Tensor, ...]) -> None:
         self._columns = list(first)
-        self._weights = weights
         self._block: Tensor | None = None
         if torch.is_grad_enabled():
             self._rows = weights.unbind()
@@ -45,12 +44,14 @@ class Sums:
             for step, column in zip(self._steps[1:], first[1:], strict=False):
                 block.addcmul_(step, column)
             self._rows = block.unbind()
+        self._first = block.data_ptr()
+        self._last = self._first + block.nbytes - 1
 
     def add(self, column: Tensor) -> None:
         """Add the next column."""
         if self._block is not None:
             step = self._steps[len(self._columns)]
-            if column.untyped_storage().data_ptr() == self._block.untyped_storage().data_ptr():
+            if self._first <= column.data_ptr() <= self._last:
                 column = column.clone()  # a field may return its argument, which is a row of the block
             if self._flat:
                 self._block.addr_(step, column.reshape(-1))

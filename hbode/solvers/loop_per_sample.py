@@ -57,9 +57,9 @@ def solve_per_sample(
             dt.fill_(control.first_step)
         elif plan.adaptive:
             dt = first_steps(method, field, clock.wide(times[:, 0]), tape.start, clock.wide(sign), control)
+        if tied and plan.adaptive:
             span = (times[:, -1] - times[:, 0]).abs()
-            if tied:
-                dt = span * (dt / span).where((span > 0) & (status < 0), math.inf).min()
+            dt = span * (dt / span).where((span > 0) & (status < 0), math.inf).min()
         evaluations += field.calls
     carry = tape.start
     values = [c.fn(times[:, 0], y0).detach().double() for c in plan.crossings]
