@@ -166,7 +166,7 @@ def hbodeint(
         rows = place(solved.rows, clock)
     else:
         rows = place_per_sample(solved.tape, solved.rows, clock)
-    h, m = rows.unbind(1) if system.second_order else (rows, None)
+    h, m = (rows[:, 0], rows[:, 1]) if system.second_order else (rows, None)
     return Solution(
         t if isinstance(t, Tensor) else times,
         h,

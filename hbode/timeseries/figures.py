@@ -158,6 +158,9 @@ def loss_figure(learned: Sequence[Learned], baseline: float) -> Figure:
         # A model may start out unstable, many decades up; those epochs must not flatten all others.
         values = [getattr(one.history, key) for one in good]
         highest = max(2 * max(baseline, 1.0), *(1.5 * line[-1] for line in values))
+        reached = max(max(line) for line in values)
+        if reached > highest:
+            panel.set_title(f"{title} (first epochs up to {reached:.1g} not shown)")
         panel.set_ylim(top=min(panel.get_ylim()[1], highest), bottom=0.8 * min(min(line) for line in values))
         panel.grid(alpha=0.25, which="both")
     loss.set_ylabel("loss (standardised units)")
