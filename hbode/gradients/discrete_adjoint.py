@@ -8,6 +8,7 @@ solved: the backward pass evaluates the field once for each evaluation of an acc
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -81,6 +82,7 @@ class _Replay(torch.autograd.Function):
         outputs = tape.gathered()
         tapes.append(tape)
         ctx.save_for_backward(*inputs)
+        ctx.autocast = _same_autocast(y0.device.type)
         ctx.set_materialize_grads(False)
         ctx.problem, ctx.steps, ctx.places, ctx.on_backward = frozen, tape.steps, tape.row_places[:1], on_backward
         if not problem.plan.keep_interpolants:
@@ -94,8 +96,16 @@ class _Replay(torch.autograd.Function):
                 "gradient='discrete_adjoint' gives first derivatives only; for create_graph=True, and any second "
                 "derivative, solve with gradient='backprop'"
             )
-        with torch.enable_grad():
+        with torch.enable_grad(), ctx.autocast:
             return (None,) * 5 + _pull_back(ctx, cotangents)
+
+
+def _same_autocast(device: str) -> AbstractContextManager[object]:
+    """Return a context with the mixed precision of now, for the steps to be run again in the same arithmetic."""
+    if not torch.amp.is_autocast_available(device):
+        return nullcontext()
+    dtype, enabled = torch.get_autocast_dtype(device), torch.is_autocast_enabled(device)
+    return torch.autocast(device, dtype, enabled, cache_enabled=False)
 
 
 def _pull_back(ctx: Any, cotangents: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:

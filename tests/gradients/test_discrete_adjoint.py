@@ -367,3 +367,24 @@ def test_rows_beyond_a_failure_do_not_spoil_the_gradient(net, draw):
     assert_same(*(torch.autograd.grad(sol.h[1].sum(), (h0, *f.parameters())) for sol in (part, whole)))
     with pytest.raises(SolverError, match="NON_FINITE"):
         hbodeint(breaks, h0, [0.0, 0.3, 1.0], options=options)
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_steps_are_run_again_under_the_autocast_of_the_forward_pass(inside):
+    """The gradient of h0: bfloat16 arithmetic differs from float32 by 1e-3, from itself by float32 rounding.
+
+    (Gradients of weights differ between the modes: backpropagation sums them in bfloat16.)
+    """
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.Tanh(), torch.nn.Linear(16, 4)).float()
+    h0, t = torch.randn(3, 4, dtype=torch.float32, requires_grad=True), torch.linspace(0, 2, 5)
+    grads = []
+    for mode in ("backprop", "discrete_adjoint"):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            sol = hbodeint(lambda t, h: net(h).float(), h0, t, gradient=mode, options={"step_size": 0.25})
+            loss = sol.h.square().sum()
+            if inside:
+                grads += torch.autograd.grad(loss, h0)
+        if not inside:
+            grads += torch.autograd.grad(loss, h0)
+    assert (grads[0] - grads[1]).norm() <= 1e-5 * grads[0].norm()
