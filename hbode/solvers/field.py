@@ -51,8 +51,13 @@ class Field:
     damping, sigma
         For damped methods: the linear part of the equation, and the function of the momentum that drives the
         position (None: the identity).
+
+    Attributes
+    ----------
+    calls
+        How often the field was evaluated.
     after, before
-        Times within which the field may be evaluated, exclusively; a step that ends on a discontinuity
+        Times within which it may be evaluated, exclusively, set by `between`: a step that ends on a discontinuity
         sees the field from its own side only.
     """
 

@@ -33,13 +33,13 @@ def solve(
     row = 1
     while row < count and times[row] == times[0]:
         row += 1
-    tape = Tape((y0,))
+    tape = Tape()
     tape.row_blocks.append(y0.unsqueeze(0).expand(row, *y0.shape))
     sides = _sides(plan.jumps, node.value, sign)
+    carry: Carry = (y0,)
     if row < count:
         field.between(*(sides or (None, None)))
-        tape.start = start or method.start(field, clock.at(node), y0)
-    carry = tape.start
+        carry = start or method.start(field, clock.at(node), y0)
 
     control, status, k = plan.control, None, (method.error_order or 0) + 1
     dt = plan.step_size

@@ -39,7 +39,8 @@ def solve_per_sample(
     zero = torch.zeros(batch, dtype=torch.long, device=device)
     node = Nodes(times[:, 0], zero)
     row = ((times == times[:, :1]).long().cumprod(1)).sum(1)
-    tape = Tape((y0,))
+    tape = Tape()
+    carry: Carry = (y0,)
     first = batch_first(y0, clock.ndim)
     lead = torch.arange(count, device=device).unsqueeze(1) < row
     tape.row_blocks.append(first.unsqueeze(0).expand(count, *first.shape)[lead])
@@ -49,19 +50,18 @@ def solve_per_sample(
     control, k, axis = plan.control, (method.error_order or 0) + 1, y0.ndim - clock.ndim
     dt = torch.full((batch,), plan.step_size, dtype=torch.float64, device=device)
     if (status < 0).any():
-        tape.start = start or method.start(field, clock.wide(clock.at(node)), y0)
-        slope = batch_first(method.slope(field, tape.start), clock.ndim).reshape(batch, -1)
+        carry = start or method.start(field, clock.wide(clock.at(node)), y0)
+        slope = batch_first(method.slope(field, carry), clock.ndim).reshape(batch, -1)
         broken = ~torch.isfinite(slope.detach()).all(1)
         status = torch.where((status < 0) & broken, int(Status.NON_FINITE), status)
         if plan.adaptive and control.first_step is not None:
             dt.fill_(control.first_step)
         elif plan.adaptive:
-            dt = first_steps(method, field, clock.wide(times[:, 0]), tape.start, clock.wide(sign), control)
+            dt = first_steps(method, field, clock.wide(times[:, 0]), carry, clock.wide(sign), control)
         if tied and plan.adaptive:
             span = (times[:, -1] - times[:, 0]).abs()
             dt = span * (dt / span).where((span > 0) & (status < 0), math.inf).min()
         evaluations += field.calls
-    carry = tape.start
     values = [c.fn(times[:, 0], y0).detach().double() for c in plan.crossings]
     last = before = torch.ones(batch, dtype=torch.float64, device=device)
     refused = torch.zeros(batch, dtype=torch.bool, device=device)

@@ -60,12 +60,11 @@ class Step(Protocol):
 class Tape:
     """Everything that a loop found out, one entry of the lists a sample (or one for a batch that steps as one).
 
-    `rows` (K, *row) holds the output states in the order of the steps; the loop knows their places. `event_t`
-    (E,) and `event_y` (E, *row) hold the events likewise; `event_index` says which function each belongs to and
-    `event_sample` which sample (-1: the batch).
+    `row_blocks` hold the output states in the order of the steps, `row_places` where they belong if samples have times
+    of their own. `event_t_blocks` and `event_y_blocks` hold the events likewise; `event_index` says which function
+    each belongs to and `event_sample` which sample (-1: the batch). `gathered` joins the blocks.
     """
 
-    start: Carry
     steps: list[Any] = field(default_factory=list)
     status: list[Status] = field(default_factory=list)
     accepted: list[int] = field(default_factory=list)
