@@ -173,7 +173,7 @@ def hbodeint(
         m,
         stats[0],
         _event_records(solved, len(events), system.second_order, samples),
-        _dense(problem, solved, system.second_order) if dense else None,
+        DenseOutput(problem, solved) if dense else None,
     )
 
 
@@ -264,19 +264,6 @@ def _event_records(solved: Solved, count: int, second_order: bool, samples: bool
         h, m = y.unbind(1) if second_order else (y, None)
         records.append(EventRecord(t, h, m, sample[mine] if samples else None))
     return tuple(records)
-
-
-def _dense(
-    problem: Problem, solved: Solved, second_order: bool
-) -> Callable[[Tensor], tuple[Tensor, Tensor | None]]:
-    output = DenseOutput(problem, solved)
-
-    def read(t: Tensor) -> tuple[Tensor, Tensor | None]:
-        y = output(t)
-        h, m = y.unbind(1) if second_order else (y, None)
-        return h, m
-
-    return read
 
 
 class _Progress:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from .dense import DenseOutput
 from .solvers import Status
 
 __all__ = ["EventRecord", "Solution", "SolverError", "Stats", "Status"]
@@ -85,6 +86,8 @@ class Solution:
         `Stats`: evaluations, steps, status.
     events
         One `EventRecord` for each event function.
+    dense
+        The steps and their interpolants (`DenseOutput`), where the solve was asked to keep them; else None.
     """
 
     def __init__(
@@ -94,10 +97,10 @@ class Solution:
         m: Tensor | None,
         stats: Stats,
         events: tuple[EventRecord, ...] = (),
-        dense: Callable[[Tensor], tuple[Tensor, Tensor | None]] | None = None,
+        dense: DenseOutput | None = None,
     ) -> None:
         self.t, self.h, self.m, self.stats, self.events = t, h, m, stats, events
-        self._dense = dense
+        self.dense = dense
 
     def __iter__(self) -> Iterator[Tensor | None]:
         yield self.h
@@ -117,13 +120,14 @@ class Solution:
         ValueError
             If the solve was made without ``dense=True``, or a time lies outside of it.
         """
-        if self._dense is None:
+        if self.dense is None:
             raise ValueError("the solution can be called only if it was made with dense=True")
         times = torch.as_tensor(t, dtype=torch.float64, device=self.h.device)
-        if times.ndim == 0:
-            h, m = self._dense(times.reshape(1))
-            return h[0], None if m is None else m[0]
-        return self._dense(times)
+        y = self.dense(times) if times.ndim else self.dense(times.reshape(1))[0]
+        if self.m is None:
+            return y, None
+        h, m = y.unbind(1 if times.ndim else 0)
+        return h, m
 
     def __repr__(self) -> str:
         stats = self.stats
