@@ -31,7 +31,7 @@ from ._compat.plans import CALLBACKS, callbacks
 from ._compat.solve import ignore, prepared, raise_failure, run
 from ._compat.state import ArgumentError, ArgumentTypeError, Layout, SolveError, State
 from .dense import DenseOutput
-from .gradients import backprop
+from .gradients import Backprop
 
 __all__ = [
     "ArgumentError",
@@ -270,8 +270,8 @@ def odeint_dense(
     if check_method(method) == SCIPY:
         raise NotImplementedError("method 'scipy_solver' has no dense output; take dopri5")
     layout, problem = prepared(func, y0, t, rtol, atol, method, options)
-    problem = replace(problem, plan=replace(problem.plan, keep_steps=True, keep_interpolants=True))
-    solved = backprop(problem, ignore)
+    problem = replace(problem, plan=replace(problem.plan, keep_interpolants=True))
+    solved = Backprop().solve(problem, ignore)
     raise_failure(solved.tape)
     output = DenseOutput(problem, solved)
 

@@ -14,8 +14,8 @@ from tqdm import tqdm
 from .arguments import as_coefficient, as_system, check_method, check_state, check_times, check_tolerances
 from .dense import DenseOutput
 from .events import EventLike, as_events, crossing
-from .gradients import GRADIENTS, Problem, Solved
-from .options import check_names, configured, number, plan
+from .gradients import Gradient, Problem, Solved
+from .options import check_names, configured, gradient_mode, number, plan
 from .solution import EventRecord, Solution, SolverError, Stats
 from .solvers import METHODS, Clock, Damping, Field, SampleClock, Status, place, place_per_sample
 from .solvers.reference import SCIPY_METHODS, solve_scipy, solve_torchdiffeq
@@ -35,7 +35,7 @@ def hbodeint(
     method: str | None = None,
     rtol: float | Tensor = 1e-5,
     atol: float | Tensor = 1e-7,
-    gradient: str = "discrete_adjoint",
+    gradient: str | Gradient = "discrete_adjoint",
     per_sample: bool = False,
     event: EventLike | Sequence[EventLike] | None = None,
     dense: bool = False,
@@ -106,8 +106,7 @@ def hbodeint(
     name = method or ("dprkn6" if system.damped and system.activation is None else "dopri5")
     check_state(h0, m0, system)
     times = check_times(t, h0, per_sample)
-    if gradient not in GRADIENTS:
-        raise ValueError(f"gradient must be one of {', '.join(GRADIENTS)}, got {gradient!r}")
+    mode, options = gradient_mode(gradient, options)
     check_tolerances(rtol, atol)
     events = as_events(event)
     y0 = torch.stack((h0, torch.zeros_like(h0) if m0 is None else m0)) if system.second_order else h0
@@ -122,7 +121,7 @@ def hbodeint(
             f"method must be one of {', '.join(METHODS)}, scipy:<method> or torchdiffeq:<method>; got {name!r}"
         )
     check_names(options, METHODS[name], name)
-    chosen = configured(METHODS[name], options, rtol, atol)
+    chosen = mode.adapt(configured(METHODS[name], options, rtol, atol))
     check_method(name, chosen, system)
     samples = times.ndim == 2
     slots = [i for i, arg in enumerate(args) if isinstance(arg, Tensor)]
@@ -151,14 +150,13 @@ def hbodeint(
             replace(
                 drawn,
                 keep_interpolants=dense,
-                keep_steps=dense or gradient != "backprop",
                 crossings=crossings,
                 on_accept=bar.accept,
             ),
             owners=(system, *(e.fn for e in events)),
             tied=samples and not per_sample,
         )
-        solved = GRADIENTS[gradient](problem, on_backward)
+        solved = mode.solve(problem, on_backward)
     stats.append(_stats(solved, samples))
     if throw:
         _raise_failure(solved, samples)

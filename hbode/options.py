@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .solvers import PID_COEFFICIENTS, Adams, Controller, Method, Node, Plan
+from .gradients import GRADIENTS, Gradient
+from .solvers import PID_COEFFICIENTS, Adams, Controller, Coupled, Method, Node, Plan
 
 CONTROL = ("first_step", "min_step", "max_step", "safety", "min_factor", "max_factor", "norm", "controller")
 GRID = ("step_size", "grid_constructor")
@@ -19,10 +20,24 @@ POINTS = ("step_ts", "jump_ts")
 ADAMS = ("max_order", "max_iters")
 
 
+def gradient_mode(gradient: str | Gradient, options: Mapping[str, Any]) -> tuple[Gradient, dict[str, Any]]:
+    """Return the gradient mode, and the options less those that are settings of it."""
+    if not isinstance(gradient, str):
+        if isinstance(gradient, type) or not (hasattr(gradient, "adapt") and hasattr(gradient, "solve")):
+            raise TypeError(f"gradient must be a name or a mode such as DiscreteAdjoint(), got {gradient!r}")
+        return gradient, dict(options)
+    if gradient not in GRADIENTS:
+        raise ValueError(f"gradient must be one of {', '.join(GRADIENTS)}, got {gradient!r}")
+    made = GRADIENTS[gradient]
+    names: list[str] = [field.name for field in fields(made)] if is_dataclass(made) else []
+    settings = {key: value for key, value in options.items() if key in names}
+    return made(**settings), {key: value for key, value in options.items() if key not in names}
+
+
 def configured(method: Method, options: Mapping[str, Any], rtol: Any, atol: Any) -> Method:
     """Return the method with its own options set."""
     if not isinstance(method, Adams):
-        return method
+        return Coupled(method, float(options["coupling"])) if "coupling" in options else method
     own = {key: options[key] for key in ADAMS if key in options}
     return replace(method, rtol=number("rtol", rtol), atol=number("atol", atol), **own)
 
@@ -37,8 +52,7 @@ def number(key: str, tol: float | Tensor) -> float:
 def check_names(options: Mapping[str, Any], method: Method, name: str) -> None:
     """Raise unless every option is known to the method."""
     allowed = [*GRID, *POINTS, "max_steps", *(CONTROL if method.error_order is not None else ())]
-    if isinstance(method, Adams):
-        allowed += ADAMS
+    allowed += ADAMS if isinstance(method, Adams) else ["coupling"]
     unknown = sorted(set(options) - set(allowed))
     if unknown:
         raise ValueError(f"options for method {name!r} may be {', '.join(sorted(allowed))}; got {', '.join(unknown)}")

@@ -94,7 +94,7 @@ ARGUMENTS = {
         ValueError,
         "h0 must have a batch axis for times or steps per sample, got shape ()",
     ),
-    "gradient": ({"gradient": "forward"}, ValueError, "gradient must be one of discrete_adjoint, backprop"),
+    "gradient": ({"gradient": "forward"}, ValueError, "gradient must be one of discrete_adjoint, reversible, "),
     "rtol negative": ({"rtol": -1.0}, ValueError, "rtol must be zero or positive and without gradient, got -1.0"),
     "atol NaN": ({"atol": math.nan}, ValueError, "atol must be zero or positive and without gradient, got nan"),
     "rtol with gradient": (
@@ -166,7 +166,7 @@ ARGUMENTS = {
 OPTIONS = {
     "unknown": (
         {"tolerance": 1.0},
-        "options for method 'dopri5' may be controller, first_step, grid_constructor, jump_ts, ",
+        "options for method 'dopri5' may be controller, coupling, first_step, grid_constructor, jump_ts, ",
     ),
     "controller name": ({"controller": "PD"}, "options['controller'] must be I, PI, PID or three gains, got 'PD'"),
     "controller gains": (
@@ -233,7 +233,7 @@ def test_options_for_one_time_axis(options):
 @pytest.mark.parametrize("name", ["rk4", "leapfrog"])
 @pytest.mark.parametrize("key", ["first_step", "controller", "safety", "max_order"])
 def test_options_of_other_methods(name, key):
-    message = f"options for method '{name}' may be grid_constructor, jump_ts, max_steps, step_size, step_ts; got {key}"
+    message = f"options for method '{name}' may be coupling, grid_constructor, jump_ts, max_steps, step_size, step_ts; got {key}"
     with pytest.raises(ValueError, match=message):
         call(method=name, options={key: 1})
 

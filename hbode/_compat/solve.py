@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..gradients import Problem, backprop, discrete_adjoint
+from ..gradients import Backprop, DiscreteAdjoint, Problem
 from ..solvers import METHODS, Clock, Crossing, Field, Status, Tape
 from ..solvers.reference import SCIPY_METHODS, solve_scipy
 from .events import EventFn, Func, at_fixed_time, positive_at_start
@@ -55,10 +55,9 @@ def run(
         if float(problem.plan.crossings[0].fn(problem.clock.start().detach(), start)) == 0.0:
             return t[0].detach().clone(), layout.split(torch.stack((problem.y0, problem.y0)))
     if params is None:
-        solved = backprop(problem, ignore)
+        solved = Backprop().solve(problem, ignore)
     else:
-        plan = replace(problem.plan, keep_steps=True)
-        solved = discrete_adjoint(replace(problem, plan=plan, leaves=params, on_replay=on_replay), ignore)
+        solved = DiscreteAdjoint().solve(replace(problem, leaves=params, on_replay=on_replay), ignore)
     raise_failure(solved.tape)
     if event_fn is None:
         return layout.split(solved.rows)

@@ -1,10 +1,15 @@
 """Gradients: ways to walk a tape. They know tapes and steps, not methods."""
 
-from .backprop import backprop
-from .discrete_adjoint import discrete_adjoint
-from .problem import Problem, Solved
+from .backprop import Backprop
+from .discrete_adjoint import DiscreteAdjoint
+from .problem import Gradient, Problem, Solved
+from .reversible import Reversible
 
-GRADIENTS = {"discrete_adjoint": discrete_adjoint, "backprop": backprop}
-"""Gradient modes by name."""
+GRADIENTS: dict[str, type[Gradient]] = {
+    "discrete_adjoint": DiscreteAdjoint,
+    "reversible": Reversible,
+    "backprop": Backprop,
+}
+"""Gradient modes by name; the settings of a mode are the fields of its class."""
 
-__all__ = ["GRADIENTS", "Problem", "Solved", "backprop", "discrete_adjoint"]
+__all__ = ["GRADIENTS", "Backprop", "DiscreteAdjoint", "Gradient", "Problem", "Reversible", "Solved"]

@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from torch import Tensor
 
+from ..solvers import Method
 from .problem import Problem, Solved
 
 
-def backprop(problem: Problem, on_backward: Callable[[int], None]) -> Solved:
-    """Solve with a graph. The backward pass evaluates the field no further, and `on_backward` is told so."""
-    field, _ = problem.bind(problem.tensors)
-    tape = problem.solve(field)
-    rows, event_t, event_y = tape.gathered()
+@dataclass(frozen=True)
+class Backprop:
+    """Solve with a graph: derivatives of any order, backwards and in forward mode (`torch.func.jvp`)."""
 
-    def report(_: Tensor) -> None:
-        on_backward(0)
+    def adapt(self, method: Method) -> Method:
+        return method
 
-    if rows.requires_grad:
-        rows.register_hook(report)
-    return Solved(tape, rows, event_t, event_y)
+    def solve(self, problem: Problem, on_backward: Callable[[int], None]) -> Solved:
+        """Solve. The backward pass evaluates the field no further, and `on_backward` is told so."""
+        field, _ = problem.bind(problem.tensors)
+        tape = problem.without_gradient().solve(field)
+        rows, event_t, event_y = tape.gathered()
+
+        def report(_: Tensor) -> None:
+            on_backward(0)
+
+        if rows.requires_grad:
+            rows.register_hook(report)
+        return Solved(tape, rows, event_t, event_y)

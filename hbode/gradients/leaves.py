@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from ..solvers import Carry, Field
+from ..solvers.field import Rhs
+from .problem import Problem
 
 
 def reachable_leaves(func: Any) -> list[Tensor]:
@@ -74,6 +78,50 @@ def used_leaves(run: Callable[[], Iterable[Tensor]]) -> list[Tensor]:
     with torch.enable_grad():
         unique = {id(leaf): leaf for leaf in graph_leaves(run())}
     return list(unique.values())
+
+
+def problem_leaves(problem: Problem, field: Field, crossings: Sequence[Any]) -> tuple[list[Tensor], Carry | None]:
+    """Return the leaves that the field uses or its owners hold, and the first carry, found on the way."""
+    if problem.leaves is not None:
+        return list(problem.leaves), None
+    found = [leaf for owner in problem.owners for leaf in reachable_leaves(owner)]
+    clock, y0 = problem.clock, problem.y0.detach()
+    t0 = clock.times[..., 0].detach()
+    if bool((clock.times == clock.times[..., :1]).all()):
+        return found, None
+    carries: list[Carry] = []
+
+    def start() -> list[Tensor]:
+        carries.append(problem.method.start(field, clock.start().detach(), y0))
+        return [*carries[0], *(crossing.fn(t0, y0) for crossing in crossings)]
+
+    found += used_leaves(start)
+    carry = None if problem.plan.jumps else tuple(x.detach() for x in carries[0])
+    return list({id(leaf): leaf for leaf in found}.values()), carry
+
+
+def refuse_strangers(outputs: list[Tensor], known: set[int]) -> None:
+    """Raise if the field reached a leaf that the gradient would lose."""
+    for leaf in graph_leaves(outputs):
+        if id(leaf) not in known:
+            raise RuntimeError(
+                f"the field used a tensor of shape {tuple(leaf.shape)} that needs a gradient and that could not be "
+                "found before the solve, because the field does not use it at the first time and does not hold it. "
+                "Pass it through args=, make it a parameter of the module, or solve with gradient='backprop'"
+            )
+
+
+def without_gradient(fn: Rhs) -> Rhs:
+    """Return `fn` for a solve in which nothing was found that needs a gradient; it raises if something does."""
+
+    def guarded(t: Tensor, y: Tensor) -> Tensor:
+        with torch.enable_grad():
+            out = fn(t, y)
+        if out.requires_grad:
+            refuse_strangers([out], set())
+        return out
+
+    return guarded
 
 
 def _contents(cell: Any) -> Any:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
-from ..solvers import Carry, Clock, Crossing, Field, Method, Plan, SampleClock, Tape, solve, solve_per_sample
+from ..solvers import Carry, Clock, Crossing, Field, Keep, Method, Plan, SampleClock, Tape, solve, solve_per_sample
 
 Bind = Callable[[Sequence[Tensor | None]], tuple[Field, tuple[Crossing, ...]]]
 
@@ -35,11 +35,18 @@ class Problem:
     leaves: tuple[Tensor, ...] | None = None
     on_replay: Callable[[Any, Tensor, Tensor | None], None] | None = None
 
-    def without_steps(self) -> Problem:
-        """Return the problem for a solve that no gradient follows: steps are kept for dense output only."""
-        if self.plan.keep_steps == self.plan.keep_interpolants:
-            return self
-        return replace(self, plan=replace(self.plan, keep_steps=self.plan.keep_interpolants))
+    def keeping(self, keep: Keep | None) -> Problem:
+        """Return the problem with its steps kept in a given way."""
+        return replace(self, plan=replace(self.plan, keep=keep))
+
+    def without_gradient(self) -> Problem:
+        """Return the problem for a solve whose steps no gradient walks: they are kept for dense output only."""
+        return self.keeping(list.append if self.plan.keep_interpolants else None)
+
+    def divided(self, inputs: Sequence[Tensor]) -> tuple[list[Tensor | None], list[Tensor]]:
+        """Divide tensors into those to bind, in the places of `tensors`, and the rest, which are leaves."""
+        rest = iter(inputs)
+        return [None if x is None else next(rest) for x in self.tensors], list(rest)
 
     def solve(self, field: Field, start: Carry | None = None) -> Tape:
         """Run the loop that fits the clock."""
@@ -59,3 +66,15 @@ class Solved(NamedTuple):
     event_t: Tensor
     event_y: Tensor
     carries: tuple[Carry, ...] = ()
+
+
+class Gradient(Protocol):
+    """A gradient mode."""
+
+    def adapt(self, method: Method) -> Method:
+        """Return the method in the form that the mode needs."""
+        ...
+
+    def solve(self, problem: Problem, on_backward: Callable[[int], None]) -> Solved:
+        """Solve; `on_backward` is to receive the number of evaluations that each backward pass made."""
+        ...

@@ -3,11 +3,12 @@
 from .adams import Adams
 from .clock import Clock, Node, SampleClock
 from .control import PID_COEFFICIENTS, Controller
+from .coupled import Coupled
 from .field import Damping, Field
 from .loop import place, solve
 from .loop_per_sample import place_per_sample, solve_per_sample
-from .method import Carry, Method
-from .plan import Plan
+from .method import Carry, Invertible, Method
+from .plan import Keep, Plan
 from .registry import METHODS
 from .sample_step import batch_first
 from .status import Status
@@ -22,9 +23,12 @@ __all__ = [
     "Carry",
     "Clock",
     "Controller",
+    "Coupled",
     "Crossing",
     "Damping",
     "Field",
+    "Invertible",
+    "Keep",
     "Method",
     "Node",
     "NystromTableau",

@@ -88,6 +88,16 @@ def combine_rows(weights: Tensor, stack: Tensor) -> Tensor:
     return (weights * stack).sum(1)
 
 
+def powers(x: Tensor, exponents: Tensor, highest: int) -> Tensor:
+    """Return x ** exponents for exponents 0, 1, …, highest, with derivatives of every order at zero too."""
+    if not x.requires_grad:
+        return x**exponents
+    out = torch.ones_like(x)
+    for k in range(1, highest + 1):
+        out = torch.where(exponents >= k, out * x, out)
+    return out
+
+
 def lift(x: Tensor, ndim: int, keep: int) -> Tensor:
     """Insert axes of length one after the first `keep` axes of `x`, until it has `keep + ndim` axes.
 

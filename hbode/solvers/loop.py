@@ -43,7 +43,8 @@ def solve(
 
     control, status, k = plan.control, None, (method.error_order or 0) + 1
     dt = plan.step_size
-    if row < count and (plan.adaptive or plan.check_finite) and not _finite(carry[1]):
+    tape.carry = carry
+    if row < count and (plan.adaptive or plan.check_finite) and not all(_finite(x) for x in carry[1:]):
         status = Status.NON_FINITE
     elif plan.adaptive and row < count:
         dt = control.first_step or first_step(method, field, clock.at(node), carry, sign, control)
@@ -104,10 +105,11 @@ def solve(
             tape.add(step.read(method, clock, plan.crossings, carry1, stages))
         tape.t.append(node.value)
         tape.dt.append(end.value - node.value)
-        if plan.keep_steps:
-            tape.steps.append(step)
+        if plan.keep is not None:
+            plan.keep(tape.steps, step)
         if plan.keep_interpolants:
             tape.interpolants.append(stages)
+        tape.carry = carry1
         if over is not None:
             status = Status.EVENT
             break

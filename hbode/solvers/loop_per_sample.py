@@ -112,8 +112,8 @@ def solve_per_sample(
             step.moved = accept
             if torch.is_grad_enabled() and not finite.all():
                 carry1, stages = step.run(method, field, clock)
-            elif not accept.all():
-                carry1 = step.hold(clock, carry1)
+            else:
+                carry1 = step.hold(clock, carry1, carry)
             reach, over = end.value, torch.zeros_like(accept)
             if plan.crossings:
                 step.found, values, over, reach = find_sample_crossings(
@@ -135,8 +135,8 @@ def solve_per_sample(
                 tape.event_sample += who
             tape.t.append(torch.where(accept, node.value, math.nan))
             tape.dt.append(torch.where(accept, end.value - node.value, math.nan))
-            if plan.keep_steps:
-                tape.steps.append(step)
+            if plan.keep is not None:
+                plan.keep(tape.steps, step)
             if plan.keep_interpolants:
                 tape.interpolants.append(stages)
             row = row + passed.sum(1)
@@ -153,6 +153,7 @@ def solve_per_sample(
             last = torch.where(accept, error.clamp(min=1e-10), last)
         refused = refuse
 
+    tape.carry = carry
     tape.status = [Status(s) for s in status.tolist()]
     tape.accepted, tape.rejected = accepted.tolist(), rejected.tolist()
     tape.evaluations = evaluations.tolist()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -23,10 +23,15 @@ class Method(Protocol):
     are computed when, and only when, somebody asks for them.
     """
 
-    damped: bool
-    """True: integrates h'' + γ h' + ξ h = field(t, h). False: integrates y' = field(t, y)."""
-    identity_only: bool
-    """Of the damped methods: whether h' = m is needed, rather than any h' = σ(m)."""
+    @property
+    def damped(self) -> bool:
+        """True: integrates h'' + γ h' + ξ h = field(t, h). False: integrates y' = field(t, y)."""
+        ...
+
+    @property
+    def identity_only(self) -> bool:
+        """Of the damped methods: whether h' = m is needed, rather than any h' = σ(m)."""
+        ...
 
     @property
     def order(self) -> int:
@@ -56,4 +61,13 @@ class Method(Protocol):
 
     def interpolate(self, stages: Any, theta: Tensor) -> Tensor:
         """Return the states at t + θ dt, shape (n, *state), for θ of shape (n,) or (n, B, 1, …, 1)."""
+        ...
+
+
+@runtime_checkable
+class Invertible(Method, Protocol):
+    """A method whose steps can be taken back algebraically, to rounding."""
+
+    def undo(self, field: Field, t: Tensor, dt: Tensor, carry: Carry) -> Carry:
+        """Return the carry at t, from the one that the step from t to t + dt ended with."""
         ...

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from .field import Damping, Field, damped_slope
-from .linear import Sums, combine, combine_rows, stage_times
+from .linear import Sums, combine, combine_rows, powers, stage_times
 from .method import Carry
 from .tableau import NystromTableau
 
@@ -31,7 +31,7 @@ class Weights(NamedTuple):
     The rows of a step are the stage positions, the momentum at its end, and the errors of both. Their weights are
     ``step[0] + s step[1] + s² step[2]``, step of shape (3, n, k), times e^(γ s exponent / 2). Dense output has the
     two rows h and m: ``dense[i]``, shape (2, k), is the part of their weights that grows as θ^p s^q with
-    p = ``theta_power[i]`` and q = ``dt_power[i]``.
+    p = ``theta_power[i]``, at most `degree`, and q = ``dt_power[i]``.
 
     Both depend on the damping as combinations of 1, γ/2, κ, (γ/2)² and (γ/2) κ, the five rows of `table`, each of
     them step and dense flattened and joined: m = v - (γ/2) h among the rows, and v = m + (γ/2) h and
@@ -46,6 +46,7 @@ class Weights(NamedTuple):
     exponent: Tensor
     theta_power: Tensor
     dt_power: Tensor
+    degree: int
     nodes: Tensor
 
 
@@ -112,7 +113,8 @@ class Nystrom:
         columns = sums.columns()
         axes = [1] * max(theta.ndim - 1, damped.half.ndim)
         theta = theta.reshape(len(theta), 1, *(theta.shape[1:] or axes))
-        growth = theta ** w.theta_power.view(-1, *axes) * dt ** w.dt_power.view(-1, *axes)  # (n, d, …)
+        of_theta = powers(theta, w.theta_power.view(-1, *axes), w.degree)
+        growth = of_theta * powers(dt, w.dt_power.view(-1, *axes), 2)  # (n, d, …)
         rows = combine_rows(growth.view(*growth.shape[:2], 1, 1, *growth.shape[2:]) if axes else growth, damped.dense)
         decay = torch.exp(damped.half * dt * (damped.nodes - theta))  # (n, k, …)
         rows = (rows * decay.unsqueeze(1)).flatten(0, 1).to(columns.dtype)
@@ -152,7 +154,7 @@ def _weights(tab: NystromTableau, device: torch.device) -> Weights:
             term(k + 2, 2)[0, 2 + j] = weight
         for k, weight in enumerate(tab.dense_p[j]):
             term(k + 1, 1)[1, 2 + j] = weight
-    powers = torch.tensor(list(terms), dtype=torch.float64)
+    grows = torch.tensor(list(terms), dtype=torch.float64)
     dense = torch.stack(list(terms.values()))
 
     table = torch.cat(
@@ -170,8 +172,9 @@ def _weights(tab: NystromTableau, device: torch.device) -> Weights:
         tuple(step.shape),
         tuple(dense.shape),
         (nodes - ends.unsqueeze(1)).to(device),
-        powers[:, 0].contiguous().to(device),
-        powers[:, 1].contiguous().to(device),
+        grows[:, 0].contiguous().to(device),
+        grows[:, 1].contiguous().to(device),
+        max(p for p, _ in terms),
         nodes.to(device),
     )
 
@@ -193,12 +196,12 @@ def _damped(w: Weights, damping: Damping, ndim: int) -> Damped:
     """Return the weights for one damping, with trailing axes for coefficients or a dt that have `ndim` axes."""
     half, kappa = 0.5 * damping.gamma, damping.kappa
     axes = [1] * max(ndim, half.ndim, kappa.ndim)
-    powers = torch.stack(torch.broadcast_tensors(torch.ones_like(half), half, kappa, half * half, half * kappa))
+    parts = torch.stack(torch.broadcast_tensors(torch.ones_like(half), half, kappa, half * half, half * kappa))
     if axes:
         half = half.view(half.shape or axes)
-        table = combine(powers.view(5, 1, *(powers.shape[1:] or axes)), w.table.view(*w.table.shape, *axes))
+        table = combine(parts.view(5, 1, *(parts.shape[1:] or axes)), w.table.view(*w.table.shape, *axes))
     else:
-        table = combine(powers, w.table)
+        table = combine(parts, w.table)
     split = math.prod(w.step_shape)
     return Damped(
         table[:split].unflatten(0, w.step_shape).unbind(),

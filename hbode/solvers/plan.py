@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -13,6 +14,8 @@ from .control import Controller
 from .tape import Crossing
 
 Hook = Callable[[float, Tensor, float], None]
+Keep = Callable[[list[Any], Any], None]
+"""Adds an accepted step to the list of those before it; what it leaves out is not kept."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +34,19 @@ class Plan:
     max_steps: int = 2**31 - 1
     check_finite: bool = True
     """Whether a state that is not finite ends a solve on a fixed grid; an adaptive one it always ends."""
-    keep_steps: bool = False
+    keep: Keep | None = None
+    """How the accepted steps are kept for a gradient; None: not at all."""
     keep_interpolants: bool = False
     on_step: Hook | None = None
     on_accept: Hook | None = None
     on_reject: Hook | None = None
+
+    def step_count(self, start: float) -> int | None:
+        """Return how many steps a fixed grid has, from its first time on; None where steps are adaptive."""
+        if self.adaptive:
+            return None
+        count = 0
+        for stop in self.stops:
+            count += max(1, math.ceil(abs(stop.value - start) / self.step_size * (1 - 1e-9)))
+            start = stop.value
+        return count

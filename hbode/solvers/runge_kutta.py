@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .field import Field
-from .linear import Sums, combine_rows, expand, lift, stage_times
+from .linear import Sums, combine_rows, expand, lift, powers, stage_times
 from .method import Carry
 from .tableau import ButcherTableau
 
@@ -75,7 +75,7 @@ class RungeKutta:
 
     def interpolate(self, stages: Stages, theta: Tensor) -> Tensor:
         y, sums, dt, w = stages
-        weights = (theta.unsqueeze(-1) ** w.powers) @ w.dense  # (n, [B, 1, …,] s)
+        weights = powers(theta.unsqueeze(-1), w.powers, len(w.dense)) @ w.dense  # (n, [B, 1, …,] s)
         weights = lift(weights.movedim(-1, 1), y.ndim, keep=2).to(y.dtype)
         moved = combine_rows(weights, sums.columns()[1:])
         return torch.addcmul(y, moved, dt.to(y.dtype))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .clock import Nodes, SampleClock
 from .field import Field
-from .method import Carry, Method
+from .method import Carry, Invertible, Method
 from .tape import Crossing, Replayed
 
 
@@ -40,18 +40,27 @@ class SampleStep:
 
     def run(self, method: Method, field: Field, clock: SampleClock) -> tuple[Carry, Any]:
         """Take the step; samples that do not move keep their carry."""
-        t, end = clock.at(self.start), clock.at(self.end)
-        dt = torch.where(self.moved, end - t, torch.zeros_like(t))
-        carry, stages = method.step(field, clock.wide(t), clock.wide(dt), self.carry)
-        return carry if self.moved.all() else self.hold(clock, carry), stages
+        carry, stages = method.step(field, *self._span(clock), self.carry)
+        return self.hold(clock, carry, self.carry), stages
 
-    def hold(self, clock: SampleClock, carry: Carry) -> Carry:
-        """Return `carry` for the samples that moved and the carry before the step for the others."""
+    def undo(self, method: Invertible, field: Field, clock: SampleClock, carry: Carry) -> Carry:
+        return self.hold(clock, method.undo(field, *self._span(clock), carry), carry)
+
+    def hold(self, clock: SampleClock, carry: Carry, held: Carry) -> Carry:
+        """Return `carry` for the samples that move in the step and `held` for the others."""
+        if self.moved.all():
+            return carry
         mask = clock.wide(self.moved)
         return tuple(
             torch.where(mask, new, old) if new.shape == old.shape else new
-            for new, old in zip(carry, self.carry, strict=True)
+            for new, old in zip(carry, held, strict=True)
         )
+
+    def _span(self, clock: SampleClock) -> tuple[Tensor, Tensor]:
+        """Return start and length of the step, in the shape in which they meet the state."""
+        start = clock.at(self.start)
+        dt = torch.where(self.moved, clock.at(self.end) - start, torch.zeros_like(start))
+        return clock.wide(start), clock.wide(dt)
 
     def read(
         self, method: Method, clock: SampleClock, crossings: Sequence[Crossing], carry: Carry, stages: Any

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .clock import Clock, Node
 from .field import Field
-from .method import Carry, Method
+from .method import Carry, Invertible, Method
 from .tape import Crossing, Replayed
 
 
@@ -52,6 +52,11 @@ class SharedStep:
             if self.restart:
                 carry = method.start(field, t, carry[0])
         return method.step(field, t, clock.span(self.start, self.end), carry)
+
+    def undo(self, method: Invertible, field: Field, clock: Clock, carry: Carry) -> Carry:
+        if self.sides is not None:
+            field.between(*self.sides)
+        return method.undo(field, clock.at(self.start), clock.span(self.start, self.end), carry)
 
     def read(
         self, method: Method, clock: Clock, crossings: Sequence[Crossing], carry: Carry, stages: Any

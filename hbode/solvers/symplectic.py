@@ -48,6 +48,9 @@ class Leapfrog:
         slopes = damped_slope(field, carry), damped_slope(field, carry1)
         return carry1, Hermite(y, slopes[0], carry1[0], slopes[1], dt.to(h.dtype))
 
+    def undo(self, field: Field, t: Tensor, dt: Tensor, carry: Carry) -> Carry:
+        return self.step(field, t + dt, -dt, carry)[0]
+
     def slope(self, field: Field, carry: Carry) -> Tensor:
         return damped_slope(field, carry)
 

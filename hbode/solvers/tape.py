@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .field import Field
-from .method import Carry, Method
+from .method import Carry, Invertible, Method
 from .status import Status
 
 
@@ -39,7 +39,7 @@ class Step(Protocol):
     """One accepted step of a tape."""
 
     carry: Carry
-    """What the step started from."""
+    """What the step started from; empty where it was not kept."""
 
     @property
     def rows(self) -> int:
@@ -55,6 +55,14 @@ class Step(Protocol):
         """Run the step again from its carry: a pure function of tensors, with a graph where they have one."""
         ...
 
+    def run(self, method: Method, field: Field, clock: Any) -> tuple[Carry, Any]:
+        """Take the step: return the carry it ends with, and its stages."""
+        ...
+
+    def undo(self, method: Invertible, field: Field, clock: Any, carry: Carry) -> Carry:
+        """Return what the step started from, given the carry it ended with."""
+        ...
+
 
 @dataclass
 class Tape:
@@ -62,10 +70,12 @@ class Tape:
 
     `row_blocks` hold the output states in the order of the steps, `row_places` where they belong if samples have times
     of their own. `event_t_blocks` and `event_y_blocks` hold the events likewise; `event_index` says which function
-    each belongs to and `event_sample` which sample (-1: the batch). `gathered` joins the blocks.
+    each belongs to and `event_sample` which sample (-1: the batch). `gathered` joins the blocks. `carry` is what the
+    last accepted step ended with, or the first carry where there was none.
     """
 
     steps: list[Any] = field(default_factory=list)
+    carry: Carry = ()
     status: list[Status] = field(default_factory=list)
     accepted: list[int] = field(default_factory=list)
     rejected: list[int] = field(default_factory=list)

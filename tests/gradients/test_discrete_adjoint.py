@@ -335,11 +335,16 @@ def test_second_derivatives_by_backprop(net, draw):
     assert torch.autograd.gradgradcheck(solve, (h0,), atol=1e-7, rtol=1e-6)
 
 
-def test_second_derivatives_by_the_adjoint_are_refused(net, draw):
-    h0 = draw(1, 2, grad=True)
-    h, _ = hbodeint(net(), h0, [0.0, 0.5])
-    with pytest.raises(RuntimeError, match="solve with gradient='backprop'"):
-        torch.autograd.grad(h.sum(), h0, create_graph=True)
+@pytest.mark.parametrize("scenario", ["between steps", "decreasing", "gamma per channel", "jump_ts", "per sample, ragged"])
+def test_second_derivatives_equal_those_of_backprop(net, draw, scenario):
+    solve = Scenario(net, draw, method="dprkn6", **SCENARIOS[scenario])
+    seconds = []
+    for gradient in ("discrete_adjoint", "backprop"):
+        outputs, _ = solve(gradient)
+        weighted = sum((w * x).sum() for w, x in zip((1.3, -0.4), outputs, strict=True))
+        first = torch.autograd.grad(weighted.sin(), solve.inputs, create_graph=True)
+        seconds.append(torch.autograd.grad(sum(x.square().sum() for x in first), solve.inputs))
+    assert_same(*seconds)
 
 
 def test_no_graph_without_gradients(net, draw):

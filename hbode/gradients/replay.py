@@ -1,0 +1,247 @@
+"""Gradients by running recorded steps again.
+
+Walking the tape backwards, each step is run again with a graph, the cotangents of the carry it ends with and of
+the rows and events it gave out are pulled back to the carry it started from, and the graph is dropped. Nothing is
+solved: the gradient is exact for what was computed. A walk says where the carries come from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..solvers import Carry, Field, Replayed, Tape
+from .leaves import graph_leaves, problem_leaves, refuse_strangers, without_gradient
+from .problem import Problem, Solved
+from .walks import Rerun, Walk
+
+
+def replayed(problem: Problem, walk: Walk, on_backward: Callable[[int], None]) -> Solved:
+    """Solve without a graph; `on_backward` receives the number of evaluations that a backward pass made."""
+    detached = [None if x is None else x.detach() for x in problem.tensors]
+    field, crossings = problem.bind(detached)
+    start: Carry | None = None
+    inputs: tuple[Tensor, ...] = ()
+    if torch.is_grad_enabled():
+        leaves, start = problem_leaves(problem, field, crossings)
+        inputs = (problem.y0, problem.clock.times, *(x for x in problem.tensors if x is not None), *leaves)
+    if not any(x.requires_grad for x in inputs):
+        if torch.is_grad_enabled() and problem.leaves is None:
+            field.fn = without_gradient(field.fn)
+        with torch.no_grad():
+            tape = problem.without_gradient().solve(field, start)
+            return Solved(tape, *tape.gathered())
+    tapes: list[Tape] = []
+    rows, event_t, event_y, *flat = Replay.apply(problem, walk, field, start, on_backward, tapes, *inputs)
+    carries = []
+    for step in tapes[0].steps if flat else ():
+        carries.append(tuple(flat[: len(step.carry)]))
+        flat = flat[len(step.carry) :]
+    return Solved(tapes[0], rows, event_t, event_y, tuple(carries))
+
+
+class Replay(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        problem: Problem,
+        walk: Walk,
+        field: Field,
+        start: Carry | None,
+        on_backward: Callable[[int], None],
+        tapes: list[Tape],
+        *inputs: Tensor,
+    ) -> tuple[Tensor, ...]:
+        y0, times, *_ = inputs
+        clock = replace(problem.clock, times=times.detach())
+        frozen = replace(problem, y0=y0.detach(), clock=clock)
+        tape = frozen.keeping(walk.keep(problem.plan, clock)).solve(field, start)
+        outputs = tape.gathered()
+        tapes.append(tape)
+        ctx.save_for_backward(*inputs)
+        ctx.autocast = _same_autocast(y0.device.type)
+        ctx.set_materialize_grads(False)
+        ctx.problem, ctx.walk, ctx.on_backward = frozen, walk, on_backward
+        ctx.tape = Tape(tape.steps, tape.carry, row_places=tape.row_places[:1])
+        if not problem.plan.keep_interpolants:
+            return outputs
+        return *outputs, *(x.detach() for step in tape.steps for x in step.carry)
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
+        pull_back = _pull_back_with_graph if torch.is_grad_enabled() else _pull_back
+        with torch.enable_grad(), ctx.autocast:
+            return (None,) * 6 + pull_back(ctx, cotangents)
+
+
+def _same_autocast(device: str) -> AbstractContextManager[object]:
+    """Return a context with the mixed precision of now, for the steps to be run again in the same arithmetic."""
+    if not torch.amp.is_autocast_available(device):
+        return nullcontext()
+    dtype, enabled = torch.get_autocast_dtype(device), torch.is_autocast_enabled(device)
+    return torch.autocast(device, dtype, enabled, cache_enabled=False)
+
+
+def _pull_back(ctx: Any, cotangents: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+    problem: Problem = ctx.problem
+    y0, times, *others = ctx.saved_tensors
+    bound, leaves = problem.divided([_copy(x) for x in others])
+    leaves = others[len(others) - len(leaves) :]
+    field, crossings = problem.bind(bound)
+    frozen, _ = problem.bind([None if x is None else x.detach() for x in bound])
+    rerun = Rerun(problem.method, frozen, problem.clock, problem.y0)
+    times = _copy(times)
+    clock = replace(problem.clock, times=times)
+    wanted = [x for x in (times, *(b for b in bound if b is not None), *leaves) if x.requires_grad]
+    totals = [torch.zeros_like(x) for x in wanted]
+    used = [problem.leaves is not None] * len(wanted)
+    known = {id(x) for x in wanted}
+
+    def pull(outputs: list[Tensor], weights: list[Tensor], carry: Carry) -> list[Tensor | None]:
+        """Add the cotangents of what is wanted, return those of the carry."""
+        pairs = [(x, w) for x, w in zip(outputs, weights, strict=True) if x.requires_grad]
+        if not pairs:
+            return [None] * len(carry)
+        if problem.leaves is None:
+            refuse_strangers([x for x, _ in pairs], known | {id(x) for x in carry})
+        grads = torch.autograd.grad(
+            [x for x, _ in pairs], [*carry, *wanted], [w for _, w in pairs], allow_unused=True, retain_graph=True
+        )
+        own = grads[len(carry) :]
+        hit = [i for i, g in enumerate(own) if g is not None]
+        if hit:
+            torch._foreach_add_([totals[i] for i in hit], [own[i] for i in hit])
+            for i in hit:
+                used[i] = True
+        return list(grads[: len(carry)])
+
+    rows_bar, event_t_bar, event_y_bar, *node_bars = cotangents
+    steps = ctx.tape.steps
+    row = sum(step.rows for step in steps)
+    lead = 0 if rows_bar is None else len(rows_bar) - row
+    event = sum(step.events for step in steps)
+    carry_bar: list[Tensor | None] = []
+    for step in ctx.walk.backwards(ctx.tape, rerun):
+        carry = tuple(x.detach().requires_grad_() for x in step.carry)
+        replayed = replace(step, carry=carry).replay(problem.method, field, clock, crossings)
+        if problem.on_replay is not None:
+            problem.on_replay(step, replayed.carry[0].detach(), carry_bar[0] if carry_bar else None)
+        outputs = [x for x, bar in zip(replayed.carry, carry_bar, strict=False) if bar is not None]
+        weights = [bar for bar in carry_bar if bar is not None]
+        row, event = row - step.rows, event - step.events
+        for value, bar, at, size in (
+            (replayed.rows, rows_bar, lead + row, step.rows),
+            (replayed.event_t, event_t_bar, event, step.events),
+            (replayed.event_y, event_y_bar, event, step.events),
+        ):
+            if value is not None and bar is not None:
+                outputs.append(value)
+                weights.append(bar[at : at + size])
+        carry_bar = pull(outputs, weights, carry) if outputs else [None] * len(carry)
+        if node_bars:
+            here = node_bars[len(node_bars) - len(carry) :]
+            node_bars = node_bars[: len(node_bars) - len(carry)]
+            carry_bar = [_sum(a, b) for a, b in zip(carry_bar, here, strict=True)]
+
+    y0_bar = None
+    start_rows = None if rows_bar is None else rows_bar[:lead]
+    y = y0.detach().requires_grad_()
+    if any(bar is not None for bar in carry_bar[1:]):
+        field.between(*(steps[0].sides or (None, None)))
+        first = problem.method.start(field, clock.start(), y)
+        pairs = [(x, bar) for x, bar in zip(first[1:], carry_bar[1:], strict=True) if bar is not None]
+        (y0_bar,) = pull([x for x, _ in pairs], [bar for _, bar in pairs], (y,))
+    y0_bar = _sum(y0_bar, carry_bar[0] if carry_bar else None)
+    if start_rows is not None:
+        y0_bar = _sum(y0_bar, clock.fold(start_rows, ctx.tape.row_places))
+    ctx.on_backward(field.calls + frozen.calls)
+    sums = {id(x): total for x, total, hit in zip(wanted, totals, used, strict=True) if hit}
+    return y0_bar, *(sums.get(id(x)) for x in (times, *(b for b in bound if b is not None), *leaves))
+
+
+def _pull_back_with_graph(ctx: Any, cotangents: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+    """Return the same gradients as functions of inputs and cotangents: all steps are run again in one graph."""
+    problem: Problem = ctx.problem
+    gate = _Gate()
+    count = 2 + sum(x is not None for x in problem.tensors)
+    y0, times, *others = inputs = [gate(x) if i < count else x for i, x in enumerate(ctx.saved_tensors)]
+    field, crossings = problem.bind(problem.divided(others)[0])
+    clock = replace(problem.clock, times=times)
+    rows_bar, *others_bar = cotangents
+    steps = ctx.tape.steps
+    lead = 0 if rows_bar is None else len(rows_bar) - sum(step.rows for step in steps)
+    blocks: list[Replayed] = []
+    carry: Carry = (y0,)
+    if steps:
+        field.between(*(steps[0].sides or (None, None)))
+        carry = problem.method.start(field, clock.start(), y0)
+    nodes: list[Tensor] = []
+    for step in steps:
+        nodes += carry
+        blocks.append(replace(step, carry=carry).replay(problem.method, field, clock, crossings))
+        carry = blocks[-1].carry
+    outputs = [
+        _cat([block.rows for block in blocks]),
+        _cat([block.event_t for block in blocks]),
+        _cat([block.event_y for block in blocks]),
+        *nodes,
+    ]
+    bars = [None if rows_bar is None else rows_bar[lead:], *others_bar]
+    pairs = [(x, bar) for x, bar in zip(outputs, bars, strict=False) if bar is not None and x is not None]
+    if rows_bar is not None:
+        pairs.append((y0, clock.fold(rows_bar[:lead], ctx.tape.row_places)))
+    pairs = [(x, bar) for x, bar in pairs if x.requires_grad]
+    ctx.on_backward(field.calls)
+    wanted = [x for x in inputs if x.requires_grad]
+    if problem.leaves is None:
+        refuse_strangers([x for x, _ in pairs], {id(x) for x in (*graph_leaves(inputs), *inputs)})
+    grads = torch.autograd.grad(
+        [x for x, _ in pairs], wanted, [bar for _, bar in pairs], create_graph=True, allow_unused=True
+    )
+    gate.open = True
+    found = {id(x): grad for x, grad in zip(wanted, grads, strict=True)}
+    return tuple(found.get(id(x)) for x in inputs)
+
+
+class _Gate:
+    """Identities that no gradient passes until the gate is open.
+
+    An input may depend on another one, as a damping does on the parameter behind it. The first derivative takes them
+    as independent; the second has to see how they depend.
+    """
+
+    def __init__(self) -> None:
+        self.open = False
+
+    def __call__(self, x: Tensor) -> Tensor:
+        through: Tensor = _Passage.apply(x, self)
+        return through
+
+
+class _Passage(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gate: _Gate) -> Tensor:
+        ctx.gate = gate
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, bar: Tensor) -> tuple[Tensor | None, None]:
+        return (bar if ctx.gate.open else None), None
+
+
+def _cat(blocks: list[Tensor | None]) -> Tensor | None:
+    present = [block for block in blocks if block is not None]
+    return torch.cat(present) if present else None
+
+
+def _copy(x: Tensor) -> Tensor:
+    return x.detach().requires_grad_(x.requires_grad)
+
+
+def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    return b if a is None else a if b is None else a + b

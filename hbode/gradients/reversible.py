@@ -1,0 +1,40 @@
+"""Gradients at the memory of one step: the steps are taken back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ..solvers import Adams, Coupled, Invertible, Method
+from .problem import Problem, Solved
+from .replay import replayed
+from .walks import Inverted, Stored
+
+
+@dataclass(frozen=True)
+class Reversible:
+    """Recover the states of the backward pass by inverting the steps, instead of keeping them.
+
+    The gradient is that of the discrete adjoint up to the rounding of the way back, which damping amplifies by
+    exp(γ T). leapfrog and yoshida4 are reversible as they are; any other one-step method is run in the coupled
+    scheme of McCallum and Foster (arXiv 2410.11648, 2024), at twice its evaluations.
+
+    Parameters
+    ----------
+    coupling
+        λ of the coupled scheme, in (0, 1].
+    """
+
+    coupling: float = 0.999
+
+    def adapt(self, method: Method) -> Method:
+        """Return the method itself if it is reversible, coupled if not."""
+        if isinstance(method, Invertible):
+            return method
+        if isinstance(method, Adams):
+            raise ValueError("gradient='reversible' needs a one-step method, such as leapfrog or dprkn6, not Adams")
+        return Coupled(method, self.coupling)
+
+    def solve(self, problem: Problem, on_backward: Callable[[int], None]) -> Solved:
+        """Solve without a graph; `on_backward` receives the evaluations that a backward pass made."""
+        return replayed(problem, Stored() if problem.plan.keep_interpolants else Inverted(), on_backward)
