@@ -32,10 +32,10 @@ class DenseOutput:
 
     def _stages(self, index: int) -> Any:
         step, problem = self.solved.tape.steps[index], self.problem
-        if not (torch.is_grad_enabled() and self.solved.carries):
+        if not torch.is_grad_enabled() or self.solved.carry is None:
             return self.solved.tape.interpolants[index]
         field, _ = problem.bind(problem.tensors)
-        return replace(step, carry=self.solved.carries[index]).run(problem.method, field, problem.clock)[1]
+        return replace(step, carry=self.solved.carry(index)).run(problem.method, field, problem.clock)[1]
 
     def _stopped(self) -> dict[int, float]:
         """Return where terminal events ended the solve, by sample (-1: the batch)."""
@@ -86,7 +86,7 @@ class DenseOutput:
             theta = (at - start) / span
             inside = step.moved & ~done & (theta >= 0) & (theta <= 1)
             if inside.any():
-                stages = tape.interpolants[index] if not self.solved.carries else self._stages(index)
+                stages = self._stages(index)
                 states = self.problem.method.interpolate(
                     stages, clock.wide(torch.where(inside, theta, torch.zeros_like(theta)))
                 )

@@ -127,11 +127,12 @@ def hbodeint(
     slots = [i for i, arg in enumerate(args) if isinstance(arg, Tensor)]
     crossings = tuple(crossing(e, system.second_order, len(h0) if samples else None) for e in events)
 
-    def bind(tensors: Sequence[Tensor | None]) -> tuple[Field, tuple[Any, ...]]:
+    def bind(tensors: Sequence[Tensor | None], damped: bool | None = None) -> tuple[Field, tuple[Any, ...]]:
         values = list(args)
         for slot, tensor in zip(slots, tensors[2:], strict=True):
             values[slot] = tensor
-        return _field(system, chosen.damped, h0, tensors[0], tensors[1], values), crossings
+        form = chosen.damped if damped is None else damped
+        return _field(system, form, h0, tensors[0], tensors[1], values), crossings
 
     drawn = plan(chosen, options, times, rtol, atol, (func, h0, t if isinstance(t, Tensor) else times))
     clock = SampleClock(times, h0.ndim) if samples else Clock.of(times)
@@ -153,6 +154,7 @@ def hbodeint(
                 crossings=crossings,
                 on_accept=bar.accept,
             ),
+            damped=system.damped,
             owners=(system, *(e.fn for e in events)),
             tied=samples and not per_sample,
         )

@@ -104,7 +104,7 @@ def prepared(
     clock = Clock.of(times)
     plan = replace(plan, crossings=crossings, **_hooks(func, name, options, layout, clock.values, t))
 
-    def bind(_: Sequence[Tensor | None]) -> tuple[Field, tuple[Crossing, ...]]:
+    def bind(tensors: Sequence[Tensor | None], damped: bool | None = None) -> tuple[Field, tuple[Crossing, ...]]:
         return _field(func, layout, y), crossings
 
     return layout, Problem(solver, bind, y, clock, (), plan)

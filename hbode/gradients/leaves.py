@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..solvers import Carry, Field
+from ..solvers import Carry, Field, Tape
 from ..solvers.field import Rhs
 from .problem import Problem
 
@@ -80,7 +81,50 @@ def used_leaves(run: Callable[[], Iterable[Tensor]]) -> list[Tensor]:
     return list(unique.values())
 
 
-def problem_leaves(problem: Problem, field: Field, crossings: Sequence[Any]) -> tuple[list[Tensor], Carry | None]:
+def without_graph(
+    function: type[torch.autograd.Function], problem: Problem, how: Any, on_backward: Callable[[int], None]
+) -> tuple[Tape, Sequence[Tensor]]:
+    """Solve by a function with a gradient of its own, or plainly where nothing needs one; return tape and outputs.
+
+    The function takes (problem, how, field, start, on_backward, tapes, y0, times, *tensors, *leaves), with the field
+    bound to values without gradients, and adds its tape to `tapes`.
+    """
+    _refuse_transforms(problem.y0)
+    field, crossings = problem.bind([None if x is None else x.detach() for x in problem.tensors])
+    start: Carry | None = None
+    inputs: tuple[Tensor, ...] = ()
+    if torch.is_grad_enabled():
+        leaves, start = _problem_leaves(problem, field, crossings)
+        inputs = (problem.y0, problem.clock.times, *(x for x in problem.tensors if x is not None), *leaves)
+    if any(x.requires_grad for x in inputs):
+        tapes: list[Tape] = []
+        outputs = function.apply(problem, how, field, start, on_backward, tapes, *inputs)
+        return tapes[0], outputs
+    if torch.is_grad_enabled() and problem.leaves is None:
+        field.fn = _without_gradient(field.fn)
+    with torch.no_grad():
+        tape = problem.without_gradient().solve(field, start)
+        return tape, tape.gathered()
+
+
+def same_autocast(device: str) -> AbstractContextManager[object]:
+    """Return a context with the mixed precision of now, for the steps to be run again in the same arithmetic."""
+    if not torch.amp.is_autocast_available(device):
+        return nullcontext()
+    dtype, enabled = torch.get_autocast_dtype(device), torch.is_autocast_enabled(device)
+    return torch.autocast(device, dtype, enabled, cache_enabled=False)
+
+
+def _refuse_transforms(y0: Tensor) -> None:
+    """Raise inside a transform of torch.func: its tensors have no storage, and a kept tape would lose it."""
+    try:
+        y0.data_ptr()
+    except RuntimeError as error:
+        message = "inside torch.func transforms (jvp, grad, hessian) solve with gradient='backprop'"
+        raise RuntimeError(message) from error
+
+
+def _problem_leaves(problem: Problem, field: Field, crossings: Sequence[Any]) -> tuple[list[Tensor], Carry | None]:
     """Return the leaves that the field uses or its owners hold, and the first carry, found on the way."""
     if problem.leaves is not None:
         return list(problem.leaves), None
@@ -111,7 +155,7 @@ def refuse_strangers(outputs: list[Tensor], known: set[int]) -> None:
             )
 
 
-def without_gradient(fn: Rhs) -> Rhs:
+def _without_gradient(fn: Rhs) -> Rhs:
     """Return `fn` for a solve in which nothing was found that needs a gradient; it raises if something does."""
 
     def guarded(t: Tensor, y: Tensor) -> Tensor:

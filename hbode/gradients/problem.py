@@ -6,11 +6,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 from ..solvers import Carry, Clock, Crossing, Field, Keep, Method, Plan, SampleClock, Tape, solve, solve_per_sample
 
-Bind = Callable[[Sequence[Tensor | None]], tuple[Field, tuple[Crossing, ...]]]
+
+class Bind(Protocol):
+    """A field and its events, for given values of the tensors that enter explicitly."""
+
+    def __call__(
+        self, tensors: Sequence[Tensor | None], damped: bool | None = None
+    ) -> tuple[Field, tuple[Crossing, ...]]:
+        """Return them; `damped` asks for the form of the field that damped methods, or that others, integrate."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -18,8 +27,9 @@ class Problem:
     """A solve that waits for its tensors.
 
     `bind(tensors)` returns the field, and the events, for given values of the tensors that enter explicitly
-    (γ, ξ, args). `owners` are the objects that the field belongs to: what they hold is differentiated as well.
-    Where `leaves` are given, exactly these are differentiated besides, and nothing is searched for.
+    (γ, ξ, args), in the form that the method integrates; `damped` says whether there is a damped form. `owners` are
+    the objects that the field belongs to: what they hold is differentiated as well. Where `leaves` are given, exactly
+    these are differentiated besides, and nothing is searched for.
     `on_replay(step, y, y_bar)` is called by the discrete adjoint for each step that it runs again, with the state
     at the end of the step and its cotangent.
     """
@@ -30,6 +40,7 @@ class Problem:
     clock: Clock | SampleClock
     tensors: tuple[Tensor | None, ...]
     plan: Plan
+    damped: bool = False
     owners: tuple[Any, ...] = ()
     tied: bool = False
     leaves: tuple[Tensor, ...] | None = None
@@ -42,6 +53,13 @@ class Problem:
     def without_gradient(self) -> Problem:
         """Return the problem for a solve whose steps no gradient walks: they are kept for dense output only."""
         return self.keeping(list.append if self.plan.keep_interpolants else None)
+
+    @torch.no_grad()
+    def slope(self, field: Field, t: Tensor, y: Tensor) -> Tensor:
+        """Return dy/dt at a time and state, shape of y, without a graph."""
+        t, y = t.detach(), y.detach()
+        field.between(None, None)
+        return self.method.slope(field, self.method.start(field, t, y))
 
     def divided(self, inputs: Sequence[Tensor]) -> tuple[list[Tensor | None], list[Tensor]]:
         """Divide tensors into those to bind, in the places of `tensors`, and the rest, which are leaves."""
@@ -58,14 +76,15 @@ class Problem:
 class Solved(NamedTuple):
     """A tape and what it gave out: rows (K, *row), event times (E,) and states (E, *row).
 
-    `carries` are the carries that the steps started from, with gradients, where the plan keeps interpolants.
+    Where the plan keeps interpolants and gradients are wanted, `carry(n)` is what step n started from, with its
+    gradient.
     """
 
     tape: Tape
     rows: Tensor
     event_t: Tensor
     event_y: Tensor
-    carries: tuple[Carry, ...] = ()
+    carry: Callable[[int], Carry] | None = None
 
 
 class Gradient(Protocol):

@@ -8,7 +8,6 @@ solved: the gradient is exact for what was computed. A walk says where the carri
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -16,33 +15,20 @@ import torch
 from torch import Tensor
 
 from ..solvers import Carry, Field, Replayed, Tape
-from .leaves import graph_leaves, problem_leaves, refuse_strangers, without_gradient
+from .leaves import graph_leaves, refuse_strangers, same_autocast, without_graph
 from .problem import Problem, Solved
 from .walks import Rerun, Walk
 
 
 def replayed(problem: Problem, walk: Walk, on_backward: Callable[[int], None]) -> Solved:
     """Solve without a graph; `on_backward` receives the number of evaluations that a backward pass made."""
-    detached = [None if x is None else x.detach() for x in problem.tensors]
-    field, crossings = problem.bind(detached)
-    start: Carry | None = None
-    inputs: tuple[Tensor, ...] = ()
-    if torch.is_grad_enabled():
-        leaves, start = problem_leaves(problem, field, crossings)
-        inputs = (problem.y0, problem.clock.times, *(x for x in problem.tensors if x is not None), *leaves)
-    if not any(x.requires_grad for x in inputs):
-        if torch.is_grad_enabled() and problem.leaves is None:
-            field.fn = without_gradient(field.fn)
-        with torch.no_grad():
-            tape = problem.without_gradient().solve(field, start)
-            return Solved(tape, *tape.gathered())
-    tapes: list[Tape] = []
-    rows, event_t, event_y, *flat = Replay.apply(problem, walk, field, start, on_backward, tapes, *inputs)
+    tape, outputs = without_graph(Replay, problem, walk, on_backward)
+    rows, event_t, event_y, *flat = outputs
     carries = []
-    for step in tapes[0].steps if flat else ():
+    for step in tape.steps if flat else ():
         carries.append(tuple(flat[: len(step.carry)]))
         flat = flat[len(step.carry) :]
-    return Solved(tapes[0], rows, event_t, event_y, tuple(carries))
+    return Solved(tape, rows, event_t, event_y, carries.__getitem__ if carries else None)
 
 
 class Replay(torch.autograd.Function):
@@ -64,7 +50,7 @@ class Replay(torch.autograd.Function):
         outputs = tape.gathered()
         tapes.append(tape)
         ctx.save_for_backward(*inputs)
-        ctx.autocast = _same_autocast(y0.device.type)
+        ctx.autocast = same_autocast(y0.device.type)
         ctx.set_materialize_grads(False)
         ctx.problem, ctx.walk, ctx.on_backward = frozen, walk, on_backward
         ctx.tape = Tape(tape.steps, tape.carry, row_places=tape.row_places[:1])
@@ -77,14 +63,6 @@ class Replay(torch.autograd.Function):
         pull_back = _pull_back_with_graph if torch.is_grad_enabled() else _pull_back
         with torch.enable_grad(), ctx.autocast:
             return (None,) * 6 + pull_back(ctx, cotangents)
-
-
-def _same_autocast(device: str) -> AbstractContextManager[object]:
-    """Return a context with the mixed precision of now, for the steps to be run again in the same arithmetic."""
-    if not torch.amp.is_autocast_available(device):
-        return nullcontext()
-    dtype, enabled = torch.get_autocast_dtype(device), torch.is_autocast_enabled(device)
-    return torch.autocast(device, dtype, enabled, cache_enabled=False)
 
 
 def _pull_back(ctx: Any, cotangents: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:

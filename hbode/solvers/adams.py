@@ -55,6 +55,9 @@ class Adams:
     def start(self, field: Field, t: Tensor, y: Tensor) -> Carry:
         return y, field(t, y).unsqueeze(0), t.unsqueeze(0)
 
+    def resume(self, field: Field, t: Tensor, carry: Carry) -> Carry:
+        return self.start(field, t, carry[0])
+
     def step(self, field: Field, t: Tensor, dt: Tensor, carry: Carry) -> tuple[Carry, Hermite]:
         y, history, times = carry
         size = dt.to(y.dtype)

@@ -59,6 +59,9 @@ class Coupled:
     def start(self, field: Field, t: Tensor, y: Tensor) -> Carry:
         return y, *self.base.start(field, t, y)
 
+    def resume(self, field: Field, t: Tensor, carry: Carry) -> Carry:
+        return carry[0], *self.base.resume(field, t, carry[1:])
+
     def step(self, field: Field, t: Tensor, dt: Tensor, carry: Carry) -> tuple[Carry, tuple[Any, Tensor]]:
         y, *at_z = carry
         gap = y - at_z[0]

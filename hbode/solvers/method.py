@@ -44,7 +44,11 @@ class Method(Protocol):
         ...
 
     def start(self, field: Field, t: Tensor, y: Tensor) -> Carry:
-        """Return the first carry at (t, y), or the one after a discontinuity."""
+        """Return the first carry at (t, y)."""
+        ...
+
+    def resume(self, field: Field, t: Tensor, carry: Carry) -> Carry:
+        """Return the carry after a discontinuity of the field at t, from the one before it."""
         ...
 
     def step(self, field: Field, t: Tensor, dt: Tensor, carry: Carry) -> tuple[Carry, Any]:

@@ -87,6 +87,9 @@ class Nystrom:
     def start(self, field: Field, t: Tensor, y: Tensor) -> Carry:
         return y, field(t, y[0])
 
+    def resume(self, field: Field, t: Tensor, carry: Carry) -> Carry:
+        return self.start(field, t, carry[0])
+
     def step(self, field: Field, t: Tensor, dt: Tensor, carry: Carry) -> tuple[Carry, Stages]:
         y, force = carry
         h, m = y.unbind()

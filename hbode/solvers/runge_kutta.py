@@ -55,6 +55,9 @@ class RungeKutta:
     def start(self, field: Field, t: Tensor, y: Tensor) -> Carry:
         return y, field(t, y)
 
+    def resume(self, field: Field, t: Tensor, carry: Carry) -> Carry:
+        return self.start(field, t, carry[0])
+
     def step(self, field: Field, t: Tensor, dt: Tensor, carry: Carry) -> tuple[Carry, Stages]:
         y, f = carry
         w = self._weights(y.device)

@@ -50,7 +50,7 @@ class SharedStep:
         if self.sides is not None:
             field.between(*self.sides)
             if self.restart:
-                carry = method.start(field, t, carry[0])
+                carry = method.resume(field, t, carry)
         return method.step(field, t, clock.span(self.start, self.end), carry)
 
     def undo(self, method: Invertible, field: Field, clock: Clock, carry: Carry) -> Carry:

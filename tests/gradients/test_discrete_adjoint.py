@@ -14,105 +14,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from scenarios import OUTPUTS, SCENARIOS, Scenario, assert_same, increasing, pulled_back
 from torch.autograd import gradcheck
 
-from hbode import METHODS, Event, FirstOrder, GeneralizedHeavyBall, SecondOrder, SolverError, hbodeint
+from hbode import METHODS, FirstOrder, GeneralizedHeavyBall, SecondOrder, SolverError, hbodeint
 
 TIGHT = {"rtol": 1e-10, "atol": 1e-10}
 METHOD_NAMES = list(METHODS)
 ADAPTIVE = [name for name, method in METHODS.items() if method.error_order is not None and method.order > 2]
-
-
-def increasing(*values):
-    return torch.tensor(values, dtype=torch.float64)
-
-
-def cotangents(outputs, seed=3):
-    rng = torch.Generator().manual_seed(seed)
-    return [torch.randn(x.shape, generator=rng, dtype=torch.float64).to(x.dtype) for x in outputs]
-
-
-def pulled_back(outputs, inputs):
-    outputs = [x for x in outputs if x.numel()]
-    return torch.autograd.grad(outputs, inputs, cotangents(outputs), allow_unused=True)
-
-
-def assert_same(first, second, relative=1e-10):
-    """Equal, each tensor relative to its largest entry, and none of them missing or zero throughout."""
-    assert len(first) == len(second)
-    for a, b in zip(first, second, strict=True):
-        assert a is not None
-        assert b is not None
-        size = b.abs().max().item()
-        assert size > 0
-        assert (a - b).abs().max().item() <= relative * size
-
-
-class Scenario:
-    """A solve with every input that takes a gradient, for each of the ways in which a solve can go."""
-
-    def __init__(self, net, draw, *, t, batch=2, gamma=None, decreasing=False, **call):
-        self.net = net()
-        self.call = call
-        self.h0, self.m0 = draw(batch, 2, grad=True), draw(batch, 2, grad=True)
-        t = t if isinstance(t, torch.Tensor) else increasing(*t)
-        self.t = (-t if decreasing else t).requires_grad_()
-        self.gamma = torch.tensor(0.3 if gamma is None else gamma, dtype=torch.float64, requires_grad=True)
-        self.xi = torch.tensor(0.4, dtype=torch.float64, requires_grad=True)
-        self.arg = draw(2, grad=True)
-
-    @property
-    def inputs(self):
-        return (self.h0, self.m0, self.t, self.gamma, self.xi, self.arg, *self.net.parameters())
-
-    def __call__(self, gradient):
-        call = {"rtol": 1e-6, "atol": 1e-8, **self.call}
-        sol = hbodeint(
-            lambda t, h, arg: self.net(t, h) + arg * torch.sin(h * t),
-            self.h0,
-            self.t,
-            m0=self.m0,
-            args=(self.arg,),
-            gamma=self.gamma,
-            xi=self.xi,
-            gradient=gradient,
-            **call,
-        )
-        outputs = [sol.h, sol.m]
-        for record in sol.events:
-            outputs += [record.t, record.h, record.m]
-        return [x.nan_to_num() if x.dtype.is_floating_point else x for x in outputs], sol
-
-
-OUTPUTS = (0.0, 0.13, 0.5, 0.5, 0.71, 1.1)
-RAGGED = torch.tensor([[0.0, 0.4, 0.5, 1.2], [0.1, 0.7, 0.7, 0.7]], dtype=torch.float64)
-
-
-def stops(height):
-    return Event(lambda t, h, m: h.sum() - height, terminal=True)
-
-
-SCENARIOS = {
-    "between steps": {"t": OUTPUTS},
-    "decreasing": {"t": OUTPUTS, "decreasing": True},
-    "gamma per channel": {"t": OUTPUTS, "gamma": [0.2, 0.9]},
-    "step_ts": {"t": OUTPUTS, "options": {"step_ts": [0.2, 0.9], "controller": "PID"}},
-    "jump_ts": {"t": OUTPUTS, "options": {"jump_ts": [0.3, 0.6]}},
-    "per sample": {"t": OUTPUTS, "per_sample": True},
-    "per sample, ragged": {"t": RAGGED, "per_sample": True},
-    "per sample, decreasing": {"t": RAGGED, "per_sample": True, "decreasing": True},
-    "times per sample": {"t": RAGGED},
-    "event": {"t": OUTPUTS, "event": Event(lambda t, h, m: h[0, 0] - m[0, 1] - 0.3 * t, terminal=False)},
-    "terminal event": {"t": OUTPUTS, "event": Event(lambda t, h, m: t - 0.6 + 0.1 * h[0, 0])},
-    "events per sample": {
-        "t": OUTPUTS,
-        "per_sample": True,
-        "event": [
-            Event(lambda t, h, m: t - 0.6 + 0.1 * h[:, 0]),
-            Event(lambda t, h, m: 0.2 + 0.1 * m[:, 1] - t, terminal=False),
-        ],
-    },
-}
 
 
 @pytest.mark.parametrize("name", ["dprkn6", "dopri5"])
@@ -335,7 +244,9 @@ def test_second_derivatives_by_backprop(net, draw):
     assert torch.autograd.gradgradcheck(solve, (h0,), atol=1e-7, rtol=1e-6)
 
 
-@pytest.mark.parametrize("scenario", ["between steps", "decreasing", "gamma per channel", "jump_ts", "per sample, ragged"])
+@pytest.mark.parametrize(
+    "scenario", ["between steps", "decreasing", "gamma per channel", "jump_ts", "per sample, ragged"]
+)
 def test_second_derivatives_equal_those_of_backprop(net, draw, scenario):
     solve = Scenario(net, draw, method="dprkn6", **SCENARIOS[scenario])
     seconds = []

@@ -1,0 +1,296 @@
+"""A certificate that gradients through a heavy ball do not vanish."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..arguments import as_coefficient
+from ..dense import DenseOutput
+from ..integrate import hbodeint
+from ..solution import Solution, SolverError
+from ..solvers import Adams, Clock
+from ..systems import FirstOrder, System
+from .gradient_flow_result import GradientFlow, NodeFlow
+from .matrix_free import matrix_free_spectrum, probed_asymmetry
+from .propagator import Propagator, PropagatorError
+from .spectrum import Spectrum, dense_spectrum, eigenvalue_pairs
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+@torch.inference_mode(False)
+@torch.no_grad()
+def gradient_flow(
+    system: System,
+    sol: Solution,
+    *,
+    loss: Loss | None = None,
+    batch: bool | None = None,
+    gradient_field: bool | None = None,
+    node: bool = True,
+    dense_limit: int = 128,
+    nodes: int = 9,
+    probes: int = 16,
+    tol: float | None = None,
+) -> GradientFlow:
+    """Check on a solve that gradients through a heavy ball do not vanish, and what the NODE of the same f does.
+
+    Φ(T, t_n), the product of the Jacobians of the accepted steps from t_n on, is the propagator of the discrete
+    solution. With Γ = γ (T - t), these claims hold for h' = σ(m), m' = -γ m + f(t, h) - ξ h with any f and any
+    elementwise σ, in either direction of time. A residual is the largest miss over nodes and samples.
+
+    determinant
+        det Φ = exp(-Σ_i γ_i (T - t)). Residual: the difference of the logarithms.
+    eigenvalue_pairing
+        For one γ: the eigenvalues of ∫_t^T A ds, A the Jacobian of the first-order form, pair to sums of -Γ.
+        Residual: relative to their condition, and to the largest if that exceeds one (see `pairing_gap`); None if
+        matrix-free.
+    singular_value_pairing
+        For one γ and f = -∇V: Φᵀ Ω Φ = e^(-Γ) Ω, so the singular values pair to products of e^(-Γ). Residual: the
+        differences in the single steps, relative to ‖J_n‖² and summed.
+    lower_bound
+        The largest singular value and the root mean square of all are at least exp(-γ̄ (T - t) / 2), the geometric
+        mean of all (γ̄: mean of γ over the channels). Residual: the share by which either is below.
+
+    Parameters
+    ----------
+    system
+        The `HeavyBall` or `GeneralizedHeavyBall` that was solved.
+    sol
+        ``hbodeint(system, h0, t, ..., dense=True)`` of a real state, with one time axis and a one-step method.
+    loss
+        ``loss(h_T, m_T)`` returns one number from two tensors of the shape of h0, summed over a batch. The NODE is
+        given zeros for m_T.
+    batch
+        Whether the first axis of h0 holds samples that do not interact; Φ is then that of one sample. Default:
+        whether h0 has two axes or more.
+    gradient_field
+        Whether f = -∇V. Default: whether ∂f/∂h is symmetric along the solution, to 1e-8 in float64.
+    node
+        Whether to solve the NODE h' = f(t, h) from h0 over the same span, by dopri5 at the same tolerances.
+    dense_limit
+        Matrices are formed for 2N up to this, N being the entries of a sample. Beyond it, determinants and root mean
+        squares are averages over random probes, whose residuals leave out four standard errors, and singular values
+        come from Lanczos' method.
+    nodes
+        At how many nodes, evenly chosen, eigenvalue pairs are checked, and singular values measured if matrix-free.
+    probes
+        Pairs of random vectors of a matrix-free analysis, drawn from a generator with a fixed seed.
+    tol
+        What the residuals are held against. The claims are exact for exact solutions, and every step adds an error of
+        the order of its tolerance. Default: 10 max(rtol, atol) for each adaptive step, at least √eps of the
+        dtype. On a fixed grid √eps alone, which asks for a method with these properties at any step, like leapfrog,
+        or for small steps.
+
+    Returns
+    -------
+    GradientFlow
+        Its `holds` is the verdict; `plot` draws it.
+
+    Raises
+    ------
+    TypeError
+        If the system is no heavy ball, or the state is complex.
+    ValueError
+        If the solve cannot be analysed (no dense output, times or steps per sample, an Adams method, no step, a
+        failure, another system), samples interact, or the loss is not one number that depends on the state.
+
+    Source: Xia et al., "Heavy Ball Neural Ordinary Differential Equations", NeurIPS 2021.
+    """
+    dense, gamma = _checked(system, sol)
+    for key, value, least in (("nodes", nodes, 2), ("probes", probes, 2), ("dense_limit", dense_limit, 0)):
+        if value < least:
+            raise ValueError(f"{key} must be at least {least}, got {value}")
+    problem = dense.problem
+    h0 = problem.y0[0].detach()
+    batched = h0.ndim >= 2 if batch is None else batch
+    if batched and h0.ndim == 0:
+        raise ValueError("batch must be False for h0 of shape (), got True")
+    propagator = Propagator(dense, True, batched)
+    _check_independence(propagator)
+    channels = gamma.detach().expand(h0.shape).reshape(propagator.samples, -1).cpu()
+    if bool((channels != channels[0]).any()):
+        raise ValueError("gamma must be the same for all samples; pass batch=False where it is not")
+    one = float(channels[0, 0]) if bool((channels[0] == channels[0, 0]).all()) else None
+
+    analysis = _Analysis(loss, propagator.size <= dense_limit, nodes, probes)
+    spectrum = analysis.spectrum(propagator, one)
+    chosen = analysis.chosen(propagator)
+    gap: float | None = None
+    if analysis.matrices:
+        gap, asymmetry = eigenvalue_pairs(propagator, dense, one, chosen)
+    else:
+        asymmetry = probed_asymmetry(propagator, chosen)
+    eps = torch.finfo(h0.dtype).eps
+    if gradient_field is None:
+        gradient_field = asymmetry <= max(1e-8, 100 * eps)
+    paired = gradient_field and one is not None
+
+    t = torch.tensor(propagator.times, dtype=torch.float64)
+    left = (t[-1] - t).unsqueeze(1)
+    log_bound = -0.5 * float(channels[0].mean()) * left
+    residuals = {
+        "determinant": _determinant_miss(spectrum, -float(channels[0].sum()) * left),
+        "eigenvalue_pairing": gap,
+        "singular_value_pairing": float(spectrum.conformal.max()) if paired else None,
+        "lower_bound": _undershot(spectrum, log_bound),
+    }
+    if tol is None:
+        tolerances = (problem.plan.control.rtol, problem.plan.control.atol)
+        largest = max(float(torch.as_tensor(x).max()) for x in tolerances)
+        tol = max(eps**0.5, 10 * propagator.count * largest if problem.plan.adaptive else 0.0)
+
+    flow = _node_flow(propagator, dense, analysis, spectrum.notes) if node else None
+    shaped = propagator.layout.per_sample
+    errors = {"log_det": shaped(spectrum.log_det_error), "rms": shaped(spectrum.log_rms_error)}
+    return GradientFlow(
+        t=t,
+        bound=log_bound[:, 0].exp(),
+        measured=shaped(spectrum.log_largest.exp()),
+        sigma_min=shaped(spectrum.log_smallest.exp()),
+        rms=shaped(spectrum.log_rms.exp()),
+        log_det=shaped(spectrum.log_det),
+        gradient_norm=None if loss is None else shaped(spectrum.log_gradient.exp()),
+        pair_sums=shaped(spectrum.pair_sums) if paired else None,
+        residuals=residuals,
+        tolerance=tol,
+        gradient_field=gradient_field,
+        node=flow,
+        notes=tuple(spectrum.notes),
+        standard_errors=None if analysis.matrices else errors,
+    )
+
+
+class _Analysis(NamedTuple):
+    """How a propagator is looked at."""
+
+    loss: Loss | None
+    matrices: bool
+    nodes: int
+    probes: int
+
+    def chosen(self, propagator: Propagator) -> list[int]:
+        """Return the nodes where not all of them are looked at."""
+        return sorted({round(i) for i in torch.linspace(0, propagator.count, self.nodes).tolist()})
+
+    def spectrum(self, propagator: Propagator, gamma: float | None) -> Spectrum:
+        gradient = None if self.loss is None else _loss_gradient(self.loss, propagator)
+        inverse = propagator.second_order
+        if self.matrices:
+            return dense_spectrum(propagator, gradient, gamma, inverse)
+        return matrix_free_spectrum(propagator, gradient, gamma, inverse, self.chosen(propagator), self.probes)
+
+
+def _checked(system: System, sol: Solution) -> tuple[DenseOutput, Tensor]:
+    """Return the dense output and γ of a solve that can be analysed."""
+    if not (isinstance(system, System) and system.second_order and system.damped):
+        raise TypeError(f"system must be a HeavyBall or GeneralizedHeavyBall, got {type(system).__name__}")
+    if not isinstance(sol, Solution):
+        raise TypeError(f"sol must be the Solution of hbodeint, got {type(sol).__name__}")
+    dense = sol.dense
+    if dense is None:
+        raise ValueError("sol must come from hbodeint(..., dense=True), which keeps the steps")
+    problem, tape = dense.problem, dense.solved.tape
+    if not isinstance(problem.clock, Clock):
+        raise ValueError("sol must have one time axis: t of shape (T,), and per_sample=False")
+    if problem.y0.is_complex():
+        raise TypeError(f"sol must have a real state, got {problem.y0.dtype}")
+    if problem.y0.numel() == 0:
+        raise ValueError(f"sol must have entries in its state, got h0 of shape {tuple(problem.y0.shape[1:])}")
+    if isinstance(problem.method, Adams):
+        raise ValueError(
+            "sol must come from a one-step method such as dprkn6, dopri5 or leapfrog; Adams methods step "
+            "from several states"
+        )
+    if not any(owner is system or getattr(owner, "f", None) == system.f for owner in problem.owners):
+        raise ValueError("system must be the one that sol was solved with; their fields f differ")
+    for name, own, solved in zip(("gamma", "xi"), system.coefficients(), problem.tensors, strict=False):
+        a, b = (0.0 if x is None else as_coefficient(x.detach(), problem.y0[0]) for x in (own, solved))
+        if not bool(torch.eq(torch.as_tensor(a), torch.as_tensor(b)).all()):
+            raise ValueError(f"system must be the one that sol was solved with; {name} has changed since")
+    if not sol.stats.success:
+        raise ValueError(f"sol must have reached its last time, but its status is {tape.status[0].name}")
+    if not tape.steps:
+        raise ValueError("sol must have at least one step, but its times are all the same")
+    gamma = problem.tensors[0]
+    return dense, torch.zeros((), dtype=torch.float64) if gamma is None else gamma
+
+
+def _check_independence(propagator: Propagator) -> None:
+    """Raise if the first sample after a step depends on another sample before it."""
+    if propagator.samples < 2:
+        return
+    bar = torch.zeros(1, propagator.samples, propagator.size, dtype=torch.float64)
+    bar[0, 0] = torch.randn(propagator.size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    if bool((propagator.step(0).pull(bar)[0, 1:] != 0).any()):
+        raise ValueError("the samples of h0 must not interact, but the first depends on others; pass batch=False")
+
+
+def _loss_gradient(loss: Loss, propagator: Propagator) -> Tensor:
+    """Return ∂L/∂(h_T, m_T), or ∂L/∂h_T of a NODE, shape (1, B, P)."""
+    y = propagator.final().requires_grad_()
+    with torch.enable_grad():
+        value = loss(*y.unbind()) if propagator.second_order else loss(y, torch.zeros_like(y))
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise ValueError(f"loss must return a tensor with one entry, got {got}")
+    found = torch.autograd.grad(value, y, allow_unused=True)[0] if value.requires_grad else None
+    if found is None:
+        if propagator.second_order:
+            raise ValueError("loss must depend on h_T or m_T, but has no gradient with respect to either")
+        found = torch.zeros_like(y)  # a loss of m_T alone, which the NODE does not have
+    return propagator.layout.rows(found.unsqueeze(0)).cpu()
+
+
+def _determinant_miss(spectrum: Spectrum, expected: Tensor) -> float:
+    if not spectrum.positive:
+        return math.inf
+    return float(((spectrum.log_det - expected).abs() - 4 * spectrum.log_det_error).clamp(min=0.0).max())
+
+
+def _undershot(spectrum: Spectrum, log_bound: Tensor) -> float:
+    """Return the largest share by which σ_max or the rms are below the bound, where they were measured."""
+    above = torch.stack((spectrum.log_largest, spectrum.log_rms + 4 * spectrum.log_rms_error)) - log_bound
+    lowest = above[~above.isnan()].min()
+    return max(0.0, -math.expm1(min(float(lowest), 0.0)))
+
+
+def _node_flow(propagator: Propagator, dense: DenseOutput, analysis: _Analysis, notes: list[str]) -> NodeFlow | None:
+    """Solve the NODE of the same f over the same span and analyse it; on failure add a note."""
+    problem = dense.problem
+    xi = problem.tensors[1]
+    h0 = problem.y0[0].detach().clone()
+
+    def force(t: Tensor, h: Tensor) -> Tensor:
+        change = propagator.slope(t, torch.stack((h, torch.zeros_like(h))))[1]
+        return change if xi is None else change + xi.detach().to(h.dtype) * h
+
+    control = problem.plan.control
+    # Tolerances for (h, m) serve the NODE with their part for h.
+    rtol, atol = (x[0] if isinstance(x, Tensor) and x.ndim > h0.ndim else x for x in (control.rtol, control.atol))
+    span = [propagator.times[0], propagator.times[-1]]
+    options = {"jump_ts": list(problem.plan.jumps), "max_steps": problem.plan.max_steps}
+    try:
+        sol = hbodeint(FirstOrder(force), h0, span, method="dopri5", rtol=rtol, atol=atol, dense=True, options=options)
+        if sol.dense is None or not sol.dense.solved.tape.steps:
+            return None
+        other = Propagator(sol.dense, False, propagator.layout.axis is not None)
+        spectrum = analysis.spectrum(other, None)
+    except (SolverError, PropagatorError) as error:
+        notes.append(f"NODE: {error}")
+        return None
+    notes += [f"NODE: {note}" for note in spectrum.notes]
+
+    shaped = other.layout.per_sample
+    return NodeFlow(
+        t=torch.tensor(other.times, dtype=torch.float64),
+        measured=shaped(spectrum.log_largest.exp()),
+        rms=shaped(spectrum.log_rms.exp()),
+        log_det=shaped(spectrum.log_det),
+        gradient_norm=None if analysis.loss is None else shaped(spectrum.log_gradient.exp()),
+    )

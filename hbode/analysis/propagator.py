@@ -1,0 +1,235 @@
+"""The propagator of a solve: the Jacobians of its steps, applied to vectors from either side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..dense import DenseOutput
+from ..solvers import Clock, Status
+
+Apply = Callable[[Tensor], Tensor]
+
+
+class PropagatorError(ValueError):
+    """The Jacobian of a step is not finite, cannot be inverted, or is not that of the recorded step."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the samples of a state are: `shape` of the state, and its batch axis (None: it is one sample)."""
+
+    shape: torch.Size
+    axis: int | None
+
+    @property
+    def samples(self) -> int:
+        return 1 if self.axis is None else self.shape[self.axis]
+
+    def per_sample(self, x: Tensor) -> Tensor:
+        """Return values (n, B) with the axis B only where there is a batch axis."""
+        return x[:, 0] if self.axis is None else x
+
+    def rows(self, y: Tensor) -> Tensor:
+        """Return states (k, *shape) as vectors (k, B, P) in float64."""
+        if self.axis is not None:
+            y = y.movedim(1 + self.axis, 1)
+        return y.reshape(len(y), self.samples, -1).double()
+
+    def states(self, rows: Tensor, like: Tensor) -> Tensor:
+        """Return vectors (k, B, P) as states (k, *shape), in the dtype and on the device of `like`."""
+        shape = list(self.shape)
+        if self.axis is not None:
+            del shape[self.axis]
+            shape.insert(0, self.samples)
+        y = rows.to(like).reshape(len(rows), *shape)
+        return y if self.axis is None else y.movedim(1, 1 + self.axis)
+
+
+class Linearised:
+    """A map y ↦ fn(y) of states around one point: its value there, and its Jacobian J applied from either side.
+
+    Vectors have shape (k, B, P): k for each of B samples that do not interact, so that one pass serves them all. The
+    graph lives as long as the object, and each further product costs a backward pass.
+    """
+
+    def __init__(self, fn: Apply, y: Tensor, layout: Layout, name: str) -> None:
+        self.layout, self.name = layout, name
+        with torch.enable_grad():
+            self.y = y.detach().clone().requires_grad_()
+            self.value = fn(self.y)
+        self._transposed: tuple[Tensor, Tensor] | None = None
+
+    def pull(self, rows: Tensor) -> Tensor:
+        """Return Jᵀ applied to cotangents."""
+        return self._product(self.value, self.y, rows)
+
+    def push(self, columns: Tensor) -> Tensor:
+        """Return J applied to tangents: the derivative of the linear map u ↦ Jᵀ u, pulled back once more."""
+        if self._transposed is None:
+            with torch.enable_grad():
+                u = torch.zeros_like(self.value, requires_grad=True)
+                (back,) = torch.autograd.grad(self.value, self.y, u, create_graph=True, materialize_grads=True)
+                self._transposed = u, back
+        u, back = self._transposed
+        return self._product(back, u, columns)
+
+    def matrix(self) -> Tensor:
+        """Return J of every sample, shape (B, P, P), on the CPU."""
+        samples = self.layout.samples
+        eye = torch.eye(self.y.numel() // samples, dtype=torch.float64)
+        return self.pull(eye.unsqueeze(1).expand(-1, samples, -1)).transpose(0, 1)
+
+    def _product(self, out: Tensor, of: Tensor, rows: Tensor) -> Tensor:
+        moved = self.layout.rows(_vjp(out, of, self.layout.states(rows, out))).cpu()
+        if not bool(torch.isfinite(moved).all()):
+            raise PropagatorError(f"the Jacobian of {self.name} must be finite, got NaN or Inf")
+        return moved
+
+
+def _vjp(out: Tensor, of: Tensor, bars: Tensor) -> Tensor:
+    """Return the cotangents of `of`, (k, *of), for cotangents (k, *out) of `out`."""
+    try:
+        (found,) = torch.autograd.grad(out, of, bars, retain_graph=True, is_grads_batched=True, materialize_grads=True)
+    except RuntimeError:
+        # Not every operation can be batched, such as a custom backward in numpy. One by one, an error of the field
+        # itself comes again.
+        each = [torch.autograd.grad(out, of, bar, retain_graph=True, materialize_grads=True)[0] for bar in bars]
+        found = torch.stack(each)
+    return found.detach()
+
+
+class Propagator:
+    """Jacobians J_n = ∂y_{n+1}/∂y_n of the accepted steps of a solve, the length of each step held fixed.
+
+    They belong to the discrete solution: y_{n+1} is what the method makes of the state y_n alone, all that it
+    carries besides being a function of y_n. Φ(T, t_n) = J_{N-1} … J_n = ∂y(T)/∂y(t_n) is the propagator. A
+    terminal event ends the last step where it happened.
+
+    Parameters
+    ----------
+    dense
+        The steps of a solve in which one step size served the batch, by a one-step method.
+    second_order
+        Whether the state is (h, m) stacked; the P components of a vector are then all of h and all of m.
+    batched
+        Whether the first axis of h holds samples that do not interact.
+
+    Attributes
+    ----------
+    times
+        The nodes t_0, …, t_N.
+    count
+        The number N of steps.
+    """
+
+    def __init__(self, dense: DenseOutput, second_order: bool, batched: bool) -> None:
+        problem, tape = dense.problem, dense.solved.tape
+        tensors = tuple(None if x is None else x.detach().clone() for x in problem.tensors)
+        self.method = problem.method
+        self.field, _ = problem.bind(tensors)
+        self.steps, self._interpolants = tape.steps, tape.interpolants
+        self.count = len(self.steps)
+        self.device, self.dtype = problem.y0.device, problem.y0.dtype
+        self.layout = Layout(problem.y0.shape, (1 if second_order else 0) if batched else None)
+        self.samples = self.layout.samples
+        self.size = problem.y0.numel() // self.samples
+        self.second_order = second_order
+        self.times = [step.start.value for step in self.steps]
+        clock = problem.clock
+        if tape.status[0] is Status.EVENT:
+            self.times.append(float(dense.solved.event_t[-1]))
+        elif isinstance(clock, Clock):
+            self.times.append(clock.values[-1])
+        # A step is run again on the operations of autograd, in another order than without.
+        self._rounding = torch.finfo(self.dtype).eps ** 0.5
+
+    def state(self, n: int) -> Tensor:
+        """Return y_n, n < N, as the solve recorded it."""
+        carry = self.steps[n].carry
+        if carry:
+            return torch.as_tensor(carry[0]).detach()
+        start = torch.zeros(1, dtype=torch.float64, device=self.device)
+        return self.method.interpolate(self._interpolants[n], start)[0].detach()
+
+    def step(self, n: int) -> Linearised:
+        """Return step n around y_n.
+
+        Raises
+        ------
+        PropagatorError
+            If it does not end on the recorded y_{n+1}: the field has changed since, is random, or the method
+            carries more than the state.
+        """
+        start = self.state(n)
+        linear = Linearised(lambda y: self._advance(n, y), start, self.layout, self._name(n))
+        if n + 1 < self.count:
+            there, here = self.state(n + 1), linear.value.detach()
+            size = torch.maximum(start.abs().max(), there.abs().max())
+            if not bool((here - there).abs().max() <= self._rounding * size):
+                raise PropagatorError(
+                    f"{self._name(n)} must end on the recorded state when it is taken again from the state before, but "
+                    "does not: has the field changed since the solve (weights, mode, autocast), is it random, or does "
+                    "the method carry more than the state (Adams, or coupled for gradient='reversible')?"
+                )
+        return linear
+
+    def step_back(self, n: int) -> Linearised:
+        """Return step n taken back in time from its end: its Jacobian is J_n⁻¹ up to the local error of a step."""
+        with torch.no_grad():
+            end = self.state(n + 1) if n + 1 < self.count else self.final()
+        return Linearised(lambda y: self._advance(n, y, back=True), end, self.layout, self._name(n))
+
+    def final(self) -> Tensor:
+        """Return y_N, the state at T."""
+        with torch.no_grad():
+            return self._advance(self.count - 1, self.state(self.count - 1)).detach()
+
+    def solve(self, n: int, vectors: Tensor, transposed: bool = False) -> Tensor:
+        """Return J_n⁻¹, or its transpose, applied to vectors.
+
+        The step taken back in time is an inverse up to the local error, and iterative refinement removes the rest.
+
+        Raises
+        ------
+        PropagatorError
+            If the refinement does not converge, which takes a local error near one.
+        """
+        step, back = self.step(n), self.step_back(n)
+        product, inverse = (step.pull, back.pull) if transposed else (step.push, back.push)
+        tol = torch.finfo(self.dtype).eps ** 0.75 * torch.linalg.vector_norm(vectors, dim=-1)
+        found = inverse(vectors)
+        for _ in range(20):
+            rest = vectors - product(found)
+            if bool((torch.linalg.vector_norm(rest, dim=-1) <= tol).all()):
+                return found
+            found = found + inverse(rest)
+        raise PropagatorError(f"{self._name(n)} is too long for its inverse to be found from the step back in time")
+
+    def slope(self, t: Tensor, y: Tensor, n: int | None = None) -> Tensor:
+        """Return dy/dt at (t, y) as the solve saw it, within step n where the field is discontinuous in time."""
+        self.field.between(*((None if n is None else self.steps[n].sides) or (None, None)))
+        return self.method.slope(self.field, self.method.start(self.field, t, y))
+
+    def slope_at(self, t: float, y: Tensor, n: int) -> Linearised:
+        """Return `slope` around (t, y), within step n: its Jacobian is A = ∂(dy/dt)/∂y."""
+        time = self._time(t)
+        return Linearised(lambda y: self.slope(time, y, n), y, self.layout, f"the field at t = {t:.6g}")
+
+    def _advance(self, n: int, y: Tensor, back: bool = False) -> Tensor:
+        start, end = self.times[n : n + 2]
+        if back:
+            start, end = end, start
+        self.field.between(*(self.steps[n].sides or (None, None)))
+        t = self._time(start)
+        carry, _ = self.method.step(self.field, t, self._time(end - start), self.method.start(self.field, t, y))
+        return carry[0]
+
+    def _time(self, value: float) -> Tensor:
+        return torch.tensor(value, dtype=torch.float64, device=self.device)
+
+    def _name(self, n: int) -> str:
+        return f"the step from t = {self.times[n]:.6g}"

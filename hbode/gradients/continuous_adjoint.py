@@ -1,0 +1,272 @@
+"""The continuous adjoint: the heavy-ball adjoint equation, solved backwards with steps of its own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..solvers import METHODS, Adams, Carry, Clock, Coupled, Crossing, Field, Method, Plan, Tape, solve
+from .leaves import same_autocast, without_graph
+from .linearisation import Linearisation
+from .problem import Problem, Solved
+from .trajectories import Interpolated, SolvedBackwards, stops_between
+from .transposed import Impulses, Trajectory, Transposed
+
+
+@dataclass(frozen=True)
+class ContinuousAdjoint:
+    """Solve the adjoint equation along the solution, with tolerances of its own.
+
+    With a = ∂L/∂h and p = ∂L/∂m: a' = -p (∂f/∂h - ξ), p' = -a ⊙ σ'(m) + γ p, which for σ = id is a heavy ball for p
+    with the same damping (Xia et al. 2021, Propositions 1 and 2). One sweep goes back over all output times: the steps
+    do not end there, cotangents enter by the transpose of the method's interpolant. The gradients of parameters are
+    sums over the same products. The gradient is that of the exact solution to within the tolerances of both
+    solves, not that of the computed one.
+
+    Parameters
+    ----------
+    adjoint_rtol, adjoint_atol
+        Tolerances (default: those of the solve). Absolute errors are in units of the largest cotangent of an output,
+        so that they do not depend on how the loss is scaled.
+    adjoint_method
+        One-step method (default: that of the solve; dopri5 where that does not take the adjoint equation).
+    adjoint_state
+        Where the states come from: "interpolating", the interpolants of all steps, kept; "backsolve", a second solve
+        backwards in constant memory, which damping makes unstable over spans of many 1/γ.
+    adjoint_norm
+        What the step size is chosen by: the error of "state" (a, p), or of the integrals as well, "full".
+    """
+
+    adjoint_rtol: float | Tensor | None = None
+    adjoint_atol: float | Tensor | None = None
+    adjoint_method: str | None = None
+    adjoint_state: str = "interpolating"
+    adjoint_norm: str = "state"
+
+    def __post_init__(self) -> None:
+        for key, allowed in (("adjoint_state", ("interpolating", "backsolve")), ("adjoint_norm", ("state", "full"))):
+            if getattr(self, key) not in allowed:
+                raise ValueError(f"{key} must be one of {', '.join(allowed)}, got {getattr(self, key)!r}")
+        one_step = [name for name, method in METHODS.items() if not isinstance(method, Adams)]
+        if self.adjoint_method is not None and self.adjoint_method not in one_step:
+            raise ValueError(f"adjoint_method must be one of {', '.join(one_step)}, got {self.adjoint_method!r}")
+        for key in ("adjoint_rtol", "adjoint_atol"):
+            tol = getattr(self, key)
+            if tol is not None and not bool((torch.as_tensor(tol) >= 0).all()):
+                raise ValueError(f"{key} must not be negative, got {tol!r}")
+
+    def adapt(self, method: Method) -> Method:
+        return method
+
+    def solve(self, problem: Problem, on_backward: Callable[[int], None]) -> Solved:
+        """Solve without a graph; `on_backward` receives the evaluations that a backward pass made."""
+        if not isinstance(problem.clock, Clock):
+            raise ValueError(
+                "gradient='continuous_adjoint' needs one time axis and step size for the batch; with times or steps "
+                "per sample take gradient='discrete_adjoint'"
+            )
+        self.method(problem.method, problem.bind(problem.tensors, True)[0] if problem.damped else None)
+        tape, (rows, event_t, event_y, *nodes) = without_graph(_Sweep, problem, self, on_backward)
+        if not rows.requires_grad:
+            return Solved(tape, rows, event_t, event_y)
+        clock = problem.clock
+        field, crossings = problem.bind(problem.tensors)
+        if tape.event_index:
+            event_t, event_y = _events(problem, field, crossings, tape, event_t, event_y)
+
+        def carry(n: int) -> Carry:
+            step, y = tape.steps[n], nodes[0][n]
+            t = clock.at(step.start)
+            if n and t.requires_grad:  # a node moves with the times, and the state with it
+                y = y + problem.slope(field, t, y) * (t - t.detach()).to(y.real.dtype)
+            field.between(*(step.sides or (None, None)))
+            return problem.method.start(field, t, y)
+
+        return Solved(tape, rows, event_t, event_y, carry if nodes else None)
+
+    def method(self, forward: Method, field: Field | None) -> Method:
+        """Return the method of the adjoint, for the damped form of the field if there is one."""
+        base = forward.base if isinstance(forward, Coupled) else forward
+        chosen = base if self.adjoint_method is None else METHODS[self.adjoint_method]
+        fits = not isinstance(chosen, Adams) and not (chosen.damped and (field is None or field.sigma is not None))
+        if not fits and self.adjoint_method is not None:
+            raise ValueError(
+                f"adjoint_method={self.adjoint_method!r} needs a heavy ball with h' = m; take dopri5 for this system"
+            )
+        return chosen if fits else METHODS["dopri5"]
+
+
+class _Sweep(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        problem: Problem,
+        mode: ContinuousAdjoint,
+        field: Field,
+        start: Carry | None,
+        on_backward: Callable[[int], None],
+        tapes: list[Tape],
+        *inputs: Tensor,
+    ) -> tuple[Tensor, ...]:
+        y0, times, *_ = inputs
+        dense = problem.plan.keep_interpolants
+        interpolants = dense or mode.adjoint_state == "interpolating"
+        plan = replace(problem.plan, keep=list.append if dense else None, keep_interpolants=interpolants)
+        frozen = replace(problem, y0=y0.detach(), clock=replace(problem.clock, times=times.detach()), plan=plan)
+        tape = frozen.solve(field, start)
+        outputs = tape.gathered()
+        tapes.append(tape)
+        ctx.save_for_backward(*inputs, outputs[0])
+        ctx.autocast = same_autocast(y0.device.type)
+        ctx.set_materialize_grads(False)
+        ctx.problem, ctx.mode, ctx.tape, ctx.on_backward = frozen, mode, tape, on_backward
+        ctx.mark_non_differentiable(outputs[1])
+        return outputs if not dense or not tape.steps else (*outputs, torch.stack([s.carry[0] for s in tape.steps]))
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "gradient='continuous_adjoint' gives first derivatives only; for create_graph=True, and any second "
+                "derivative, solve with gradient='discrete_adjoint' or 'backprop'"
+            )
+        with ctx.autocast:
+            return (None,) * 6 + _swept(ctx, cotangents)
+
+
+def _swept(ctx: Any, cotangents: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+    problem, mode, tape = ctx.problem, ctx.mode, ctx.tape
+    y0, times, *inputs = ctx.saved_tensors[:-1]
+    explicit, leaves = problem.divided([x.detach().requires_grad_(x.requires_grad) for x in inputs])
+    leaves = inputs[len(inputs) - len(leaves) :]
+    field, _ = problem.bind(explicit, problem.damped)
+    coefficients = explicit[:2] if problem.damped else []
+    wanted = [x for x in (*explicit[len(coefficients) :], *leaves) if x is not None and x.requires_grad]
+    linear = Linearisation(field, problem.damped, coefficients, wanted, problem.leaves is None)
+
+    y0_bar, met, slack = _cotangents(problem, tape, cotangents)
+    found = linear.zeros()
+    forward, _ = problem.bind([None if x is None else x.detach() for x in explicit])
+    t0_bar = times.new_zeros(())
+    if met:
+        z, found, calls = _swept_back(problem, mode, tape, linear, explicit, met, slack)
+        y0_bar = y0_bar + z
+        if times.requires_grad:
+            t0_bar = -_along(z, problem.slope(forward, times[0], y0))
+    else:
+        calls = 0
+    times_bar = None
+    if times.requires_grad:
+        times_bar = torch.zeros_like(times)
+        times_bar[0] = t0_bar
+        rows, lead = ctx.saved_tensors[-1], len(tape.row_blocks[0])
+        bars = cotangents[0][lead:] if cotangents[0] is not None else ()
+        for i, bar in enumerate(bars, lead):
+            times_bar[i] = _along(bar, problem.slope(forward, times[i], rows[i]))
+    ctx.on_backward(field.calls + forward.calls + calls)
+    names = [x for x in (*coefficients, *wanted) if x is not None and x.requires_grad]
+    sums = {id(x): total for x, total in zip(names, found, strict=True)}
+    return y0_bar, times_bar, *(sums.get(id(x)) for x in explicit if x is not None), *(sums.get(id(x)) for x in leaves)
+
+
+def _cotangents(
+    problem: Problem, tape: Tape, cotangents: tuple[Tensor | None, ...]
+) -> tuple[Tensor, list[tuple[float, Tensor]], float]:
+    """Return the cotangent of y0 itself, times and cotangents of later states in order, and the rounding of a time.
+
+    States at the first time but for rounding are y0.
+    """
+    rows_bar, _, event_bar, *nodes_bar = cotangents
+    clock, lead = problem.clock, len(tape.row_blocks[0])
+    y0_bar = torch.zeros_like(problem.y0)
+    met: list[tuple[float, Tensor]] = []
+    if rows_bar is not None and isinstance(clock, Clock):
+        y0_bar = y0_bar + clock.fold(rows_bar[:lead], ())
+        met += zip(clock.values[lead:], rows_bar[lead:], strict=False)
+    if event_bar is not None:
+        met += zip(torch.cat(tape.event_t_blocks).tolist(), event_bar, strict=True)
+    if nodes_bar and nodes_bar[0] is not None:
+        y0_bar = y0_bar + nodes_bar[0][0]
+        met += zip(tape.t[1:], nodes_bar[0][1:], strict=False)
+    if met:
+        alive = torch.stack([bar for _, bar in met]).flatten(1).any(1).tolist()
+        met = [entry for entry, kept in zip(met, alive, strict=True) if kept]
+    start = clock.values[0] if isinstance(clock, Clock) else 0.0
+    slack = 8 * math.ulp(max((abs(t) for t, _ in met), default=0.0) + abs(start))
+    met.sort(key=lambda entry: abs(entry[0] - start))
+    while met and abs(met[0][0] - start) <= slack:
+        y0_bar = y0_bar + met.pop(0)[1]
+    return y0_bar, met, slack
+
+
+def _swept_back(
+    problem: Problem,
+    mode: ContinuousAdjoint,
+    tape: Tape,
+    linear: Linearisation,
+    explicit: list[Tensor | None],
+    met: list[tuple[float, Tensor]],
+    slack: float,
+) -> tuple[Tensor, list[Tensor], int]:
+    """Return the adjoint at the first time, the integrals, and evaluations that were made beside the field's own."""
+    forward = problem.plan
+    method = mode.method(problem.method, linear.field if problem.damped else None)
+    adaptive = method.error_order is not None and (forward.adaptive or mode.adjoint_method is not None)
+    rtol, atol = (
+        own if mine is None else mine
+        for own, mine in (
+            (forward.control.rtol, mode.adjoint_rtol),
+            (forward.control.atol, mode.adjoint_atol),
+        )
+    )
+    first_step = max(abs(dt) for dt in tape.dt[-2:])  # the last one may have been cut to end the solve
+    control = replace(forward.control, rtol=rtol, atol=atol, norm=None, first_step=first_step)
+    points = forward.jumps if adaptive else (*tape.t, *forward.jumps)
+    start, end = met[-1][0], tape.t[0]
+    plan = Plan(control, adaptive, stops_between(start, end, points), jumps=forward.jumps, max_steps=forward.max_steps)
+
+    along: Trajectory = Interpolated(problem.method, tape)
+    again, _ = problem.bind([None if x is None else x.detach() for x in explicit], method.damped)
+    if mode.adjoint_state == "backsolve":
+        along = SolvedBackwards(method, again, plan, points, tape.t[-1] + tape.dt[-1], tape.carry[0])
+    bars = torch.stack([bar for _, bar in met])
+    scale = bars.abs().max()
+    impulses = Impulses([t for t, _ in met], bars / scale, math.copysign(1.0, start - end), slack)
+    backwards = Transposed(method, linear, along, impulses, mode.adjoint_norm == "full")
+    z = backwards.joined(torch.zeros_like(bars[0]))
+    swept = solve(backwards, linear.field, z, Clock.of(torch.tensor([start, end], dtype=torch.float64)), plan)
+    (status,) = swept.status
+    if status.failed:
+        raise RuntimeError(
+            f"the adjoint solve failed at t = {swept.failed_at[0][0]:.6g} with {status.name}: {status.remedy}"
+        )
+    z, sums = backwards.divided(swept.carry)
+    return z * scale, [x * scale for x in sums], again.calls
+
+
+def _events(
+    problem: Problem, field: Field, crossings: tuple[Crossing, ...], tape: Tape, times: Tensor, states: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return times and states of events with the gradient of the implicit function: the states are at fixed times."""
+    ts, ys = [], []
+    for which, t, y in zip(tape.event_index, times, states, strict=True):
+        slope = problem.slope(field, t, y)
+        with torch.enable_grad():
+            inputs = t.detach().requires_grad_(), y.detach().requires_grad_()
+            value = crossings[which].fn(*inputs)
+            by_t, by_y = torch.autograd.grad(value, inputs, allow_unused=True, materialize_grads=True)
+        value = crossings[which].fn(t, y)
+        at = t - (value - value.detach()).double() / (by_t + _along(by_y, slope))
+        ts.append(at)
+        ys.append(y + slope * (at - t).to(slope.real.dtype))
+    return torch.stack(ts), torch.stack(ys)
+
+
+def _along(bar: Tensor, slope: Tensor) -> Tensor:
+    """Return the derivative along a direction, from the gradient, in float64."""
+    return (bar.conj() * slope).real.sum().double()
