@@ -70,8 +70,14 @@ def hbodeint(
         Tolerances of the local error, relative and absolute; numbers, or tensors that broadcast to the state
         ((2, *h0) for a second-order system).
     gradient
-        "discrete_adjoint": the exact gradient of what was computed, from the states of the accepted steps alone.
-        "backprop": the same through the stored graph; the mode for higher derivatives.
+        A name, with the settings of the mode in `options`, or a mode of `hbode.gradients`.
+        "discrete_adjoint" (`DiscreteAdjoint`: checkpoints): the exact gradient of what was computed, from the states of
+        the accepted steps, or from few of them.
+        "reversible" (`Reversible`: coupling): the same to rounding, at the memory of one step; methods other than
+        leapfrog and yoshida4 run in a coupled scheme at twice their cost.
+        "continuous_adjoint" (`ContinuousAdjoint`: adjoint_rtol, adjoint_atol, adjoint_method, adjoint_state,
+        adjoint_norm): the adjoint equation, solved backwards by steps of its own.
+        "backprop": through the stored graph; the mode for forward mode and derivatives beyond the second.
     per_sample
         Give every sample its own steps and counts. Times of shape (B, T) without it: all samples take the same
         fraction of their span in a step.
@@ -83,7 +89,8 @@ def hbodeint(
         Steps: first_step, min_step, max_step, safety, min_factor, max_factor, norm, controller ("I", "PI", "PID" or
         gains (p, i, d)), max_steps. Points: step_ts (to step to), jump_ts (discontinuities). Fixed grids, on any
         method: step_size or grid_constructor(func, h0, t); methods without an error estimate otherwise step from
-        one requested time to the next. Adams methods: max_order, max_iters.
+        one requested time to the next. Adams methods: max_order, max_iters; others: coupling, for the scheme of
+        `Reversible`. Settings of the gradient mode.
     progress
         Show a progress bar over the time.
     throw

@@ -94,7 +94,7 @@ ARGUMENTS = {
         ValueError,
         "h0 must have a batch axis for times or steps per sample, got shape ()",
     ),
-    "gradient": ({"gradient": "forward"}, ValueError, "gradient must be one of discrete_adjoint, reversible, "),
+    "gradient": ({"gradient": "forward"}, ValueError, "gradient must be one of discrete_adjoint, continuous_adjoint, "),
     "rtol negative": ({"rtol": -1.0}, ValueError, "rtol must be zero or positive and without gradient, got -1.0"),
     "atol NaN": ({"atol": math.nan}, ValueError, "atol must be zero or positive and without gradient, got nan"),
     "rtol with gradient": (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -72,7 +73,8 @@ def gradient_flow(
     gradient_field
         Whether f = -∇V. Default: whether ∂f/∂h is symmetric along the solution, to 1e-8 in float64.
     node
-        Whether to solve the NODE h' = f(t, h) from h0 over the same span, by dopri5 at the same tolerances.
+        Whether to solve the NODE h' = f(t, h) from h0 over the same span, by dopri5 at the same tolerances and with
+        steps no longer than those of the heavy ball.
     dense_limit
         Matrices are formed for 2N up to this, N being the entries of a sample. Beyond it, determinants and root mean
         squares are averages over random probes, whose residuals leave out four standard errors, and singular values
@@ -274,7 +276,9 @@ def _node_flow(propagator: Propagator, dense: DenseOutput, analysis: _Analysis, 
     # Tolerances for (h, m) serve the NODE with their part for h.
     rtol, atol = (x[0] if isinstance(x, Tensor) and x.ndim > h0.ndim else x for x in (control.rtol, control.atol))
     span = [propagator.times[0], propagator.times[-1]]
-    options = {"jump_ts": list(problem.plan.jumps), "max_steps": problem.plan.max_steps}
+    options: dict[str, object] = {"jump_ts": list(problem.plan.jumps), "max_steps": problem.plan.max_steps}
+    # At a rest point the error is zero at any step, and steps so long that they are unstable would amplify.
+    options["max_step"] = max(abs(b - a) for a, b in pairwise(propagator.times))
     try:
         sol = hbodeint(FirstOrder(force), h0, span, method="dopri5", rtol=rtol, atol=atol, dense=True, options=options)
         if sol.dense is None or not sol.dense.solved.tape.steps:

@@ -37,7 +37,7 @@ class ContinuousAdjoint:
         One-step method (default: that of the solve; dopri5 where that does not take the adjoint equation).
     adjoint_state
         Where the states come from: "interpolating", the interpolants of all steps, kept; "backsolve", a second solve
-        backwards in constant memory, which damping makes unstable over spans of many 1/γ.
+        backwards in constant memory, which damping makes unstable between outputs many 1/γ apart.
     adjoint_norm
         What the step size is chosen by: the error of "state" (a, p), or of the integrals as well, "full".
     """
@@ -141,7 +141,7 @@ class _Sweep(torch.autograd.Function):
 
 def _swept(ctx: Any, cotangents: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
     problem, mode, tape = ctx.problem, ctx.mode, ctx.tape
-    y0, times, *inputs = ctx.saved_tensors[:-1]
+    y0, times, *inputs, rows = ctx.saved_tensors
     explicit, leaves = problem.divided([x.detach().requires_grad_(x.requires_grad) for x in inputs])
     leaves = inputs[len(inputs) - len(leaves) :]
     field, _ = problem.bind(explicit, problem.damped)
@@ -154,7 +154,7 @@ def _swept(ctx: Any, cotangents: tuple[Tensor | None, ...]) -> tuple[Tensor | No
     forward, _ = problem.bind([None if x is None else x.detach() for x in explicit])
     t0_bar = times.new_zeros(())
     if met:
-        z, found, calls = _swept_back(problem, mode, tape, linear, explicit, met, slack)
+        z, found, calls = _swept_back(problem, mode, tape, linear, explicit, met, slack, (times.tolist(), rows))
         y0_bar = y0_bar + z
         if times.requires_grad:
             t0_bar = -_along(z, problem.slope(forward, times[0], y0))
@@ -164,7 +164,7 @@ def _swept(ctx: Any, cotangents: tuple[Tensor | None, ...]) -> tuple[Tensor | No
     if times.requires_grad:
         times_bar = torch.zeros_like(times)
         times_bar[0] = t0_bar
-        rows, lead = ctx.saved_tensors[-1], len(tape.row_blocks[0])
+        lead = len(tape.row_blocks[0])
         bars = cotangents[0][lead:] if cotangents[0] is not None else ()
         for i, bar in enumerate(bars, lead):
             times_bar[i] = _along(bar, problem.slope(forward, times[i], rows[i]))
@@ -212,6 +212,7 @@ def _swept_back(
     explicit: list[Tensor | None],
     met: list[tuple[float, Tensor]],
     slack: float,
+    known: tuple[list[float], Tensor],
 ) -> tuple[Tensor, list[Tensor], int]:
     """Return the adjoint at the first time, the integrals, and evaluations that were made beside the field's own."""
     forward = problem.plan
@@ -233,7 +234,9 @@ def _swept_back(
     along: Trajectory = Interpolated(problem.method, tape)
     again, _ = problem.bind([None if x is None else x.detach() for x in explicit], method.damped)
     if mode.adjoint_state == "backsolve":
-        along = SolvedBackwards(method, again, plan, points, tape.t[-1] + tape.dt[-1], tape.carry[0])
+        at, rows = known
+        states = [*at[: len(rows)], tape.t[-1] + tape.dt[-1]], [*rows, tape.carry[0]]
+        along = SolvedBackwards(method, again, plan, points, states)
     bars = torch.stack([bar for _, bar in met])
     scale = bars.abs().max()
     impulses = Impulses([t for t, _ in met], bars / scale, math.copysign(1.0, start - end), slack)

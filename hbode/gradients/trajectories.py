@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -38,22 +38,33 @@ class Interpolated:
 
 
 class SolvedBackwards:
-    """The solution solved once more, from its end back, as far as it is asked for; what was passed is forgotten."""
+    """The solution solved once more, from its end back, as far as it is asked for; what was passed is forgotten.
+
+    It starts afresh from a known state, an output of the forward solve, wherever that solves little twice: errors of
+    the way back, which damping amplifies, then do not add up.
+    """
 
     def __init__(
-        self, method: Method, field: Field, plan: Plan, points: Sequence[float], end: float, y: Tensor
+        self,
+        method: Method,
+        field: Field,
+        plan: Plan,
+        points: Sequence[float],
+        known: tuple[Sequence[float], Sequence[Tensor]],
     ) -> None:
         self.method, self.field, self.points = method, field, points
         self.plan = replace(plan, keep_interpolants=True)
-        self.reached = end
-        self.carry: Carry = (y,)
+        self.times, self.rows = known
+        self.sign = 1.0 if self.times[-1] > self.times[0] else -1.0
+        self.reached = self.times[-1]
+        self.carry: Carry = (self.rows[-1],)
         self.windows: list[Interpolated] = []
 
     @torch.no_grad()
     def states(self, times: Sequence[float]) -> Tensor:
         """Return the states at times in the direction of the forward solve, shape (n, *y)."""
         if times[0] != self.reached and (not self.windows or not self._covers(self.windows[-1], times[0])):
-            self._solve_to(times[0])
+            self._solve_to(times[0], times[-1])
         if not self.windows:
             return self.carry[0].expand(len(times), *self.carry[0].shape)
         while len(self.windows) > 1 and self._covers(self.windows[1], times[-1]):
@@ -67,14 +78,19 @@ class SolvedBackwards:
         ]
         return torch.cat(blocks).flip(0)
 
-    def _solve_to(self, t: float) -> None:
-        fresh = len(self.carry) == 1 or self.reached in self.plan.jumps
-        start: Carry | None = None if fresh else self.carry
-        control = self.plan.control
+    def _solve_to(self, t: float, latest: float) -> None:
+        """Add a window that goes back to t; the states from `latest` on are needed."""
+        plan = self.plan
         if self.windows:
-            control = replace(control, first_step=abs(max(self.windows[-1].tape.dt, key=abs)))
-        plan = replace(self.plan, control=control, stops=stops_between(self.reached, t, self.points))
+            longest = max(abs(dt) for dt in self.windows[-1].tape.dt)
+            plan = replace(plan, control=replace(plan.control, first_step=longest))
+        at = bisect_left([self.sign * time for time in self.times], self.sign * latest)
+        if at < len(self.times) and abs(self.times[at] - self.reached) <= 0.5 * abs(self.reached - t):
+            self.reached, self.carry, self.windows = self.times[at], (self.rows[at],), []
+        fresh = len(self.carry) == 1 or self.reached in plan.jumps
+        start: Carry | None = None if fresh else self.carry
         times = torch.tensor([self.reached, t], dtype=torch.float64, device=self.carry[0].device)
+        plan = replace(plan, stops=stops_between(self.reached, t, self.points))
         tape = solve(self.method, self.field, self.carry[0], Clock.of(times), plan, start)
         (status,) = tape.status
         if status.failed:
