@@ -179,21 +179,16 @@ class Transposed:
         sums: list[Tensor] | None,
     ) -> Tensor:
         """Return the transpose of the rows `end` and `inside` of a step, applied to z and bars."""
-        parts, damped = len(end), self.method.damped
-        known = [*z.unbind()] if damped else [z]
-        rows = [*end.unbind()]
-        for row, bar in zip(inside, bars, strict=True):
-            known += [*bar.unbind()] if damped else [bar]
-            rows += [*row.unbind()]
+        parts, stages, damped = len(end), len(evaluations), self.method.damped
         product = self.linear.force if damped else self.linear.first_order
-        columns, values = torch.stack(rows), torch.stack(known)  # (rows so far, K, …), (rows so far, …)
-        for j in range(len(evaluations) - 1, -1, -1):
-            column = columns[:, parts + j]
-            if column.any():
-                back = product(evaluations[j], combine(column.to(values), values), sums)
-                columns = torch.cat((columns, weights.inputs[j : j + 1]))
-                values = torch.cat((values, back.unsqueeze(0)))
-        out = [combine(columns[:, i].to(values), values) for i in range(parts)]
+        known = torch.cat((z, *bars)) if damped else torch.stack((z, *bars))
+        exact = torch.cat((end, inside.flatten(0, 1), weights.inputs.flip(0)))  # rows: known, last stage, …, first
+        columns = exact.to(known).unbind(1)
+        values = torch.cat((known, known.new_zeros(stages, *known.shape[1:])))
+        for n, j in enumerate(reversed(range(stages)), len(known)):
+            if exact[:n, parts + j].any():
+                values[n] = product(evaluations[j], combine(columns[parts + j][:n], values[:n]), sums)
+        out = [combine(columns[i], values) for i in range(parts)]
         return torch.stack(out) if damped else out[0]
 
     def _weights(self, start: float, end: float, inside: list[float]) -> Weights:
