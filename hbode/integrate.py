@@ -188,11 +188,12 @@ def _field(
     system: System, damped: bool, h0: Tensor, gamma: Tensor | None, xi: Tensor | None, args: Sequence[Any]
 ) -> Field:
     real = h0.real.dtype if h0.is_complex() else h0.dtype
+    damping = Damping.of(gamma, xi, h0)
     if damped:
         f = system.f
-        return Field(lambda t, h: checked(f(t, h, *args), h), real, Damping.of(gamma, xi, h0), system.activation)
+        return Field(lambda t, h: checked(f(t, h, *args), h), real, damping, system.activation)
     g, x = (None if c is None else c.to(h0.dtype) for c in (gamma, xi))
-    return Field(lambda t, y: system.rhs(t, y, g, x, *args), real)
+    return Field(lambda t, y: system.rhs(t, y, g, x, *args), real, damping)
 
 
 def _reference(

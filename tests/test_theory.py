@@ -22,7 +22,7 @@ from scipy.integrate import solve_ivp
 from scipy.linalg import block_diag, expm
 
 from hbode import METHODS, Event, FirstOrder, GeneralizedHeavyBall, HeavyBall, hbodeint
-from hbode.solvers import Coupled, Field
+from hbode.solvers import Coupled, Damping, Field
 
 ROOT = Path(__file__).parents[1]
 TIGHT = {"rtol": 1e-11, "atol": 1e-11}
@@ -504,11 +504,13 @@ def test_checkpoints_do_not_change_the_arithmetic(net, draw):
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 
 
-def test_coupled_scheme(net, draw):
-    """det = λ^(2N) for any field, its inverse, and on a linear field y - z ↦ λ e^(-sA) (y - z)."""
+@pytest.mark.parametrize("known", [0.0, 0.5])
+def test_coupled_scheme(net, draw, known):
+    """Determinant and inverse for any field; on a linear one the gap moves by λ E e^(-sA) E, with or without E."""
     f, s, coupling = net(), torch.tensor(0.3, dtype=torch.float64), 0.9
     system, t = heavy_ball(f, 0.5), torch.tensor(0.2, dtype=torch.float64)
-    field = Field(lambda t, y: system.rhs(t, y, system.gamma, None), torch.float64)
+    damping = Damping.of(torch.tensor(known, dtype=torch.float64), None, t)
+    field = Field(lambda t, y: system.rhs(t, y, system.gamma, None), torch.float64, damping)
     method = Coupled(METHODS["rk4"], coupling)
 
     def step(pair):
@@ -516,22 +518,38 @@ def test_coupled_scheme(net, draw):
         carry, _ = method.step(field, t, s, (y, *method.base.start(field, t, z)))
         return torch.stack(carry[:2]).flatten()
 
-    pair = draw(8)
+    pair, e = draw(8), math.exp(-known * 0.3 / 2)
     matrix = torch.autograd.functional.jacobian(step, pair)
-    assert torch.linalg.det(matrix).item() == pytest.approx(coupling**4, rel=ROUNDING)
+    assert torch.linalg.det(matrix).item() == pytest.approx((coupling * e * e) ** 4, rel=ROUNDING)
     y, z = step(pair).view(2, 2, 2)
     back = method.undo(field, t, s, (y, *method.base.start(field, t + s, z)))
     assert torch.allclose(torch.stack(back[:2]).flatten(), pair, rtol=0, atol=ROUNDING)
 
-    a = 0.3 * first_order_form(driven(1.0), 0.5)
-    there, home, eye = expm(a), expm(-a), np.eye(4)
-    first = np.block([[coupling * eye, there - coupling * eye]])
-    both = np.concatenate((first, np.block([np.zeros((4, 4)), eye]) - (home - eye) @ first))
-    gap = np.block([eye, -eye])
-    assert gap @ both == pytest.approx(coupling * home @ gap, abs=ROUNDING)
-    grown = sorted(np.abs(np.linalg.eigvals(both)))
-    known = np.abs(np.concatenate((np.linalg.eigvals(there), coupling * np.linalg.eigvals(home))))
-    assert grown == pytest.approx(sorted(known), rel=1e-10)
+    k = np.array([[-1.3, 0.4], [-0.2, -0.6]])
+    a = first_order_form(k, 0.5)
+    linear_field = Field(lambda t, y: (torch.as_tensor(a) @ y.flatten()).view(2, 2), torch.float64, damping)
+    method, small = Coupled(METHODS["dopri8"], coupling), torch.tensor(0.05, dtype=torch.float64)
+    y, z = draw(2, 2, 2)
+    with torch.no_grad():
+        (y1, z1, _), _ = method.step(linear_field, t, small, (y, *method.base.start(linear_field, t, z)))
+    e = math.exp(-known * 0.05 / 2)
+    gap = coupling * e * e * expm(-0.05 * a) @ (y - z).flatten().numpy()
+    assert (y1 - z1).flatten().numpy() == pytest.approx(gap, abs=1e-11)  # order 8 at s = 0.05
+    if known:
+        grown, flow = (np.linalg.eigvals(x) for x in (math.exp(-0.5 * 0.05) * expm(-0.05 * a), expm(0.05 * a)))
+        assert np.sort_complex(grown) == pytest.approx(np.sort_complex(flow), rel=1e-10)
+
+
+def test_coupled_scheme_is_stable_where_the_heavy_ball_is(draw):
+    """γ = 2 over T = 20: e^(γT) is 1e17, and what the published scheme would make of the error of a step; here 1e-5."""
+    h0, m0 = draw(2, 2), draw(2, 2)
+    for k in (0.0, -0.3, -4.0):
+        ends = []
+        for options in ({"coupling": 0.999}, {}):
+            options |= {"step_size": 0.1}
+            sol = hbodeint(lambda t, h, k=k: k * h, h0, [0.0, 20.0], m0=m0, gamma=2.0, method="rk4", options=options)
+            ends.append(torch.stack((sol.h[-1], sol.m[-1])))
+        assert (ends[0] - ends[1]).abs().max() <= 1e-5
 
 
 # 4. What is not claimed

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+
+import torch
+from torch import Tensor
 
 from ..solvers import Adams, Coupled, Invertible, Method
 from .problem import Problem, Solved
@@ -37,4 +41,21 @@ class Reversible:
 
     def solve(self, problem: Problem, on_backward: Callable[[int], None]) -> Solved:
         """Solve without a graph; `on_backward` receives the evaluations that a backward pass made."""
-        return replayed(problem, Stored() if problem.plan.keep_interpolants else Inverted(), on_backward)
+        solved = replayed(problem, Stored() if problem.plan.keep_interpolants else Inverted(), on_backward)
+        if isinstance(problem.method, Coupled) and solved.tape.accepted != [0]:
+            _warn_of_gap(*solved.tape.carry[:2], problem.plan.control.atol)
+        return solved
+
+
+@torch.no_grad()
+def _warn_of_gap(y: Tensor, z: Tensor, atol: float | Tensor) -> None:
+    """Warn where the states of the pair came apart, by more than a hundredth and a hundred absolute tolerances."""
+    gap, size = (float(torch.linalg.vector_norm(x)) for x in (y - z, y))
+    if gap > 0.01 * size + 100 * float(torch.as_tensor(atol).max()) * y.numel() ** 0.5:
+        warnings.warn(
+            f"the two states of the coupled scheme came apart: they differ by {gap:.1e}, the state being {size:.1e}. "
+            "They do where a first-order system decays by many orders of magnitude; take smaller steps or tolerances, "
+            "or gradient='discrete_adjoint' with options={'checkpoints': k}",
+            RuntimeWarning,
+            stacklevel=2,
+        )

@@ -2,9 +2,10 @@
 
 A step of any method on v' = A(t) v is a linear map of v, with products of A at the times of its stages. Its transpose
 is a step of the adjoint equation z' = -Aᵀ z the other way: of the same order, since it is as close to the transposed
-propagator as the step is to the propagator, and with one product of Aᵀ for each product of A. For a Nyström method
-with exact damping it is a Nyström method with exact damping for the momentum adjoint. The transpose of the interpolant
-takes in cotangents of the states inside the step, any number of them, without ending the step there.
+propagator as the step is to the propagator, and with one product of Aᵀ for each product of A. That of a Nyström step
+with exact damping is the Nyström step of the reversed tableau, with the same damping, on the momentum adjoint
+(docs/theory.md, 3.4 to 3.6). The transpose of the interpolant takes in cotangents of the states inside the step, any
+number of them, without ending the step there.
 """
 
 from __future__ import annotations

@@ -48,9 +48,10 @@ class Field:
         ``h' = σ(m)``, ``m' = -γ m + fn(t, h) - ξ h``.
     dtype
         Real dtype in which ``fn`` receives the time. Steps carry the time in float64.
-    damping, sigma
-        For damped methods: the linear part of the equation, and the function of the momentum that drives the
-        position (None: the identity).
+    damping
+        The linear part of the equation: what damped methods add to the force, and what others may know.
+    sigma
+        For damped methods: the function of the momentum that drives the position (None: the identity).
 
     Attributes
     ----------

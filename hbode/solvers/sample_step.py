@@ -13,6 +13,7 @@ from torch import Tensor
 from .clock import Nodes, SampleClock
 from .field import Field
 from .method import Carry, Invertible, Method
+from .shared_step import differentiable_slope
 from .tape import Crossing, Replayed
 
 
@@ -100,18 +101,18 @@ class SampleStep:
         start: Tensor,
         span: Tensor,
     ) -> Tensor:
-        """Return the fractions with the gradient of the implicit function (one Newton step from the zeros)."""
-        if not torch.is_grad_enabled():
-            return theta
+        """Return the fractions with the derivatives of the implicit function, as `SharedStep` does."""
 
         def value(at: Tensor) -> Tensor:
             return crossing.fn(start + at * span, method.interpolate(stages, clock.wide(at.unsqueeze(0)))[0])
 
-        with torch.enable_grad():
-            probe = theta.clone().requires_grad_()
-            (slope,) = torch.autograd.grad(value(probe).sum(), probe, retain_graph=True)
-        g = value(theta)
-        return theta - (g - g.detach()).to(theta.dtype) / torch.where(slope == 0, 1.0, slope)
+        where = theta
+        for _ in range(2):
+            g = value(where)
+            if g.requires_grad:
+                slope = differentiable_slope(value, where, g)
+                where = where - (g - g.detach()).to(theta.dtype) / torch.where(slope == 0, 1.0, slope)
+        return where
 
 
 def batch_first(x: Tensor, ndim: int, lead: int = 0) -> Tensor:

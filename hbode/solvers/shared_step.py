@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -80,20 +80,32 @@ class SharedStep:
     def _locate(
         self, method: Method, clock: Clock, crossing: Crossing, theta: float, stages: Any
     ) -> tuple[Tensor, Tensor]:
-        """Return time and state of an event, with the gradient of the implicit function.
+        """Return time and state of an event, with the derivatives of the implicit function.
 
-        One Newton step from the zero, which does not move it, carries the derivative of the event time.
+        Two Newton steps from the zero, which do not move it, carry those of the event time up to the third.
         """
         start, span = clock.at(self.start), clock.span(self.start, self.end)
         where = torch.tensor([theta], dtype=torch.float64, device=start.device)
-        if torch.is_grad_enabled():
-            with torch.enable_grad():
-                probe = where.clone().requires_grad_()
-                g = crossing.fn(start + probe[0] * span, method.interpolate(stages, probe)[0])
-                (slope,) = torch.autograd.grad(g.sum(), probe, retain_graph=True)
-            g = crossing.fn(start + where[0] * span, method.interpolate(stages, where)[0]).reshape(1)
-            where = where - (g - g.detach()).to(where.dtype) / slope
+
+        def value(at: Tensor) -> Tensor:
+            g = crossing.fn(start + at[0] * span, method.interpolate(stages, at)[0])
+            return g.reshape(1).to(where.dtype)
+
+        for _ in range(2):
+            g = value(where)
+            if g.requires_grad:
+                where = where - (g - g.detach()) / differentiable_slope(value, where, g)
         return start + where[0] * span, method.interpolate(stages, where)
+
+
+def differentiable_slope(value: Callable[[Tensor], Tensor], x: Tensor, g: Tensor) -> Tensor:
+    """Return dg/dx of g = value(x), entry by entry, with a graph.
+
+    What is differentiated by is zero times g: a tensor in the graph that is no new leaf.
+    """
+    shift = 0.0 * g.to(x.dtype)
+    (slope,) = torch.autograd.grad(value(x + shift).sum(), shift, create_graph=True)
+    return slope
 
 
 @torch.no_grad()

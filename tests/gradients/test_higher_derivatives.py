@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.autograd import forward_ad, gradgradcheck
 
-from hbode import hbodeint
+from hbode import Event, hbodeint
 
 GRID = {"options": {"step_size": 0.125}}
 
@@ -45,6 +45,32 @@ def test_third_derivatives(net, draw, gradient):
     eps = 1e-4
     expected = (second(h0 + eps)[1] - second(h0 - eps)[1]) / (2 * eps)
     assert torch.allclose(third, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("per_sample", [False, True])
+@pytest.mark.parametrize("gradient", ["backprop", "discrete_adjoint"])
+def test_derivatives_of_the_time_of_an_event(gradient, per_sample):
+    """Free fall from h0, h'' = -2, meets zero at √h0, and the interpolant of the parabola is exact."""
+    h0 = torch.tensor([1.7], dtype=torch.float64, requires_grad=True)
+    event = Event(lambda t, h, m: h if per_sample else h[0])
+    sol = hbodeint(
+        lambda t, h: torch.full_like(h, -2.0) + 0.0 * h,
+        h0,
+        [0.0, 5.0],
+        gamma=0.0,
+        event=event,
+        gradient=gradient,
+        per_sample=per_sample,
+        options={"first_step": 0.3},
+    )
+    derivative = sol.events[0].t[0]
+    for order in (1, 2, 3):
+        (derivative,) = torch.autograd.grad(derivative, h0, create_graph=True)
+        factor = {1: 0.5, 2: -0.25, 3: 0.375}[order]
+        assert derivative.item() == pytest.approx(factor * 1.7 ** (0.5 - order), rel=1e-11)
+    (slope,) = torch.autograd.grad(sol.events[0].m[0].sum(), h0, create_graph=True)
+    (second,) = torch.autograd.grad(slope, h0)
+    assert second.item() == pytest.approx(0.5 * 1.7**-1.5, rel=1e-11)  # m = -2 √h0 there
 
 
 @pytest.mark.parametrize("method", ["dprkn6", "dopri5", "leapfrog", "explicit_adams"])

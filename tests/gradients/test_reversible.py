@@ -112,6 +112,14 @@ def test_warns_where_the_way_back_went_astray(draw):
         sol.h.sum().backward()
 
 
+def test_warns_where_the_pair_came_apart(draw):
+    """h' = -6 h: the gap grows as e^(6 t) from the error of a step, up to 1e17 times that."""
+    h0 = draw(2, 2, grad=True)
+    with pytest.warns(RuntimeWarning, match="the two states of the coupled scheme came apart"):
+        call = {"method": "rk4", "gradient": "reversible", "options": {"step_size": 0.1}}
+        hbodeint(FirstOrder(lambda t, h: -6.0 * h), h0, [0.0, 6.0], **call)
+
+
 def test_first_order_systems(net, draw):
     f, h0 = net(), draw(2, 2, grad=True)
     grads = []
