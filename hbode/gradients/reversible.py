@@ -42,8 +42,9 @@ class Reversible:
     def solve(self, problem: Problem, on_backward: Callable[[int], None]) -> Solved:
         """Solve without a graph; `on_backward` receives the evaluations that a backward pass made."""
         solved = replayed(problem, Stored() if problem.plan.keep_interpolants else Inverted(), on_backward)
-        if isinstance(problem.method, Coupled) and solved.tape.accepted != [0]:
-            _warn_of_gap(*solved.tape.carry[:2], problem.plan.control.atol)
+        carry = solved.tape.carry
+        if isinstance(problem.method, Coupled) and len(carry) > 1:
+            _warn_of_gap(carry[0], carry[1], problem.plan.control.atol)
         return solved
 
 

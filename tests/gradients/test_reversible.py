@@ -115,8 +115,8 @@ def test_warns_where_the_way_back_went_astray(draw):
 def test_warns_where_the_pair_came_apart(draw):
     """h' = -6 h: the gap grows as e^(6 t) from the error of a step, up to 1e17 times that."""
     h0 = draw(2, 2, grad=True)
+    call = {"method": "rk4", "gradient": "reversible", "options": {"step_size": 0.1}}
     with pytest.warns(RuntimeWarning, match="the two states of the coupled scheme came apart"):
-        call = {"method": "rk4", "gradient": "reversible", "options": {"step_size": 0.1}}
         hbodeint(FirstOrder(lambda t, h: -6.0 * h), h0, [0.0, 6.0], **call)
 
 
