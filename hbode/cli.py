@@ -115,7 +115,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add(
         "--gradient",
-        choices=("discrete_adjoint", "backprop"),
+        choices=("discrete_adjoint", "reversible", "backprop"),
         default=default.solver.gradient,
         help="gradient mode (default: %(default)s); backprop evaluates nothing again in the backward pass",
     )

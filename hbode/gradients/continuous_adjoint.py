@@ -71,6 +71,7 @@ class ContinuousAdjoint:
                 "per sample take gradient='discrete_adjoint'"
             )
         self.method(problem.method, problem.bind(problem.tensors, True)[0] if problem.damped else None)
+        self.tolerances(problem.plan)
         tape, (rows, event_t, event_y, *nodes) = without_graph(_Sweep, problem, self, on_backward)
         if not rows.requires_grad:
             return Solved(tape, rows, event_t, event_y)
@@ -88,6 +89,14 @@ class ContinuousAdjoint:
             return problem.method.start(field, t, y)
 
         return Solved(tape, rows, event_t, event_y, carry if nodes else None)
+
+    def tolerances(self, forward: Plan) -> tuple[float | Tensor, float | Tensor]:
+        """Return the tolerances of the adjoint."""
+        rtol = forward.control.rtol if self.adjoint_rtol is None else self.adjoint_rtol
+        atol = forward.control.atol if self.adjoint_atol is None else self.adjoint_atol
+        if self.adjoint_norm == "full" and max(torch.as_tensor(tol).numel() for tol in (rtol, atol)) > 1:
+            raise ValueError("adjoint_rtol and adjoint_atol must be numbers where adjoint_norm is 'full'")
+        return rtol, atol
 
     def method(self, forward: Method, field: Field | None) -> Method:
         """Return the method of the adjoint, for the damped form of the field if there is one."""
@@ -124,7 +133,8 @@ class _Sweep(torch.autograd.Function):
         ctx.save_for_backward(*inputs, outputs[0])
         ctx.autocast = same_autocast(y0.device.type)
         ctx.set_materialize_grads(False)
-        ctx.problem, ctx.mode, ctx.tape, ctx.on_backward = frozen, mode, tape, on_backward
+        ctx.problem, ctx.mode, ctx.on_backward = frozen, mode, on_backward
+        ctx.tape = replace(tape, row_blocks=tape.row_blocks[:1])
         ctx.mark_non_differentiable(outputs[1])
         return outputs if not dense or not tape.steps else (*outputs, torch.stack([s.carry[0] for s in tape.steps]))
 
@@ -218,13 +228,7 @@ def _swept_back(
     forward = problem.plan
     method = mode.method(problem.method, linear.field if problem.damped else None)
     adaptive = method.error_order is not None and (forward.adaptive or mode.adjoint_method is not None)
-    rtol, atol = (
-        own if mine is None else mine
-        for own, mine in (
-            (forward.control.rtol, mode.adjoint_rtol),
-            (forward.control.atol, mode.adjoint_atol),
-        )
-    )
+    rtol, atol = mode.tolerances(forward)
     first_step = max(abs(dt) for dt in tape.dt[-2:])  # the last one may have been cut to end the solve
     control = replace(forward.control, rtol=rtol, atol=atol, norm=None, first_step=first_step)
     points = forward.jumps if adaptive else (*tape.t, *forward.jumps)
