@@ -192,8 +192,9 @@ def test_refusals(net, draw):
     ):
         with pytest.raises(ValueError, match=message):
             hbodeint(net(), h0, [0.0, 1.0], gradient="continuous_adjoint", options=settings)
+    mode, rtol = ContinuousAdjoint(adjoint_norm="full"), torch.full((2, 2, 2), 1e-6)
     with pytest.raises(ValueError, match="must be numbers where adjoint_norm is 'full'"):
-        hbodeint(net(), h0, [0.0, 1.0], rtol=torch.full((2, 2, 2), 1e-6), gradient=ContinuousAdjoint(adjoint_norm="full"))
+        hbodeint(net(), h0, [0.0, 1.0], rtol=rtol, gradient=mode)
     sol = hbodeint(net(), h0, [0.0, 1.0], gradient="continuous_adjoint")
     with pytest.raises(RuntimeError, match="solve with gradient='discrete_adjoint' or 'backprop'"):
         torch.autograd.grad(sol.h.sum(), h0, create_graph=True)
