@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import platform
+import resource
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torchdiffeq
@@ -28,6 +31,18 @@ def header(title: str) -> str:
         f"{title}\n{platform.machine()}, {torch.get_num_threads()} threads, Python {platform.python_version()}, "
         f"torch {torch.__version__}, torchdiffeq {torchdiffeq.__version__}, hbode {hbode.__version__}\n"
     )
+
+
+def peak_memory() -> float:
+    """Return the most memory that this process has held, in MiB.
+
+    On Linux from its own address space: the figure of getrusage starts from that of the process that started it.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
+        return int(lines["VmHWM"].split()[0]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024**2 if sys.platform == "darwin" else 1024)
 
 
 def network(dim: int, hidden: int, dtype: torch.dtype = torch.float32) -> nn.Module:

@@ -22,7 +22,7 @@ class Interpolated:
         self.starts = [self.sign * t for t in tape.t]
 
     @torch.no_grad()
-    def states(self, times: Sequence[float]) -> Tensor:
+    def states(self, times: Sequence[float], end: float) -> Tensor:
         """Return the states at times within the tape, in the direction of time, shape (n, *y)."""
         owners = [max(bisect_right(self.starts, self.sign * t) - 1, 0) for t in times]
         blocks = []
@@ -61,30 +61,33 @@ class SolvedBackwards:
         self.windows: list[Interpolated] = []
 
     @torch.no_grad()
-    def states(self, times: Sequence[float]) -> Tensor:
-        """Return the states at times in the direction of the forward solve, shape (n, *y)."""
+    def states(self, times: Sequence[float], end: float) -> Tensor:
+        """Return the states at times in the direction of the forward solve, shape (n, *y).
+
+        What is later than `end` is not asked for again.
+        """
         if times[0] != self.reached and (not self.windows or not self._covers(self.windows[-1], times[0])):
-            self._solve_to(times[0], times[-1])
+            self._solve_to(times[0], end)
         if not self.windows:
             return self.carry[0].expand(len(times), *self.carry[0].shape)
-        while len(self.windows) > 1 and self._covers(self.windows[1], times[-1]):
+        while len(self.windows) > 1 and self._covers(self.windows[1], end):
             del self.windows[0]
         backwards = list(reversed(times))
         split = [next(i for i, w in enumerate(self.windows) if self._covers(w, t)) for t in backwards]
         blocks = [
-            window.states([t for t, owner in zip(backwards, split, strict=True) if owner == i])
+            window.states([t for t, owner in zip(backwards, split, strict=True) if owner == i], end)
             for i, window in enumerate(self.windows)
             if i in split
         ]
         return torch.cat(blocks).flip(0)
 
-    def _solve_to(self, t: float, latest: float) -> None:
-        """Add a window that goes back to t; the states from `latest` on are needed."""
+    def _solve_to(self, t: float, end: float) -> None:
+        """Add a window that goes back to t, or one in place of all that goes back from a known state at `end`."""
         plan = self.plan
         if self.windows:
             longest = max(abs(dt) for dt in self.windows[-1].tape.dt)
             plan = replace(plan, control=replace(plan.control, first_step=longest))
-        at = bisect_left([self.sign * time for time in self.times], self.sign * latest)
+        at = bisect_left([self.sign * time for time in self.times], self.sign * end)
         if at < len(self.times) and abs(self.times[at] - self.reached) <= 0.5 * abs(self.reached - t):
             self.reached, self.carry, self.windows = self.times[at], (self.rows[at],), []
         fresh = len(self.carry) == 1 or self.reached in plan.jumps

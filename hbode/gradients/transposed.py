@@ -27,8 +27,8 @@ from .linearisation import Evaluation, Linearisation
 class Trajectory(Protocol):
     """The solution that the adjoint is taken along."""
 
-    def states(self, times: Sequence[float]) -> Tensor:
-        """Return the states at times within the step at hand, shape (n, *y)."""
+    def states(self, times: Sequence[float], end: float) -> Tensor:
+        """Return the states at times in order, none after the end of the step at hand, shape (n, *y)."""
         ...
 
 
@@ -162,7 +162,7 @@ class Transposed:
         kept = {t: at for t, at in self.evaluated.items() if t in (start, end)}
         missing = sorted((t for t in set(times) if t not in kept), reverse=end < start)
         if missing:
-            states = self.along.states(missing)
+            states = self.along.states(missing, end)
             for t, y in zip(missing, states, strict=True):
                 kept[t] = self.linear.evaluate(torch.tensor(t, dtype=torch.float64, device=y.device), y)
         self.evaluated.clear()

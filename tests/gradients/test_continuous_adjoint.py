@@ -82,6 +82,22 @@ def test_steps_do_not_end_at_the_outputs(net, draw, counted):
     assert calls[1] <= 1.5 * calls[0]
 
 
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_backsolve_starts_afresh_at_outputs(draw, sign):
+    """A mode that decays as e^(-4 t) over 5 units: e²⁰ times the tolerance, if the outputs between did not help.
+
+    Loose adjoint tolerances beside a tight one have steps rejected, and states asked for again.
+    """
+    k = torch.tensor([[-4.0, 0.3], [-0.2, -0.6]], dtype=torch.float64, requires_grad=True)
+    h0, t = draw(3, 2, grad=True), sign * torch.linspace(0, 5, 41, dtype=torch.float64)
+    for tol in (1e-3, 1e-8):
+        grads = []
+        for mode in (ContinuousAdjoint(tol, tol, adjoint_state="backsolve"), DiscreteAdjoint()):
+            sol = hbodeint(FirstOrder(lambda t, h: sign * torch.sin(h @ k)), h0, t, gradient=mode, rtol=1e-8, atol=1e-10)
+            grads.append(pulled_back([sol.h], (h0, k)))
+        assert_same(*grads, relative=10 * tol)
+
+
 def test_does_not_depend_on_the_scale_of_the_loss(net, draw):
     f, h0 = net(), draw(2, 2, grad=True)
     sol = hbodeint(f, h0, [0.0, 1.0, 4.0], gradient="continuous_adjoint")
