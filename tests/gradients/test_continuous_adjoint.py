@@ -93,7 +93,8 @@ def test_backsolve_starts_afresh_at_outputs(draw, sign):
     for tol in (1e-3, 1e-8):
         grads = []
         for mode in (ContinuousAdjoint(tol, tol, adjoint_state="backsolve"), DiscreteAdjoint()):
-            sol = hbodeint(FirstOrder(lambda t, h: sign * torch.sin(h @ k)), h0, t, gradient=mode, rtol=1e-8, atol=1e-10)
+            system = FirstOrder(lambda t, h: sign * torch.sin(h @ k))
+            sol = hbodeint(system, h0, t, gradient=mode, rtol=1e-8, atol=1e-10)
             grads.append(pulled_back([sol.h], (h0, k)))
         assert_same(*grads, relative=10 * tol)
 
