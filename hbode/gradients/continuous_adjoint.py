@@ -70,6 +70,11 @@ class ContinuousAdjoint:
                 "gradient='continuous_adjoint' needs one time axis and step size for the batch; with times or steps "
                 "per sample take gradient='discrete_adjoint'"
             )
+        if problem.plan.keep_interpolants and isinstance(problem.method, Adams | Coupled):
+            raise ValueError(
+                "dense=True with gradient='continuous_adjoint' needs a one-step method without coupling; take "
+                "gradient='discrete_adjoint'"
+            )
         self.method(problem.method, problem.bind(problem.tensors, True)[0] if problem.damped else None)
         self.tolerances(problem.plan)
         tape, (rows, event_t, event_y, *nodes) = without_graph(_Sweep, problem, self, on_backward)
