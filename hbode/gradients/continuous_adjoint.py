@@ -209,7 +209,7 @@ def _cotangents(
         y0_bar = y0_bar + nodes_bar[0][0]
         met += zip(tape.t[1:], nodes_bar[0][1:], strict=False)
     if met:
-        alive = torch.stack([bar for _, bar in met]).flatten(1).any(1).tolist()
+        alive = torch.stack([bar.any() for _, bar in met]).tolist()
         met = [entry for entry, kept in zip(met, alive, strict=True) if kept]
     start = clock.values[0] if isinstance(clock, Clock) else 0.0
     slack = 8 * math.ulp(max((abs(t) for t, _ in met), default=0.0) + abs(start))
@@ -247,8 +247,8 @@ def _swept_back(
         states = [*at[: len(rows)], tape.t[-1] + tape.dt[-1]], [*rows, tape.carry[0]]
         along = SolvedBackwards(method, again, plan, points, states)
     bars = torch.stack([bar for _, bar in met])
-    scale = bars.abs().max()
-    impulses = Impulses([t for t, _ in met], bars / scale, math.copysign(1.0, start - end), slack)
+    scale = torch.linalg.vector_norm(bars, math.inf)
+    impulses = Impulses([t for t, _ in met], bars.div_(scale), math.copysign(1.0, start - end), slack)
     backwards = Transposed(method, linear, along, impulses, mode.adjoint_norm == "full")
     z = backwards.joined(torch.zeros_like(bars[0]))
     swept = solve(backwards, linear.field, z, Clock.of(torch.tensor([start, end], dtype=torch.float64)), plan)
