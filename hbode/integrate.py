@@ -40,6 +40,7 @@ def hbodeint(
     event: EventLike | Sequence[EventLike] | None = None,
     dense: bool = False,
     options: Mapping[str, Any] | None = None,
+    compile: bool = False,
     progress: bool = False,
     throw: bool = True,
 ) -> Solution:
@@ -164,6 +165,7 @@ def hbodeint(
             damped=system.damped,
             owners=(system, *(e.fn for e in events)),
             tied=samples and not per_sample,
+            compile_key=_compile_key(system.f) if compile else None,
         )
         solved = mode.solve(problem, on_backward)
     stats.append(_stats(solved, samples))
@@ -182,6 +184,11 @@ def hbodeint(
         _event_records(solved, len(events), system.second_order, samples),
         DenseOutput(problem, solved) if dense else None,
     )
+
+
+def _compile_key(f: Callable[..., Tensor]) -> object:
+    """Return what functions with the same code have in common."""
+    return getattr(f, "__code__", type(f))
 
 
 def _field(

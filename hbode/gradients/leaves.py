@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +16,17 @@ from ..solvers.field import Rhs
 from .problem import Problem
 
 
-def reachable_leaves(func: Any) -> list[Tensor]:
-    """Return the leaf tensors that need gradients in the modules, closures, partials and methods of `func`."""
+class Reachable(NamedTuple):
+    """The leaf tensors that need gradients, and the modules, that a function can reach."""
+
+    leaves: list[Tensor]
+    modules: list[nn.Module]
+
+
+def reachable(func: Any) -> Reachable:
+    """Return what is found in the modules, closures, partials and methods of `func`."""
     found: dict[int, Tensor] = {}
+    modules: list[nn.Module] = []
     seen: set[int] = set()
 
     def visit(item: Any, depth: int) -> None:
@@ -28,6 +37,7 @@ def reachable_leaves(func: Any) -> list[Tensor]:
             if item.requires_grad and item.is_leaf:
                 found[id(item)] = item
         elif isinstance(item, nn.Module):
+            modules.append(item)
             for parameter in item.parameters():
                 visit(parameter, depth)
             for value in vars(item).values():
@@ -51,7 +61,7 @@ def reachable_leaves(func: Any) -> list[Tensor]:
                     visit(value, depth + 1)
 
     visit(func, 0)
-    return list(found.values())
+    return Reachable(list(found.values()), modules)
 
 
 def graph_leaves(outputs: Iterable[Tensor]) -> Iterator[Tensor]:
@@ -94,7 +104,8 @@ def without_graph(
     start: Carry | None = None
     inputs: tuple[Tensor, ...] = ()
     if torch.is_grad_enabled():
-        leaves, start = _problem_leaves(problem, field, crossings)
+        leaves, used, start = _problem_leaves(problem, field, crossings)
+        problem = replace(problem, used=frozenset(id(x) for x in used))
         inputs = (problem.y0, problem.clock.times, *(x for x in problem.tensors if x is not None), *leaves)
     if any(x.requires_grad for x in inputs):
         tapes: list[Tape] = []
@@ -124,24 +135,27 @@ def _refuse_transforms(y0: Tensor) -> None:
         raise RuntimeError(message) from error
 
 
-def _problem_leaves(problem: Problem, field: Field, crossings: Sequence[Any]) -> tuple[list[Tensor], Carry | None]:
-    """Return the leaves that the field uses or its owners hold, and the first carry, found on the way."""
+def _problem_leaves(
+    problem: Problem, field: Field, crossings: Sequence[Any]
+) -> tuple[list[Tensor], list[Tensor], Carry | None]:
+    """Return the leaves that the field uses or its owners hold, those used at the first time, and the first carry."""
     if problem.leaves is not None:
-        return list(problem.leaves), None
-    found = [leaf for owner in problem.owners for leaf in reachable_leaves(owner)]
+        return list(problem.leaves), list(problem.leaves), None
+    found = [leaf for owner in problem.owners for leaf in reachable(owner).leaves]
     clock, y0 = problem.clock, problem.y0.detach()
     t0 = clock.times[..., 0].detach()
     if bool((clock.times == clock.times[..., :1]).all()):
-        return found, None
+        return found, [], None
     carries: list[Carry] = []
 
     def start() -> list[Tensor]:
         carries.append(problem.method.start(field, clock.start().detach(), y0))
         return [*carries[0], *(crossing.fn(t0, y0) for crossing in crossings)]
 
-    found += used_leaves(start)
+    used = used_leaves(start)
+    found += used
     carry = None if problem.plan.jumps else tuple(x.detach() for x in carries[0])
-    return list({id(leaf): leaf for leaf in found}.values()), carry
+    return list({id(leaf): leaf for leaf in found}.values()), used, carry
 
 
 def refuse_strangers(outputs: list[Tensor], known: set[int]) -> None:
@@ -159,6 +173,8 @@ def _without_gradient(fn: Rhs) -> Rhs:
     """Return `fn` for a solve in which nothing was found that needs a gradient; it raises if something does."""
 
     def guarded(t: Tensor, y: Tensor) -> Tensor:
+        if torch.compiler.is_compiling():  # then it uses what it used at the first time, which has been looked at
+            return fn(t, y)
         with torch.enable_grad():
             out = fn(t, y)
         if out.requires_grad:

@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
-from ..solvers import Carry, Clock, Crossing, Field, Keep, Method, Plan, SampleClock, Tape, solve, solve_per_sample
+from ..solvers import (
+    CannotCompileError,
+    Carry,
+    Clock,
+    Crossing,
+    Field,
+    Keep,
+    Method,
+    Plan,
+    SampleClock,
+    Tape,
+    Uniform,
+    compiled,
+    run_block,
+    solve,
+    solve_in_blocks,
+    solve_per_sample,
+)
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Bind(Protocol):
@@ -32,6 +52,8 @@ class Problem:
     these are differentiated besides, and nothing is searched for.
     `on_replay(step, y, y_bar)` is called by the discrete adjoint for each step that it runs again, with the state
     at the end of the step and its cotangent.
+    With a `compile_key` the solve runs compiled where it can, by functions that are kept under this key;
+    `used` are the ids of the leaves that the field used at the first time.
     """
 
     method: Method
@@ -45,6 +67,8 @@ class Problem:
     tied: bool = False
     leaves: tuple[Tensor, ...] | None = None
     on_replay: Callable[[Any, Tensor, Tensor | None], None] | None = None
+    compile_key: object = None
+    used: frozenset[int] = frozenset()
 
     def keeping(self, keep: Keep | None) -> Problem:
         """Return the problem with its steps kept in a given way."""
@@ -68,9 +92,31 @@ class Problem:
 
     def solve(self, field: Field, start: Carry | None = None) -> Tape:
         """Run the loop that fits the clock."""
-        if isinstance(self.clock, Clock):
-            return solve(self.method, field, self.y0, self.clock, self.plan, start)
-        return solve_per_sample(self.method, field, self.y0, self.clock, self.plan, start, self.tied)
+        method, clock = self.method, self.clock
+        if not isinstance(clock, Clock):
+            return solve_per_sample(method, field, self.y0, clock, self.plan, start, self.tied)
+        blocks = self.compile_key is not None and self.plan.plain and not torch.is_grad_enabled()
+        if blocks and isinstance(method, Uniform):
+            # how outputs are read depends on a damping, if the method has it exact
+            records = method.damped and any(x is not None and x.requires_grad for x in self.tensors)
+            try:
+                return solve_in_blocks(
+                    method, field, self.y0, clock, self.plan, start, self.compiled(run_block), records
+                )
+            except CannotCompileError as error:
+                warn_of_eager(error)
+        return solve(method, field, self.y0, clock, self.plan, start)
+
+    def compiled(self, function: F) -> F:
+        """Return a function as compiled for this problem's method and field."""
+        made: F = compiled(function, (self.method, self.compile_key), self.y0.device.type)
+        return made
+
+
+def warn_of_eager(error: CannotCompileError) -> None:
+    """Say, once, that the field runs uncompiled and why."""
+    if not error.repeated:
+        warnings.warn(f"compile=True, but the field runs uncompiled: {error}", RuntimeWarning, stacklevel=2)
 
 
 class Solved(NamedTuple):

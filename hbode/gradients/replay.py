@@ -17,6 +17,7 @@ from torch import Tensor
 from ..solvers import Carry, Field, Replayed, Tape
 from .leaves import graph_leaves, refuse_strangers, same_autocast, without_graph
 from .problem import Problem, Solved
+from .pull_blocks import pull_blocks
 from .walks import Rerun, Walk
 
 
@@ -53,7 +54,7 @@ class Replay(torch.autograd.Function):
         ctx.autocast = same_autocast(y0.device.type)
         ctx.set_materialize_grads(False)
         ctx.problem, ctx.walk, ctx.on_backward = frozen, walk, on_backward
-        ctx.tape = Tape(tape.steps, tape.carry, row_places=tape.row_places[:1])
+        ctx.tape = Tape(tape.steps, tape.carry, row_places=tape.row_places[:1], blocks=tape.blocks)
         if not problem.plan.keep_interpolants:
             return outputs
         return *outputs, *(x.detach() for step in tape.steps for x in step.carry)
@@ -104,7 +105,16 @@ def _pull_back(ctx: Any, cotangents: tuple[Tensor | None, ...]) -> tuple[Tensor 
     lead = 0 if rows_bar is None else len(rows_bar) - row
     event = sum(step.events for step in steps)
     carry_bar: list[Tensor | None] = []
-    for step in ctx.walk.backwards(ctx.tape, rerun):
+    pulled = None
+    if not node_bars and problem.on_replay is None:
+        bars = None if rows_bar is None else rows_bar[lead:]
+        own = [x for x in leaves if id(x) in problem.used]
+        pulled = pull_blocks(problem, ctx.tape, bars, field, frozen, bound, own)
+    if pulled is not None:
+        carry_bar = [*pulled[0]]
+        used = [id(x) in problem.used or not any(x is leaf for leaf in leaves) for x in wanted]
+        torch._foreach_add_([total for total, hit in zip(totals, used, strict=True) if hit], list(pulled[1]))
+    for step in () if pulled is not None else ctx.walk.backwards(ctx.tape, rerun):
         carry = tuple(x.detach().requires_grad_() for x in step.carry)
         replayed = replace(step, carry=carry).replay(problem.method, field, clock, crossings)
         if problem.on_replay is not None:

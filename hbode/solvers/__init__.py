@@ -1,13 +1,16 @@
 """Numerics: pure steps, the loops that drive them, and the tape they leave. Imports torch, nothing of hbode."""
 
 from .adams import Adams
+from .blocks import run_block, solve_in_blocks
 from .clock import Clock, Node, SampleClock
+from .compiled import CannotCompileError, compiled
 from .control import PID_COEFFICIENTS, Controller
 from .coupled import Coupled
 from .field import Damping, Field
 from .loop import place, solve
 from .loop_per_sample import place_per_sample, solve_per_sample
-from .method import Carry, Invertible, Method
+from .method import Carry, Invertible, Method, Uniform
+from .outputs import Outputs
 from .plan import Keep, Plan
 from .registry import METHODS
 from .sample_step import batch_first
@@ -20,6 +23,7 @@ __all__ = [
     "PID_COEFFICIENTS",
     "Adams",
     "ButcherTableau",
+    "CannotCompileError",
     "Carry",
     "Clock",
     "Controller",
@@ -32,15 +36,20 @@ __all__ = [
     "Method",
     "Node",
     "NystromTableau",
+    "Outputs",
     "Plan",
     "Replayed",
     "SampleClock",
     "Status",
     "Step",
     "Tape",
+    "Uniform",
     "batch_first",
+    "compiled",
     "place",
     "place_per_sample",
+    "run_block",
     "solve",
+    "solve_in_blocks",
     "solve_per_sample",
 ]

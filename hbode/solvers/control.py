@@ -41,7 +41,7 @@ class Controller:
 
     def scaled(self, error: Tensor, y0: Tensor, y1: Tensor) -> Tensor:
         """Return the error in units of the tolerance, in the shape of the state."""
-        return error / torch.maximum(y0.abs(), y1.abs()).mul_(self.rtol).add_(self.atol)
+        return scaled(error, y0, y1, self.rtol, self.atol)
 
     def measure(self, x: Tensor) -> float:
         """Return the norm of a scaled tensor; NaN or Inf where it holds any."""
@@ -70,6 +70,11 @@ class Controller:
         p, i, d = self.gains
         change = error ** -((p + i + d) / k) * last ** ((p + 2 * d) / k) * before ** -(d / k)
         return (self.safety * change).clamp(self.min_factor, self.max_factor).where(error > 0, self.max_factor)
+
+
+def scaled(error: Tensor, y0: Tensor, y1: Tensor, rtol: float | Tensor, atol: float | Tensor) -> Tensor:
+    """Return an error in units of the tolerance, in the shape of the state."""
+    return error / torch.maximum(y0.abs(), y1.abs()).mul_(rtol).add_(atol)
 
 
 @torch.no_grad()

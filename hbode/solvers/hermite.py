@@ -19,10 +19,16 @@ class Hermite(NamedTuple):
     f1: Tensor
     dt: Tensor
 
+    def columns(self) -> Tensor:
+        """Return what the interpolant is a linear combination of, shape (4, *y)."""
+        return torch.stack((self.y0, self.dt * self.f0, self.y1, self.dt * self.f1))
+
     def __call__(self, theta: Tensor) -> Tensor:
         """Return the states at θ, shape (n, *y), for θ of shape (n,) or (n, B, 1, …, 1)."""
-        x = theta.to(self.y0.dtype)
-        rest = 1 - x
-        weights = torch.stack(((1 + 2 * x) * rest**2, x * rest**2, (3 - 2 * x) * x**2, -rest * x**2), 1)
-        columns = torch.stack((self.y0, self.dt * self.f0, self.y1, self.dt * self.f1))
-        return combine_rows(lift(weights, self.y0.ndim, keep=2), columns)
+        return combine_rows(lift(hermite_weights(theta.to(self.y0.dtype)), self.y0.ndim, keep=2), self.columns())
+
+
+def hermite_weights(theta: Tensor) -> Tensor:
+    """Return the weights of the columns at θ (n, ...), shape (n, 4, ...)."""
+    rest = 1 - theta
+    return torch.stack(((1 + 2 * theta) * rest**2, theta * rest**2, (3 - 2 * theta) * theta**2, -rest * theta**2), 1)

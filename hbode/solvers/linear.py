@@ -11,7 +11,8 @@ class Sums:
 
     Row i may be read once all columns with W_ij ≠ 0 are there: first the stages, in their order, then the results.
     Without a graph each new column is added to all rows at once, one pass over a preallocated block. With one,
-    the columns are kept and each row is formed when it is read, which leaves less to differentiate.
+    the columns are kept and each row is formed when it is read, which leaves less to differentiate. A compiler is
+    given each row as a chain of products and sums, which it fuses with what comes before and after.
 
     Parameters
     ----------
@@ -27,7 +28,7 @@ class Sums:
     def __init__(self, weights: Tensor, first: tuple[Tensor, ...]) -> None:
         self._columns = list(first)
         self._block: Tensor | None = None
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
             self._rows = weights.unbind()
             return
         self._steps = weights.unbind(1)
@@ -63,7 +64,13 @@ class Sums:
         """Return the sum of row `index`."""
         if self._block is not None:
             return self._rows[index]
-        return combine(self._rows[index][: len(self._columns)], torch.stack(self._columns))
+        weights = self._rows[index][: len(self._columns)]
+        if not torch.compiler.is_compiling():
+            return combine(weights, torch.stack(self._columns))
+        total = weights[0] * self._columns[0]
+        for j, column in enumerate(self._columns[1:], 1):
+            total = total + weights[j] * column
+        return total
 
     def columns(self) -> Tensor:
         """Return the columns so far as one tensor, shape (k, ...)."""
@@ -86,6 +93,13 @@ def combine_rows(weights: Tensor, stack: Tensor) -> Tensor:
     if weights.ndim == 2:
         return (weights @ _flat(stack)).view(len(weights), *stack.shape[1:])
     return (weights * stack).sum(1)
+
+
+def spread_rows(weights: Tensor, rows: Tensor) -> Tensor:
+    """Return Σ_i weights[i, j] rows[i] for every j: the transpose of `combine_rows`, for cotangents of the rows."""
+    if weights.ndim == 2:
+        return (weights.t() @ _flat(rows)).view(weights.shape[1], *rows.shape[1:])
+    return (weights * rows.unsqueeze(1)).sum(0)
 
 
 def powers(x: Tensor, exponents: Tensor, highest: int) -> Tensor:

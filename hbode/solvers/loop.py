@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,6 +19,41 @@ from .status import Status
 from .tape import Tape
 
 
+class Beginning(NamedTuple):
+    """Where a solve stands before its first step."""
+
+    tape: Tape
+    carry: Carry
+    row: int
+    """The first output that is not yet there."""
+    sign: float
+    dt: float
+    status: Status | None
+
+
+def begin(method: Method, field: Field, y0: Tensor, clock: Clock, plan: Plan, start: Carry | None) -> Beginning:
+    """Return the first outputs, the first carry and the length of the first step."""
+    times, count = clock.values, len(clock.values)
+    sign = 1.0 if times[-1] >= times[0] else -1.0
+    node = Node(times[0], 0)
+    row = 1
+    while row < count and times[row] == times[0]:
+        row += 1
+    tape = Tape()
+    tape.row_blocks.append(y0.unsqueeze(0).expand(row, *y0.shape))
+    carry: Carry = (y0,)
+    if row < count:
+        field.between(*(_sides(plan.jumps, node.value, sign) or (None, None)))
+        carry = start or method.start(field, clock.at(node), y0)
+    control, status, dt = plan.control, None, plan.step_size
+    tape.carry = carry
+    if row < count and (plan.adaptive or plan.check_finite) and not all(_finite(x) for x in carry[1:]):
+        status = Status.NON_FINITE
+    elif plan.adaptive and row < count:
+        dt = control.first_step or first_step(method, field, clock.at(node), carry, sign, control)
+    return Beginning(tape, carry, row, sign, dt, status)
+
+
 def solve(
     method: Method, field: Field, y0: Tensor, clock: Clock, plan: Plan, start: Carry | None = None
 ) -> Tape:
@@ -28,26 +63,10 @@ def solve(
     always ends a step, and that on a fixed grid without `step_size` all of them do.
     """
     times, count = clock.values, len(clock.values)
-    sign = 1.0 if times[-1] >= times[0] else -1.0
+    tape, carry, row, sign, dt, status = begin(method, field, y0, clock, plan, start)
     node = Node(times[0], 0)
-    row = 1
-    while row < count and times[row] == times[0]:
-        row += 1
-    tape = Tape()
-    tape.row_blocks.append(y0.unsqueeze(0).expand(row, *y0.shape))
     sides = _sides(plan.jumps, node.value, sign)
-    carry: Carry = (y0,)
-    if row < count:
-        field.between(*(sides or (None, None)))
-        carry = start or method.start(field, clock.at(node), y0)
-
-    control, status, k = plan.control, None, (method.error_order or 0) + 1
-    dt = plan.step_size
-    tape.carry = carry
-    if row < count and (plan.adaptive or plan.check_finite) and not all(_finite(x) for x in carry[1:]):
-        status = Status.NON_FINITE
-    elif plan.adaptive and row < count:
-        dt = control.first_step or first_step(method, field, clock.at(node), carry, sign, control)
+    control, k = plan.control, (method.error_order or 0) + 1
     values = [crossing_value(c, clock, node.value, y0) for c in plan.crossings]
     last = before = 1.0
     accepted = rejected = stop = 0

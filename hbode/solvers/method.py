@@ -69,6 +69,32 @@ class Method(Protocol):
 
 
 @runtime_checkable
+class Uniform(Method, Protocol):
+    """A method whose steps are all alike and can be recorded as one tensor each, so that a loop of them compiles."""
+
+    @property
+    def evaluations(self) -> int:
+        """How often a step evaluates the field."""
+        ...
+
+    def prepare(self, field: Field, y: Tensor) -> None:
+        """Make what a step would make once for a field, and keep in it, with a number for dt."""
+        ...
+
+    def record_shape(self, y: Tensor) -> tuple[int, ...]:
+        """Return the shape of a record."""
+        ...
+
+    def record(self, stages: Any) -> Tensor:
+        """Return the columns, shape (k, ...), of which dense output is a linear combination."""
+        ...
+
+    def reading(self, field: Field, theta: Tensor, dt: Tensor, y: Tensor) -> Tensor:
+        """Return the weights of the columns, one row after the other, for fractions θ (n,) of steps dt (n,)."""
+        ...
+
+
+@runtime_checkable
 class Invertible(Method, Protocol):
     """A method whose steps can be taken back algebraically, to rounding."""
 

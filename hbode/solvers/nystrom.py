@@ -53,7 +53,7 @@ class Weights(NamedTuple):
 class Damped(NamedTuple):
     """`Weights` for one damping, with trailing axes where it, or the step, differs over samples or channels."""
 
-    step: tuple[Tensor, ...]
+    step: Tensor
     rate: Tensor
     dense: Tensor
     half: Tensor
@@ -82,6 +82,7 @@ class Nystrom:
         self.tableau = tableau
         self.order = tableau.order
         self.error_order: int | None = tableau.error_order
+        self.evaluations = tableau.stages - 1
         self._cache: dict[torch.device, Weights] = {}
 
     def start(self, field: Field, t: Tensor, y: Tensor) -> Carry:
@@ -94,8 +95,8 @@ class Nystrom:
         y, force = carry
         h, m = y.unbind()
         w = self._weights(y.device)
-        damped = field.prepared(self, lambda: _damped(w, field.damping, y.ndim - 1 if dt.ndim else 0))
-        constant, linear, square = damped.step
+        damped = self._damped(field, y, y.ndim - 1 if dt.ndim else 0)
+        constant, linear, square = damped.step.unbind()
         rows = torch.addcmul(constant, torch.addcmul(linear, square, dt), dt) * torch.exp(damped.rate * dt)
         sums = Sums(rows.to(y.dtype), (h, m, force))
         kappa = field.damping.kappa_h
@@ -112,23 +113,45 @@ class Nystrom:
         return torch.stack((stages.sums.row(-2), stages.sums.row(-1)))
 
     def interpolate(self, stages: Stages, theta: Tensor) -> Tensor:
-        sums, dt, w, damped = stages
-        columns = sums.columns()
-        axes = [1] * max(theta.ndim - 1, damped.half.ndim)
-        theta = theta.reshape(len(theta), 1, *(theta.shape[1:] or axes))
-        of_theta = powers(theta, w.theta_power.view(-1, *axes), w.degree)
-        growth = of_theta * powers(dt, w.dt_power.view(-1, *axes), 2)  # (n, d, …)
-        rows = combine_rows(growth.view(*growth.shape[:2], 1, 1, *growth.shape[2:]) if axes else growth, damped.dense)
-        decay = torch.exp(damped.half * dt * (damped.nodes - theta))  # (n, k, …)
-        rows = (rows * decay.unsqueeze(1)).flatten(0, 1).to(columns.dtype)
-        out: Tensor = combine_rows(rows, columns).unflatten(0, (-1, 2))
+        rows = _rows(stages.weights, stages.damped, theta, stages.dt)
+        columns = stages.sums.columns()
+        out: Tensor = combine_rows(rows.to(columns.dtype), columns).unflatten(0, (-1, 2))
         return out
+
+    def record_shape(self, y: Tensor) -> tuple[int, ...]:
+        return len(self.tableau.c) + 2, *y.shape[1:]
+
+    def record(self, stages: Stages) -> Tensor:
+        return stages.sums.columns()
+
+    def prepare(self, field: Field, y: Tensor) -> None:
+        self._damped(field, y, 0)
+
+    def reading(self, field: Field, theta: Tensor, dt: Tensor, y: Tensor) -> Tensor:
+        damped = self._damped(field, y, 0)
+        dt = dt.reshape(len(dt), 1, *[1] * damped.half.ndim)
+        return _rows(self._weights(y.device), damped, theta, dt).to(y.dtype)
+
+    def _damped(self, field: Field, y: Tensor, axes: int) -> Damped:
+        """Return the weights for the damping of a field, and for steps of as many axes."""
+        return field.prepared(self, lambda: _damped(self._weights(y.device), field.damping, axes))
 
     def _weights(self, device: torch.device) -> Weights:
         if device not in self._cache:
             with torch.inference_mode(False), torch.no_grad():
                 self._cache[device] = _weights(self.tableau, device)
         return self._cache[device]
+
+
+def _rows(w: Weights, damped: Damped, theta: Tensor, dt: Tensor) -> Tensor:
+    """Return the weights of (h, m) at fractions θ, (n,) or (n, B, 1, …, 1), of steps dt, shape (2 n, k, …)."""
+    axes = [1] * max(theta.ndim - 1, damped.half.ndim)
+    theta = theta.reshape(len(theta), 1, *(theta.shape[1:] or axes))
+    of_theta = powers(theta, w.theta_power.view(-1, *axes), w.degree)
+    growth = of_theta * powers(dt, w.dt_power.view(-1, *axes), 2)  # (n, d, …)
+    rows = combine_rows(growth.view(*growth.shape[:2], 1, 1, *growth.shape[2:]) if axes else growth, damped.dense)
+    decay = torch.exp(damped.half * dt * (damped.nodes - theta))  # (n, k, …)
+    return (rows * decay.unsqueeze(1)).flatten(0, 1)
 
 
 def _weights(tab: NystromTableau, device: torch.device) -> Weights:
@@ -207,7 +230,7 @@ def _damped(w: Weights, damping: Damping, ndim: int) -> Damped:
         table = combine(parts, w.table)
     split = math.prod(w.step_shape)
     return Damped(
-        table[:split].unflatten(0, w.step_shape).unbind(),
+        table[:split].unflatten(0, w.step_shape),
         half * w.exponent.view(*w.exponent.shape, *axes),
         table[split:].unflatten(0, w.dense_shape),
         half,

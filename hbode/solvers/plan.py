@@ -41,6 +41,12 @@ class Plan:
     on_accept: Hook | None = None
     on_reject: Hook | None = None
 
+    @property
+    def plain(self) -> bool:
+        """Whether there is nothing in it that the host must see between two steps."""
+        special = self.jumps or self.crossings or self.keep_interpolants or self.control.norm
+        return not (special or self.on_step or self.on_accept or self.on_reject)
+
     def step_count(self, start: float) -> int | None:
         """Return how many steps a fixed grid has, from its first time on; None where steps are adaptive."""
         if self.adaptive:

@@ -50,6 +50,7 @@ class RungeKutta:
         self.tableau = tableau
         self.order = tableau.order
         self.error_order = tableau.error_order
+        self.evaluations = tableau.stages - 1
         self._cache: dict[torch.device, Weights] = {}
 
     def start(self, field: Field, t: Tensor, y: Tensor) -> Carry:
@@ -82,6 +83,20 @@ class RungeKutta:
         weights = lift(weights.movedim(-1, 1), y.ndim, keep=2).to(y.dtype)
         moved = combine_rows(weights, sums.columns()[1:])
         return torch.addcmul(y, moved, dt.to(y.dtype))
+
+    def prepare(self, field: Field, y: Tensor) -> None:
+        self._weights(y.device)
+
+    def record_shape(self, y: Tensor) -> tuple[int, ...]:
+        return len(self.tableau.c) + 1, *y.shape
+
+    def record(self, stages: Stages) -> Tensor:
+        return stages.sums.columns()
+
+    def reading(self, field: Field, theta: Tensor, dt: Tensor, y: Tensor) -> Tensor:
+        w = self._weights(y.device)
+        moved = dt.unsqueeze(1) * (powers(theta.unsqueeze(1), w.powers, len(w.dense)) @ w.dense)
+        return torch.cat((torch.ones_like(moved[:, :1]), moved), 1).to(y.dtype)
 
     def _weights(self, device: torch.device) -> Weights:
         if device not in self._cache:

@@ -44,6 +44,12 @@ class SharedStep:
     def events(self) -> int:
         return len(self.found)
 
+    def at_end(self, clock: Clock) -> bool:
+        """Return whether the only output in the step is the state that it ends with."""
+        if self.last != self.first + 1 or clock.values[self.first] != self.end.value:
+            return False
+        return self.end.anchor == self.first or not clock.times.requires_grad
+
     def run(self, method: Method, field: Field, clock: Clock) -> tuple[Carry, Any]:
         """Take the step."""
         t, carry = clock.at(self.start), self.carry
@@ -64,8 +70,7 @@ class SharedStep:
         """Return what the step gives out, from its stages and the carry it ends with."""
         rows = None
         if self.last > self.first:
-            at_end = self.last == self.first + 1 and clock.values[self.first] == self.end.value
-            if at_end and (self.end.anchor == self.first or not clock.times.requires_grad):
+            if self.at_end(clock):
                 rows = carry[0].unsqueeze(0)
             else:
                 rows = method.interpolate(stages, clock.fractions(self.start, self.end, self.first, self.last))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .field import Field, damped_slope
-from .hermite import Hermite
+from .hermite import Hermite, hermite_weights
 from .method import Carry
 
 
@@ -28,6 +28,7 @@ class Leapfrog:
     def __init__(self, order: int, substeps: tuple[float, ...]) -> None:
         self.order = order
         self.substeps = substeps
+        self.evaluations = len(substeps)
 
     def start(self, field: Field, t: Tensor, y: Tensor) -> Carry:
         return y, field(t, y[0])
@@ -62,6 +63,18 @@ class Leapfrog:
 
     def interpolate(self, stages: Hermite, theta: Tensor) -> Tensor:
         return stages(theta)
+
+    def prepare(self, field: Field, y: Tensor) -> None:
+        """Do nothing: a step makes all that it needs."""
+
+    def record_shape(self, y: Tensor) -> tuple[int, ...]:
+        return 4, *y.shape
+
+    def record(self, stages: Hermite) -> Tensor:
+        return stages.columns()
+
+    def reading(self, field: Field, theta: Tensor, dt: Tensor, y: Tensor) -> Tensor:
+        return hermite_weights(theta.to(y.dtype))
 
 
 _W1 = 1 / (2 - 2 ** (1 / 3))

@@ -64,6 +64,17 @@ class Step(Protocol):
         ...
 
 
+class Block(NamedTuple):
+    """The carries of consecutive steps, joined: those of step n are ``carry[i][n]``, for n below `filled`.
+
+    `record` has their records, joined too, where these were to be kept.
+    """
+
+    carry: tuple[Tensor, ...]
+    filled: int
+    record: tuple[Tensor, ...] = ()
+
+
 @dataclass
 class Tape:
     """Everything that a loop found out, one entry of the lists a sample (or one for a batch that steps as one).
@@ -71,7 +82,8 @@ class Tape:
     `row_blocks` hold the output states in the order of the steps, `row_places` where they belong if samples have times
     of their own. `event_t_blocks` and `event_y_blocks` hold the events likewise; `event_index` says which function
     each belongs to and `event_sample` which sample (-1: the batch). `gathered` joins the blocks. `carry` is what the
-    last accepted step ended with, or the first carry where there was none.
+    last accepted step ended with, or the first carry where there was none. `blocks` hold the carries of the steps
+    once more, joined, where the loop wrote them so.
     """
 
     steps: list[Any] = field(default_factory=list)
@@ -90,6 +102,7 @@ class Tape:
     event_index: list[int] = field(default_factory=list)
     event_sample: list[int] = field(default_factory=list)
     interpolants: list[Any] = field(default_factory=list)
+    blocks: list[Block] = field(default_factory=list)
 
     def add(self, replayed: Replayed) -> None:
         """Keep what an accepted step gave out."""

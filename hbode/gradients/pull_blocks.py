@@ -1,0 +1,158 @@
+"""Steps pulled back in blocks: the discrete adjoint of a solve that was written down in blocks, as compiled loops."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vjp
+
+from ..solvers import CannotCompileError, Carry, Clock, Field, Outputs, Tape, Uniform
+from .leaves import reachable
+from .problem import Bind, Problem, warn_of_eager
+
+
+class Held(nn.Module):
+    """The modules that a field draws its parameters from, so that they can be exchanged for a call."""
+
+    def __init__(self, modules: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.held = nn.ModuleList(modules)
+
+    def names(self, leaves: Sequence[Tensor]) -> tuple[str, ...] | None:
+        """Return the names of the leaves, or None where one of them is no parameter of the modules."""
+        known = {id(parameter): name for name, parameter in self.named_parameters()}
+        return tuple(known[id(x)] for x in leaves) if all(id(x) in known for x in leaves) else None
+
+    def forward(self, function: Callable[[], Any]) -> Any:
+        """Call a function."""
+        return function()
+
+
+class Shares(NamedTuple):
+    """What a block of steps took from elsewhere, and the cotangents of what it gave out.
+
+    Starts and lengths of the steps (K,); their carries, (K, ...) each; the cotangents of the states that they end
+    with, (K, *y), and of their records, joined, if any outputs of the solve were read off records.
+    """
+
+    start: Tensor
+    dt: Tensor
+    carry: tuple[Tensor, ...]
+    ends: Tensor
+    record: tuple[Tensor, ...]
+
+
+def pull_block(
+    method: Uniform,
+    field: Field,
+    bind: Bind,
+    held: Held,
+    names: tuple[str, ...],
+    tensors: tuple[Tensor | None, ...],
+    slots: tuple[int, ...],
+    wanted: tuple[Tensor, ...],
+    shares: Shares,
+    at: Tensor,
+    carry_bar: Carry,
+    totals: tuple[Tensor, ...],
+) -> tuple[Carry, tuple[Tensor, ...]]:
+    """Pull cotangents back through the steps from `at` on to the first: a loop, to be compiled.
+
+    `totals` are the cotangents of what is `wanted`: first the tensors to bind in the places `slots` of `tensors`, where
+    there are any, then the parameters of the modules `held` of the given `names`.
+    """
+
+    def on(at: Tensor, carry_bar: Carry, totals: tuple[Tensor, ...]) -> Tensor:
+        return at >= 0
+
+    def pull(at: Tensor, carry_bar: Carry, totals: tuple[Tensor, ...]) -> tuple[Tensor, Carry, tuple[Tensor, ...]]:
+        n = at.view(1)
+        t, dt = (x.index_select(0, n).view(()) for x in (shares.start, shares.dt))
+        carry = tuple(book.index_select(0, n).squeeze(0) for book in shares.carry)
+        y_bar = carry_bar[0] + shares.ends.index_select(0, n).squeeze(0)
+        record_bar: tuple[Tensor, ...] = ()
+        for book in shares.record:
+            k = len(book) // len(shares.start)
+            record_bar = (book.index_select(0, n * k + torch.arange(k, device=n.device)),)
+
+        def step(carry: Carry, *wanted: Tensor) -> tuple[Tensor, ...]:
+            values = list(tensors)
+            for slot, x in zip(slots, wanted, strict=False):
+                values[slot] = x
+
+            def run() -> tuple[Tensor, ...]:
+                own = bind(values)[0] if slots else field
+                carry1, stages = method.step(own, t, dt, carry)
+                return (*carry1, method.record(stages)) if record_bar else carry1
+
+            given: tuple[Tensor, ...] = functional_call(
+                held, dict(zip(names, wanted[len(slots) :], strict=True)), (run,)
+            )
+            return given
+
+        back = vjp(step, carry, *wanted)[1]
+        before, *bars = back((y_bar, *carry_bar[1:], *record_bar))
+        return at - 1, before, tuple(a + b for a, b in zip(totals, bars, strict=True))
+
+    done: Any = torch.while_loop(on, pull, (at, carry_bar, totals))
+    return done[1], done[2]
+
+
+def pull_blocks(
+    problem: Problem,
+    tape: Tape,
+    rows_bar: Tensor | None,
+    field: Field,
+    frozen: Field,
+    tensors: Sequence[Tensor | None],
+    leaves: Sequence[Tensor],
+) -> tuple[Carry, tuple[Tensor, ...]] | None:
+    """Pull the cotangents of the outputs, but for those at the first time, back to the first carry.
+
+    Returns the cotangents of the carry, and those of the tensors to bind that need gradients and of the leaves; or None
+    where this is not to be done in blocks. The field is bound to the tensors, and frozen to the same
+    without gradients.
+    """
+    method, clock = problem.method, problem.clock
+    if not (tape.blocks and isinstance(method, Uniform) and isinstance(clock, Clock)) or rows_bar is None:
+        return None
+    pull = problem.compiled(pull_block)
+    held = Held([module for owner in problem.owners for module in reachable(owner).modules])
+    names = held.names(leaves)
+    if names is None or clock.times.requires_grad:
+        return None
+    slots = tuple(i for i, x in enumerate(tensors) if x is not None and x.requires_grad)
+    fixed = tuple(None if x is None else x.detach() for x in tensors)
+    wanted = (*(x for i, x in enumerate(fixed) if i in slots and x is not None), *leaves)
+    method.prepare(frozen, problem.y0)
+    carry_bar: Carry = tuple(torch.zeros_like(x) for x in tape.carry)
+    totals = tuple(torch.zeros_like(x) for x in wanted)
+    row, end = len(rows_bar), len(tape.steps)
+    between = any(step.rows and not step.at_end(clock) for step in tape.steps)
+    for block in reversed(tape.blocks):
+        size, steps = len(block.carry[0]), tape.steps[end - block.filled : end]
+        end -= block.filled
+        outputs = Outputs(method, field, problem.y0, clock, steps)
+        bar = rows_bar[row - outputs.count : row]
+        row -= outputs.count
+        at = torch.tensor([[s.start.value, s.end.value - s.start.value] for s in steps], dtype=torch.float64)
+        start, dt = torch.cat((at, at.new_zeros(size - len(steps), 2))).t().to(bar.device)
+        last = torch.tensor(len(steps) - 1, device=bar.device)
+        with torch.no_grad():
+            ends, record = outputs.spread(bar, size, between)
+            shares = Shares(start.clone(), dt.clone(), block.carry, ends, record)
+            try:
+                carry_bar, totals = pull(
+                    method, frozen, problem.bind, held, names, fixed, slots, wanted, shares, last, carry_bar, totals
+                )
+            except CannotCompileError as error:
+                warn_of_eager(error)
+                return None
+        for book in block.record:
+            own = outputs.weights_bar(bar, book, [x for x in tensors if x is not None and x.requires_grad])
+            totals = (*(a if b is None else a + b for a, b in zip(totals, own, strict=False)), *totals[len(slots) :])
+    frozen.calls += len(tape.steps) * method.evaluations
+    return carry_bar, totals
