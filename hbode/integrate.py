@@ -92,6 +92,12 @@ def hbodeint(
         method: step_size or grid_constructor(func, h0, t); methods without an error estimate otherwise step from
         one requested time to the next. Adams methods: max_order, max_iters; others: coupling, for the scheme of
         `Reversible`. Settings of the gradient mode.
+    compile
+        Run the loop of the solve, and that of its discrete adjoint, as compiled code (`torch.compile`; a CPU needs
+        a C++ compiler). The first solve compiles, for some ten seconds a pass; later ones with the same code of f,
+        method and shapes do not, whatever their times and tolerances. For all methods but Adams and times (T,), without
+        events, jump_ts, norm, dense output and checkpoints, and for parameters in modules that f holds, closes over or
+        names. Everything else, and an f that cannot be compiled, runs uncompiled, with a warning that says why.
     progress
         Show a progress bar over the time.
     throw
@@ -165,7 +171,7 @@ def hbodeint(
             damped=system.damped,
             owners=(system, *(e.fn for e in events)),
             tied=samples and not per_sample,
-            compile_key=_compile_key(system.f) if compile else None,
+            compile_for=_subject(system.f) if compile else None,
         )
         solved = mode.solve(problem, on_backward)
     stats.append(_stats(solved, samples))
@@ -186,9 +192,9 @@ def hbodeint(
     )
 
 
-def _compile_key(f: Callable[..., Tensor]) -> object:
-    """Return what functions with the same code have in common."""
-    return getattr(f, "__code__", type(f))
+def _subject(f: Callable[..., Tensor]) -> object:
+    """Return what stands for a field when it is compiled: a function made anew has the same code."""
+    return f if isinstance(f, torch.nn.Module) else getattr(f, "__code__", type(f))
 
 
 def _field(

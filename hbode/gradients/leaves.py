@@ -24,7 +24,7 @@ class Reachable(NamedTuple):
 
 
 def reachable(func: Any) -> Reachable:
-    """Return what is found in the modules, closures, partials and methods of `func`."""
+    """Return what is found in the modules, closures, global names, partials and methods of `func`."""
     found: dict[int, Tensor] = {}
     modules: list[nn.Module] = []
     seen: set[int] = set()
@@ -56,6 +56,8 @@ def reachable(func: Any) -> Reachable:
         elif callable(item):
             for cell in getattr(item, "__closure__", None) or ():
                 visit(_contents(cell), depth + 1)
+            for name in getattr(getattr(item, "__code__", None), "co_names", ()):
+                visit(item.__globals__.get(name), depth + 1)
             if not hasattr(item, "__closure__"):
                 for value in getattr(item, "__dict__", {}).values():
                     visit(value, depth + 1)

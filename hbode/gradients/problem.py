@@ -21,8 +21,8 @@ from ..solvers import (
     Plan,
     SampleClock,
     Tape,
-    Uniform,
     compiled,
+    is_uniform,
     run_block,
     solve,
     solve_in_blocks,
@@ -52,7 +52,7 @@ class Problem:
     these are differentiated besides, and nothing is searched for.
     `on_replay(step, y, y_bar)` is called by the discrete adjoint for each step that it runs again, with the state
     at the end of the step and its cotangent.
-    With a `compile_key` the solve runs compiled where it can, by functions that are kept under this key;
+    With `compile_for`, a module or the code of a function, the solve runs compiled where it can, for that field;
     `used` are the ids of the leaves that the field used at the first time.
     """
 
@@ -67,7 +67,7 @@ class Problem:
     tied: bool = False
     leaves: tuple[Tensor, ...] | None = None
     on_replay: Callable[[Any, Tensor, Tensor | None], None] | None = None
-    compile_key: object = None
+    compile_for: object = None
     used: frozenset[int] = frozenset()
 
     def keeping(self, keep: Keep | None) -> Problem:
@@ -93,23 +93,35 @@ class Problem:
     def solve(self, field: Field, start: Carry | None = None) -> Tape:
         """Run the loop that fits the clock."""
         method, clock = self.method, self.clock
-        if not isinstance(clock, Clock):
-            return solve_per_sample(method, field, self.y0, clock, self.plan, start, self.tied)
-        blocks = self.compile_key is not None and self.plan.plain and not torch.is_grad_enabled()
-        if blocks and isinstance(method, Uniform):
-            # how outputs are read depends on a damping, if the method has it exact
-            records = method.damped and any(x is not None and x.requires_grad for x in self.tensors)
-            try:
-                return solve_in_blocks(
-                    method, field, self.y0, clock, self.plan, start, self.compiled(run_block), records
-                )
-            except CannotCompileError as error:
-                warn_of_eager(error)
-        return solve(method, field, self.y0, clock, self.plan, start)
+        if self.compile_for is not None:
+            special = self._special()
+            if special is None and is_uniform(method) and isinstance(clock, Clock):
+                # how outputs are read depends on a damping, if the method has it exact
+                records = method.damped and any(x is not None and x.requires_grad for x in self.tensors)
+                run = self.compiled(run_block)
+                try:
+                    return solve_in_blocks(method, field, self.y0, clock, self.plan, start, run, records)
+                except CannotCompileError as error:
+                    warn_of_eager(error)
+            else:
+                warnings.warn(f"compile=True: solves with {special} run uncompiled", RuntimeWarning, stacklevel=2)
+        if isinstance(clock, Clock):
+            return solve(method, field, self.y0, clock, self.plan, start)
+        return solve_per_sample(method, field, self.y0, clock, self.plan, start, self.tied)
+
+    def _special(self) -> str | None:
+        """Return what in the problem keeps its loop from being compiled."""
+        if not isinstance(self.clock, Clock):
+            return "times or steps per sample"
+        if not is_uniform(self.method):
+            return f"{type(self.method).__name__} steps"
+        if torch.is_grad_enabled():
+            return "gradient='backprop'"
+        return self.plan.special
 
     def compiled(self, function: F) -> F:
         """Return a function as compiled for this problem's method and field."""
-        made: F = compiled(function, (self.method, self.compile_key), self.y0.device.type)
+        made: F = compiled(function, self.method, self.compile_for, self.y0.device.type)
         return made
 
 

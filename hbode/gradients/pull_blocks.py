@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vjp
 
-from ..solvers import CannotCompileError, Carry, Clock, Field, Outputs, Tape, Uniform
+from ..solvers import CannotCompileError, Carry, Clock, Field, Outputs, SampleClock, Tape, Uniform, is_uniform
 from .leaves import reachable
 from .problem import Bind, Problem, warn_of_eager
 
@@ -104,6 +105,7 @@ def pull_block(
 def pull_blocks(
     problem: Problem,
     tape: Tape,
+    clock: Clock | SampleClock,
     rows_bar: Tensor | None,
     field: Field,
     frozen: Field,
@@ -116,13 +118,17 @@ def pull_blocks(
     where this is not to be done in blocks. The field is bound to the tensors, and frozen to the same
     without gradients.
     """
-    method, clock = problem.method, problem.clock
-    if not (tape.blocks and isinstance(method, Uniform) and isinstance(clock, Clock)) or rows_bar is None:
+    method = problem.method
+    if not (tape.blocks and is_uniform(method) and isinstance(clock, Clock)) or rows_bar is None:
         return None
     pull = problem.compiled(pull_block)
     held = Held([module for owner in problem.owners for module in reachable(owner).modules])
     names = held.names(leaves)
-    if names is None or clock.times.requires_grad:
+    if names is None:
+        _warn("the field uses a leaf tensor that is no parameter of a module it holds, closes over or names")
+        return None
+    if clock.times.requires_grad:
+        _warn("the times need gradients")
         return None
     slots = tuple(i for i, x in enumerate(tensors) if x is not None and x.requires_grad)
     fixed = tuple(None if x is None else x.detach() for x in tensors)
@@ -156,3 +162,7 @@ def pull_blocks(
             totals = (*(a if b is None else a + b for a, b in zip(totals, own, strict=False)), *totals[len(slots) :])
     frozen.calls += len(tape.steps) * method.evaluations
     return carry_bar, totals
+
+
+def _warn(reason: str) -> None:
+    warnings.warn(f"compile=True, but the backward pass runs uncompiled: {reason}", RuntimeWarning, stacklevel=2)

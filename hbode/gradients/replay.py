@@ -109,7 +109,7 @@ def _pull_back(ctx: Any, cotangents: tuple[Tensor | None, ...]) -> tuple[Tensor 
     if not node_bars and problem.on_replay is None:
         bars = None if rows_bar is None else rows_bar[lead:]
         own = [x for x in leaves if id(x) in problem.used]
-        pulled = pull_blocks(problem, ctx.tape, bars, field, frozen, bound, own)
+        pulled = pull_blocks(problem, ctx.tape, clock, bars, field, frozen, bound, own)
     if pulled is not None:
         carry_bar = [*pulled[0]]
         used = [id(x) in problem.used or not any(x is leaf for leaf in leaves) for x in wanted]

@@ -9,7 +9,7 @@ from .coupled import Coupled
 from .field import Damping, Field
 from .loop import place, solve
 from .loop_per_sample import place_per_sample, solve_per_sample
-from .method import Carry, Invertible, Method, Uniform
+from .method import Carry, Invertible, Method, Uniform, is_uniform
 from .outputs import Outputs
 from .plan import Keep, Plan
 from .registry import METHODS
@@ -46,6 +46,7 @@ __all__ = [
     "Uniform",
     "batch_first",
     "compiled",
+    "is_uniform",
     "place",
     "place_per_sample",
     "run_block",

@@ -24,12 +24,13 @@ from .shared_step import SharedStep
 from .status import Status
 from .tape import Block, Tape
 
-STEPS = 16
+STEPS = 32
 """How many accepted steps fill a block."""
+_CODES = {status: float(status) for status in Status}
 
 
 class March(NamedTuple):
-    """What a step changes besides the carry: tensors of shape (), in float64 where they are real."""
+    """What a step changes besides the carry: numbers of one tensor, float64, shape (10,)."""
 
     t: Tensor
     dt: Tensor
@@ -45,15 +46,15 @@ class March(NamedTuple):
 
 
 class Course(NamedTuple):
-    """What a block goes by: as many of the next stops as it can pass, which of them is the last of all, the direction
-    of time (±1), the tolerances, the most steps that may be tried."""
+    """What a block goes by.
 
-    stops: Tensor
-    final: Tensor
-    sign: Tensor
-    rtol: Tensor
-    atol: Tensor
-    most: Tensor
+    Of `numbers`, float64: the direction of time (±1), which of the next stops is the last of all, the most steps that
+    may be tried, rtol, atol, and as many of the next stops as a block can pass. Tolerances that are no numbers, rtol
+    and atol, come by themselves.
+    """
+
+    numbers: Tensor
+    tolerances: tuple[Tensor, ...]
 
 
 class Ledger(NamedTuple):
@@ -68,50 +69,55 @@ class Ledger(NamedTuple):
     record: tuple[Tensor, ...]
 
 
-RunBlock = Callable[[Uniform, Field, Plan, Course, Ledger, March, Carry], tuple[March, Carry]]
+RunBlock = Callable[[Uniform, Field, Plan, Course, Ledger, Tensor, Carry], tuple[Tensor, Carry]]
 
 
 def run_block(
-    method: Uniform, field: Field, plan: Plan, course: Course, ledger: Ledger, march: March, carry: Carry
-) -> tuple[March, Carry]:
+    method: Uniform, field: Field, plan: Plan, course: Course, ledger: Ledger, march: Tensor, carry: Carry
+) -> tuple[Tensor, Carry]:
     """Step until the block is full or the solve is over: `torch.while_loop`, to be compiled."""
     size = len(ledger.start)
 
-    def on(march: March, carry: Carry) -> Tensor:
-        return (march.status < 0) & (march.filled < size)
+    def on(march: Tensor, carry: Carry) -> Tensor:
+        state = March(*march.unbind())
+        return (state.status < 0) & (state.filled < size)
 
-    def advance(march: March, carry: Carry) -> tuple[March, Carry]:
+    def advance(march: Tensor, carry: Carry) -> tuple[Tensor, Carry]:
         return step_once(method, field, plan, course, ledger, march, carry)
 
-    done: tuple[March, Carry] = torch.while_loop(on, advance, (march, carry))
+    done: tuple[Tensor, Carry] = torch.while_loop(on, advance, (march, carry))
     return done
 
 
 def step_once(
-    method: Uniform, field: Field, plan: Plan, course: Course, ledger: Ledger, march: March, carry: Carry
-) -> tuple[March, Carry]:
+    method: Uniform, field: Field, plan: Plan, course: Course, ledger: Ledger, march: Tensor, carry: Carry
+) -> tuple[Tensor, Carry]:
     """Try one step, as `solve` does, and write it down."""
     control, k = plan.control, (method.error_order or 0) + 1
-    t, dt, stop = march.t, march.dt, march.stop
-    over = march.tries >= course.most
+    t, dt, last, before, stop, filled, tries, status, refused, blown = march.unbind()
+    sign, final, most, rtol, atol = course.numbers[:5].unbind()
+    if course.tolerances:
+        rtol, atol = course.tolerances
+    over = tries >= most
     if plan.adaptive:
-        dt = dt.clamp(control.min_step, control.max_step)
-    target = course.stops.index_select(0, stop.clamp(max=len(course.stops) - 1).view(1)).view(())
-    remaining = (target - t) * course.sign
+        dt = torch.where(over, dt, dt.clamp(control.min_step, control.max_step))
+    target = course.numbers.index_select(0, (stop.long() + 5).clamp(max=len(course.numbers) - 1).view(1)).view(())
+    remaining = (target - t) * sign
     lands = dt >= remaining * (1 - 1e-9)
-    end = torch.where(lands, target, t + course.sign * dt)
-    length = (end - t) * course.sign
+    end = torch.where(lands, target, t + sign * dt)
+    length = (end - t) * sign
     stuck = ~(length > 0)
     if plan.adaptive:
-        stuck = stuck | (~lands & (length < 10 * torch.finfo(torch.float64).eps * t.abs()))
+        ulp = torch.nextafter(t.abs(), torch.full_like(t, math.inf)) - t.abs()
+        stuck = stuck | (~lands & (length < 10 * ulp))
     halted = over | stuck
-    nothing = torch.full_like(march.status, int(Status.STEP_UNDERFLOW))
-    nothing = torch.where(march.blown | dt.isnan(), int(Status.NON_FINITE), nothing)
-    status = torch.where(over, int(Status.MAX_STEPS), torch.where(stuck, nothing, march.status))
+    nothing = torch.where((blown > 0) | dt.isnan(), _CODES[Status.NON_FINITE], _CODES[Status.STEP_UNDERFLOW])
+    status = torch.where(over, _CODES[Status.MAX_STEPS], torch.where(stuck, nothing, status))
 
     carry1, stages = method.step(field, t, end - t, carry)
     if plan.adaptive:
-        weighed = scaled(method.error(stages), carry[0], carry1[0], course.rtol, course.atol)
+        y0, y1 = carry[0], carry1[0]
+        weighed = scaled(method.error(stages), y0, y1, rtol.to(y0.dtype), atol.to(y0.dtype))
         error = torch.linalg.vector_norm(weighed).double() / math.sqrt(max(weighed.numel(), 1))
     else:
         error = torch.zeros_like(t)
@@ -124,39 +130,37 @@ def step_once(
         fine = fine | (least & finite)
     accept, refuse = fine & ~halted, ~fine & ~halted
     hopeless = refuse & ~finite & least if plan.adaptive else refuse
-    status = torch.where(hopeless, int(Status.NON_FINITE), status)
-    arrives = accept & lands & (stop == course.final)
-    status = torch.where(arrives, int(Status.SUCCESS), status)
+    status = torch.where(hopeless, _CODES[Status.NON_FINITE], status)
+    status = torch.where(accept & lands & (stop == final), _CODES[Status.SUCCESS], status)
 
-    at = march.filled.view(1)
-    ledger.start.index_copy_(0, at, torch.stack((t, stop.double())).unsqueeze(0))
+    at = filled.long().view(1)
+    ledger.start.index_copy_(0, at, torch.stack((t, stop)).unsqueeze(0))
     for book, x in zip(ledger.carry, carry, strict=False):
         book.index_copy_(0, at, x.unsqueeze(0))
     for book in ledger.record:
         record = method.record(stages)
         book.index_copy_(0, at * len(record) + torch.arange(len(record), device=t.device), record)
 
-    next_dt, last, before = march.dt.clone(), march.last.clone(), march.before.clone()  # a loop returns no argument
     if plan.adaptive:
         factor = torch.where(finite, control.factors(error, last, before, k), control.min_factor)
-        grown = length * torch.where(march.refused, factor.clamp(max=1.0), factor)
+        grown = length * torch.where(refused > 0, factor.clamp(max=1.0), factor)
         grown = torch.where(lands, torch.maximum(grown, dt), grown)
-        next_dt = torch.where(accept, grown, torch.where(refuse, length * factor.clamp(max=0.9), dt))
+        dt = torch.where(accept, grown, torch.where(refuse, length * factor.clamp(max=0.9), dt))
         before = torch.where(accept, last, before)
         last = torch.where(accept, error.clamp(min=1e-10), last)
     onward = March(
         torch.where(accept, end, t),
-        next_dt,
+        dt,
         last,
         before,
         stop + (accept & lands),
-        march.filled + accept,
-        march.tries + ~halted,
+        filled + accept,
+        tries + ~halted,
         status,
-        refuse,
-        torch.where(refuse, ~finite, march.blown),
+        refuse.double(),
+        torch.where(refuse, (~finite).double(), blown),
     )
-    return onward, tuple(torch.where(accept, new, old) for new, old in zip(carry1, carry, strict=True))
+    return torch.stack(onward), tuple(torch.where(accept, new, old) for new, old in zip(carry1, carry, strict=True))
 
 
 def solve_in_blocks(
@@ -174,27 +178,26 @@ def solve_in_blocks(
     With `keep_records` the blocks of the tape have the records that outputs were read off.
     """
     tape, carry, row, sign, dt, status = begin(method, field, y0, clock, plan, start)
-    node, stop, tries, calls = Node(clock.values[0], 0), 0, 0, field.calls
+    node, stop, calls = Node(clock.values[0], 0), 0, field.calls
+    state = [node.value, dt, 1.0, 1.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0]
     if status is None and row < len(clock.values):
         method.prepare(field, y0)
-        writer = _Writer(method, field, y0, clock, plan, row, keep_records)
-        march, course = _march(y0.device, node.value, dt), _course(y0, plan, sign)
+        writer = _Writer(method, field, y0, clock, plan, row, keep_records, tape)
         while status is None:
-            ledger, course = writer.ledger(carry), _ahead(course, plan, stop)
-            march, carry = run(method, field, plan, course, ledger, march, carry)
-            numbers = torch.cat((ledger.start.flatten(), torch.stack([x.double() for x in march]))).tolist()
-            *starts, t, dt, _, _, reached, filled, total, code, _, _ = numbers
-            tries = int(total)
-            starts = [*starts[: 2 * int(filled)], t, reached]
-            nodes, passed = [node], 0
-            for value, behind in zip(starts[2::2], starts[3::2], strict=True):
-                nodes.append(plan.stops[stop + passed] if behind > passed else Node(value, nodes[-1].anchor))
-                passed = int(behind)
-            stop += passed
-            writer.enter(tape, nodes, ledger, carry)
+            ledger, march = writer.ledger(carry), torch.tensor(state, dtype=torch.float64, device=y0.device)
+            march, carry = run(method, field, plan, _course(y0, plan, sign, stop), ledger, march, carry)
+            starts, state = ledger.start.tolist(), march.tolist()
+            t, dt, _, _, passed, filled, _, code, _, _ = state
+            nodes, behind = [node], 0
+            for value, now in [*starts[1 : int(filled)], (t, passed)] if filled else ():
+                nodes.append(plan.stops[stop + behind] if now > behind else Node(value, nodes[-1].anchor))
+                behind = int(now)
+            stop += behind
+            writer.enter(nodes, ledger, carry)
             node, tape.carry = nodes[-1], carry
             status = None if code < 0 else Status(int(code))
-            march = march._replace(filled=torch.zeros_like(march.filled), stop=torch.zeros_like(march.stop))
+            state[4] = state[5] = 0.0
+    tries = int(state[6])
 
     tape.status = [Status.SUCCESS if status is None else status]
     accepted = len(tape.t)
@@ -210,16 +213,26 @@ class _Writer:
     """Opens ledgers, and enters what they say into a tape."""
 
     def __init__(
-        self, method: Uniform, field: Field, y0: Tensor, clock: Clock, plan: Plan, row: int, keep_records: bool
+        self,
+        method: Uniform,
+        field: Field,
+        y0: Tensor,
+        clock: Clock,
+        plan: Plan,
+        row: int,
+        keep_records: bool,
+        tape: Tape,
     ) -> None:
         self.method, self.field, self.y0, self.clock, self.plan, self.row = method, field, y0, clock, plan, row
-        self.keep_records = keep_records
+        self.keep_records, self.tape = keep_records, tape
         ends = {stop.value for stop in plan.stops}
         outputs = clock.values[row:]
         self.several = len(outputs) > 1
         columns, *shape = method.record_shape(y0)
         between = any(t not in ends for t in outputs) or len(set(outputs)) < len(outputs)
         self.record: tuple[Tensor, ...] = (y0.new_empty(STEPS * columns, *shape),) if between else ()
+        self.rows = y0.new_empty(len(clock.values), *y0.shape)
+        self.rows[:row] = tape.row_blocks[0]
 
     def ledger(self, carry: Carry) -> Ledger:
         """Return a ledger for a block of steps; the record is used again, since it is read before the next block."""
@@ -227,9 +240,9 @@ class _Writer:
         kept = carry if self.plan.keep is not None else carry[:1] if self.several else ()
         return Ledger(start, tuple(x.new_empty(STEPS, *x.shape) for x in kept), self.record)
 
-    def enter(self, tape: Tape, nodes: list[Node], ledger: Ledger, carry: Carry) -> None:
+    def enter(self, nodes: list[Node], ledger: Ledger, carry: Carry) -> None:
         """Add the steps between the nodes, and the outputs in them, to the tape."""
-        times, count = self.clock.values, len(self.clock.values)
+        tape, times, count = self.tape, self.clock.values, len(self.clock.values)
         sign = 1.0 if times[-1] >= times[0] else -1.0
         steps = []
         for n, (start, end) in enumerate(pairwise(nodes)):
@@ -242,12 +255,12 @@ class _Writer:
         outputs = Outputs(self.method, self.field, self.y0, self.clock, steps)
         if outputs.count:
             last = len(steps) - 1
-            rows = outputs.read(
-                self.y0,
+            outputs.read(
+                self.rows[steps[0].first : self.row],
                 lambda n: carry[0] if n == last else ledger.carry[0][n + 1],
                 self.record[0] if self.record else None,
             )
-            tape.row_blocks.append(rows)
+            tape.row_blocks = [self.rows[: self.row]]
         if self.plan.keep is not None:
             tape.blocks.append(Block(ledger.carry, len(steps), self.record if self.keep_records else ()))
             if self.keep_records:
@@ -256,30 +269,14 @@ class _Writer:
                 self.plan.keep(tape.steps, step)
 
 
-def _march(device: torch.device, t: float, dt: float) -> March:
-    def real(x: float) -> Tensor:
-        return torch.tensor(x, dtype=torch.float64, device=device)
-
-    def whole(x: int) -> Tensor:
-        return torch.tensor(x, device=device)
-
-    no = torch.tensor(False, device=device)
-    return March(real(t), real(dt), real(1.0), real(1.0), whole(0), whole(0), whole(0), whole(-1), no, no.clone())
-
-
-def _course(y: Tensor, plan: Plan, sign: float) -> Course:
-    def tolerance(tol: float | Tensor) -> Tensor:
-        return torch.as_tensor(tol, dtype=y.dtype, device=y.device)
-
-    whole = torch.tensor(plan.max_steps, device=y.device)
-    real = torch.tensor(sign, dtype=torch.float64, device=y.device)
-    return Course(real, whole, real, tolerance(plan.control.rtol), tolerance(plan.control.atol), whole)
-
-
-def _ahead(course: Course, plan: Plan, passed: int) -> Course:
+def _course(y: Tensor, plan: Plan, sign: float, passed: int) -> Course:
     """Return the course from behind so many stops on."""
-    values = [stop.value for stop in plan.stops[passed : passed + STEPS]]
-    values += values[-1:] * (STEPS - len(values))
-    device = course.sign.device
-    stops = torch.tensor(values, dtype=torch.float64, device=device)
-    return course._replace(stops=stops, final=torch.tensor(len(plan.stops) - 1 - passed, device=device))
+    rtol, atol = plan.control.rtol, plan.control.atol
+    tolerances: tuple[Tensor, ...] = ()
+    if isinstance(rtol, Tensor) or isinstance(atol, Tensor):
+        tolerances = tuple(torch.as_tensor(tol, dtype=y.dtype, device=y.device) for tol in (rtol, atol))
+        rtol = atol = 0.0
+    stops = [stop.value for stop in plan.stops[passed : passed + STEPS]]
+    stops += stops[-1:] * (STEPS - len(stops))
+    numbers = [sign, len(plan.stops) - 1.0 - passed, float(plan.max_steps), rtol, atol, *stops]
+    return Course(torch.tensor(numbers, dtype=torch.float64, device=y.device), tolerances)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from types import FunctionType
+from types import CodeType, FunctionType
 from typing import Any, TypeVar, cast
+from weakref import WeakKeyDictionary
 
 import torch
 
@@ -23,38 +24,60 @@ class CannotCompileError(Exception):
         """Whether the same was said before."""
 
 
-@cache
-def compiled(function: F, key: object, device: str) -> F:
-    """Return a function compiled whole; those of different keys share no cache.
+_BROKEN: WeakKeyDictionary[object, dict[object, str]] = WeakKeyDictionary()
 
-    It raises `CannotCompileError` where that fails, and does not try again. On a CPU the code that calls the kernels
-    is C++ too: in Python these calls would be most of a small step.
+
+def compiled(function: F, key: Any, subject: Any, device: str) -> F:
+    """Return a function compiled whole.
+
+    It raises `CannotCompileError` where that fails, and for the same subject does not try again. On a CPU the code
+    that calls the kernels is C++ too: in Python these calls would be most of a small step.
+
+    Parameters
+    ----------
+    function
+        A plain function.
+    key, subject
+        What it is compiled for: functions of different keys share no cache, nor do those of subjects that are code
+        objects, or modules of different classes.
+    device
+        Type of the device of the tensors.
     """
-    if not isinstance(function, FunctionType):
-        raise TypeError(f"function must be a plain function, got {type(function).__name__}")
-    own = FunctionType(function.__code__.replace(), function.__globals__, function.__name__)
-    options: dict[str, str | int | bool | Callable[..., Any]] = {"cpp_wrapper": True} if device == "cpu" else {}
-    fast = torch.compile(own, fullgraph=True, dynamic=False, options=options)
-
-    broken: list[str] = []
+    kind: Any = subject if isinstance(subject, CodeType | type) else type(subject)
+    fast = _compile(function, key, kind, device)
+    place = (function, key, device)
 
     def run(*args: Any) -> Any:
-        if broken:
-            raise CannotCompileError(broken[0], repeated=True)
+        broken = _BROKEN.setdefault(subject, {})
+        if place in broken:
+            raise CannotCompileError(broken[place], repeated=True)
         try:
             with torch._dynamo.config.patch(recompile_limit=VARIANTS):
                 return fast(*args)
         except (torch._dynamo.exc.TorchDynamoException, torch._dynamo.exc.FailOnRecompileLimitHit) as error:
-            broken.append(_reason(str(error)))
-            raise CannotCompileError(broken[0]) from error
+            broken[place] = _reason(str(error))
+            raise CannotCompileError(broken[place]) from error
 
     return cast(F, run)
+
+
+@cache
+def _compile(function: Callable[..., Any], key: Any, kind: Any, device: str) -> Callable[..., Any]:
+    """Return a compiled copy of a function; the copy has a code object, hence a cache, of its own."""
+    if not isinstance(function, FunctionType):
+        raise TypeError(f"function must be a plain function, got {type(function).__name__}")
+    own = FunctionType(function.__code__.replace(), function.__globals__, function.__name__)
+    on_cpu: dict[str, Any] = {"cpp_wrapper": True, "cpp.min_chunk_size": 4096}
+    options = on_cpu if device == "cpu" else {}
+    return torch.compile(own, fullgraph=True, dynamic=False, options=options)
 
 
 def _reason(text: str) -> str:
     """Return what the compiler says broke the graph, and the line of the field where it did."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     said = next((line for line in lines if line.startswith("Explanation:")), lines[0] if lines else "no reason given")
+    if said.endswith("raised:") and len(lines) > 1:
+        said = lines[1]
     said = said.removeprefix("Explanation:").strip()
     places = [i for i, line in enumerate(lines) if line.startswith("File ")]
     if not places or "from user code:" not in lines:

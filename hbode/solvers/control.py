@@ -81,15 +81,15 @@ def scaled(error: Tensor, y0: Tensor, y1: Tensor, rtol: float | Tensor, atol: fl
 def first_step(method: Method, field: Field, t: Tensor, carry: Carry, sign: float, control: Controller) -> float:
     """Return a first step from one more evaluation (Hairer, Nørsett, Wanner 1993, II.4), positive."""
     y, slope = carry[0], method.slope(field, carry)
-    zero = torch.zeros_like(y)
-    d0 = control.measure(control.scaled(y, y, zero))
-    d1 = control.measure(control.scaled(slope, y, zero))
+    scale = torch.mul(y.abs(), control.rtol).add_(control.atol)
+    d0 = control.measure(y / scale)
+    d1 = control.measure(slope / scale)
     h0 = 0.01 * d0 / d1 if d0 >= 1e-5 and d1 >= 1e-5 else 1e-6
     if not math.isfinite(h0):
         return h0
     h0 = min(h0, control.max_step)
     ahead = method.start(field, t + sign * h0, y + sign * h0 * slope)
-    d2 = control.measure(control.scaled(method.slope(field, ahead) - slope, y, zero)) / h0
+    d2 = control.measure(torch.sub(method.slope(field, ahead), slope).div_(scale)) / h0
     k = (method.error_order or method.order) + 1
     h1 = (0.01 / max(d1, d2)) ** (1 / k) if max(d1, d2) > 1e-15 else max(1e-6, 1e-3 * h0)
     return min(100 * h0, h1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeGuard, runtime_checkable
 
 from torch import Tensor
 
@@ -68,7 +68,6 @@ class Method(Protocol):
         ...
 
 
-@runtime_checkable
 class Uniform(Method, Protocol):
     """A method whose steps are all alike and can be recorded as one tensor each, so that a loop of them compiles."""
 
@@ -92,6 +91,11 @@ class Uniform(Method, Protocol):
     def reading(self, field: Field, theta: Tensor, dt: Tensor, y: Tensor) -> Tensor:
         """Return the weights of the columns, one row after the other, for fractions θ (n,) of steps dt (n,)."""
         ...
+
+
+def is_uniform(method: Method) -> TypeGuard[Uniform]:
+    """Return whether all steps of a method are alike."""
+    return hasattr(method, "evaluations")  # isinstance takes 50 times as long
 
 
 @runtime_checkable

@@ -40,15 +40,13 @@ class Outputs:
             each = len(weights) // len(theta)
             self.weights = weights.split([each * steps[n].rows for n in self.inside])
 
-    def read(self, y: Tensor, end: Callable[[int], Tensor], record: Tensor | None) -> Tensor:
-        """Return the outputs (n, *y), from the state that step n ends with, end(n), and the records, joined."""
-        rows = y.new_empty(self.count, *y.shape)
+    def read(self, rows: Tensor, end: Callable[[int], Tensor], record: Tensor | None) -> None:
+        """Write the outputs to `rows` (n, *y), from the states end(n) that steps end with and the joined records."""
         for n in self.ends:
             rows[self._place(n)].copy_(end(n).unsqueeze(0))
         for n, states in self.read_inside(record) if record is not None else ():
             place = rows[self._place(n)]
             place.copy_(states.view(place.shape))
-        return rows
 
     def read_inside(self, record: Tensor) -> Iterator[tuple[int, Tensor]]:
         """Yield steps with outputs read off their records, and these outputs, one part of a state after the other."""
@@ -69,14 +67,16 @@ class Outputs:
         return list(torch.autograd.grad(states, wanted, bars, allow_unused=True, retain_graph=True))
 
     def spread(self, rows_bar: Tensor, size: int, record: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Return the cotangents of the ends of `size` steps, and of their records where they have any."""
-        ends = rows_bar.new_zeros(size, *rows_bar.shape[1:])
+        """Return the cotangents of the ends of steps, and of their records if they have any, for `size` steps."""
+        ends = rows_bar.new_empty(size, *rows_bar.shape[1:])
+        ends[: len(self.steps)] = 0.0
         for n in self.ends:
             ends[n] = rows_bar[self._place(n)][0]
         if not record:
             return ends, ()
         columns, *shape = self.shape
-        records = rows_bar.new_zeros(size * columns, *shape)
+        records = rows_bar.new_empty(size * columns, *shape)
+        records[: len(self.steps) * columns] = 0.0
         for n, weights in zip(self.inside, self.weights, strict=True):
             bar = rows_bar[self._place(n)].reshape(len(weights), *shape)
             records[n * columns : (n + 1) * columns] = spread_rows(weights, bar)

@@ -42,10 +42,17 @@ class Plan:
     on_reject: Hook | None = None
 
     @property
-    def plain(self) -> bool:
-        """Whether there is nothing in it that the host must see between two steps."""
-        special = self.jumps or self.crossings or self.keep_interpolants or self.control.norm
-        return not (special or self.on_step or self.on_accept or self.on_reject)
+    def special(self) -> str | None:
+        """What the host must see or do between two steps, if anything."""
+        named = {
+            "events": self.crossings,
+            "points of discontinuity": self.jumps,
+            "a norm of their own": self.control.norm,
+            "dense output": self.keep_interpolants,
+            "hooks": self.on_step or self.on_accept or self.on_reject,
+            "steps that are not all kept": self.keep not in (None, list.append),
+        }
+        return next((name for name, present in named.items() if present), None)
 
     def step_count(self, start: float) -> int | None:
         """Return how many steps a fixed grid has, from its first time on; None where steps are adaptive."""

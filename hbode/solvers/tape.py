@@ -114,7 +114,7 @@ class Tape:
 
     def gathered(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return rows (K, *row), event times (E,) and event states (E, *row)."""
-        rows = torch.cat(self.row_blocks)
+        rows = torch.cat(self.row_blocks) if len(self.row_blocks) > 1 else self.row_blocks[0]
         if not self.event_t_blocks:
             return rows, rows.new_empty(0, dtype=torch.float64), rows.new_empty((0, *rows.shape[1:]))
         return rows, torch.cat(self.event_t_blocks), torch.cat(self.event_y_blocks)

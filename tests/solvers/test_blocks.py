@@ -1,0 +1,146 @@
+"""The loop in blocks takes the steps of the ordinary loop, and gives out its outputs."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hbode.options import plan as make_plan
+from hbode.solvers import METHODS, Clock, Damping, Field, Status, is_uniform, solve, solve_in_blocks
+from hbode.solvers.blocks import STEPS, March, step_once
+
+UNIFORM = [name for name, method in METHODS.items() if is_uniform(method)]
+
+
+def uncompiled(method, field, plan, course, ledger, march, carry):
+    """What `run_block` means."""
+    while True:
+        state = March(*march.tolist())
+        if state.status >= 0 or state.filled >= len(ledger.start):
+            return march, carry
+        march, carry = step_once(method, field, plan, course, ledger, march, carry)
+
+
+def both(name, t, tol=1e-5, f=None, keep=True, **options):
+    method = METHODS[name]
+    generator = torch.Generator().manual_seed(0)
+    h = torch.randn(3, 2, generator=generator, dtype=torch.float64)
+    y0 = torch.stack((h, torch.ones_like(h))) if method.damped else h
+    t = torch.as_tensor(t, dtype=torch.float64)
+    plan = make_plan(method, options, t, tol, tol, (None, None, t))
+    plan = dataclasses.replace(plan, keep=list.append if keep else None)
+    f = f or (lambda t, h: torch.sin(t) - h - 0.3 * h**3)
+    damping = Damping.of(torch.tensor(0.4, dtype=torch.float64), None, h)
+    tapes = []
+    for loop, extra in ((solve, {}), (solve_in_blocks, {"run": uncompiled})):
+        with torch.no_grad():
+            tapes.append(loop(method, Field(f, torch.float64, damping), y0, Clock.of(t), plan, **extra))
+    return tapes
+
+
+def assert_same_tape(one, other, rtol=1e-11):
+    """Equal but for rounding, which a controller's powers, of tensors or of floats, carry on from step to step."""
+    assert one.status == other.status
+    assert one.accepted == other.accepted
+    assert one.rejected == other.rejected
+    assert one.t == pytest.approx(other.t, rel=rtol, abs=rtol)
+    assert one.dt == pytest.approx(other.dt, rel=rtol)
+    assert one.failed_at[0] == pytest.approx(other.failed_at[0], rel=rtol)
+    rows, others = one.gathered()[0], other.gathered()[0]
+    torch.testing.assert_close(others, rows, rtol=rtol, atol=rtol)
+    for a, b in zip(one.steps, other.steps, strict=True):
+        assert (a.rows, a.first, a.last, a.start.anchor, a.end.anchor) == (
+            b.rows,
+            b.first,
+            b.last,
+            b.start.anchor,
+            b.end.anchor,
+        )
+        for x, y in zip(a.carry, b.carry, strict=True):
+            torch.testing.assert_close(y, x, rtol=rtol, atol=rtol)
+
+
+@pytest.mark.parametrize("name", UNIFORM)
+@pytest.mark.parametrize("count", [2, 40])
+def test_blocks_take_the_same_steps(name, count):
+    options = {} if METHODS[name].error_order else {"step_size": 0.07}
+    assert_same_tape(*both(name, torch.linspace(0, 5, count), **options))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"controller": "PID"},
+        {"step_ts": [0.3, 1.7, 2.2]},
+        {"first_step": 1e-3, "max_factor": 2.0},
+        {"max_step": 0.05},
+        {"min_step": 0.4},
+        {"step_size": 0.03},
+        {"max_steps": 3},
+        {"max_steps": STEPS + 3, "max_step": 0.05},
+    ],
+)
+def test_options_mean_the_same(options):
+    assert_same_tape(*both("dprkn6", torch.linspace(0, 4, 9), **options))
+
+
+@pytest.mark.parametrize("name", ["rk4", "leapfrog"])
+def test_a_fixed_grid_of_more_outputs_than_a_block_has_steps(name):
+    assert_same_tape(*both(name, torch.linspace(0, 4, 3 * STEPS + 2)))
+
+
+def test_repeated_first_and_last_times():
+    for t in ([0, 0, 1, 1, 3, 3], [2.0, 2.0, 0.5, -1.0, -1.0], [1.0, 1.0]):
+        assert_same_tape(*both("dprkn6", t))
+
+
+def test_nothing_is_kept_where_nobody_asks():
+    one, other = both("dopri5", torch.linspace(0, 5, 40), keep=False)
+    assert_same_tape(one, other)
+    assert other.steps == []
+    assert other.blocks == []
+
+
+def blow_up(t, h):
+    return h**3
+
+
+def turn_to_nan(t, h):
+    return torch.where(t > 1, math.nan, -h)
+
+
+@pytest.mark.parametrize("f", [blow_up, turn_to_nan])
+@pytest.mark.parametrize("options", [{}, {"step_size": 0.25}])
+def test_failures_are_the_same(f, options):
+    one, other = both("dprkn6", torch.linspace(0, 50, 5), f=f, **options)
+    assert one.status[0].failed
+    assert one.status == other.status
+    assert one.accepted == other.accepted
+    assert one.rejected == other.rejected
+    assert one.failed_at[0] == pytest.approx(other.failed_at[0])
+
+
+def test_a_first_slope_that_is_not_finite():
+    one, other = both("dprkn6", [0.0, 1.0], f=lambda t, h: h * math.nan)
+    assert one.status == other.status == [Status.NON_FINITE]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    name=st.sampled_from(["dprkn6", "dopri5", "bosh3", "dprkn8"]),
+    t=st.lists(st.floats(-3, 3), min_size=2, max_size=12).map(sorted),
+    back=st.booleans(),
+    tol=st.sampled_from([1e-3, 1e-6, 1e-9]),
+)
+def test_any_grid(name, t, back, tol):
+    t = torch.tensor(t, dtype=torch.float64)
+    assert_same_tape(*both(name, t.flip(0) if back else t, tol))
+
+
+def test_evaluations_are_counted():
+    one, other = both("dprkn6", torch.linspace(0, 5, 3))
+    tries = other.accepted[0] + other.rejected[0]
+    assert one.evaluations[0] == 2 + METHODS["dprkn6"].evaluations * tries == other.evaluations[0]
