@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,7 +14,8 @@ from hbode import Event, FirstOrder, HeavyBall, hbodeint
 
 T = torch.tensor([0.0, 0.4, 1.0], dtype=torch.float64)
 GLOBAL = torch.tensor([0.7, -0.4], dtype=torch.float64, requires_grad=True)
-LATE_GLOBAL = torch.tensor([0.7, -0.4], dtype=torch.float64, requires_grad=True)
+GLOBAL = torch.tensor([0.7, -0.4], dtype=torch.float64, requires_grad=True)
+ELSEWHERE = SimpleNamespace(late=torch.tensor([0.7, -0.4], dtype=torch.float64, requires_grad=True))
 
 
 def leaf():
@@ -145,23 +147,23 @@ def test_parameters_under_a_system():
     assert_found(system, system.omega)
 
 
-def test_a_global_used_only_late_is_refused():
+def test_a_tensor_out_of_reach_used_only_late_is_refused():
     """It is neither held by the field nor used at the first time: no gradient rather than a wrong one."""
     w = leaf()
 
     def f(t, h):
-        return torch.sin(h * w) if t < 0.5 else torch.sin(h * w * LATE_GLOBAL)
+        return torch.sin(h * w) if t < 0.5 else torch.sin(h * w * ELSEWHERE.late)
 
     h, _ = hbodeint(f, torch.ones(1, 2, dtype=torch.float64), T)
     with pytest.raises(RuntimeError, match=r"a tensor of shape \(2,\) that needs a gradient .* Pass it through args="):
         h.sum().backward()
     h, _ = hbodeint(f, torch.ones(1, 2, dtype=torch.float64), T, gradient="backprop")
-    assert torch.autograd.grad(h.sum(), LATE_GLOBAL)[0].abs().max() > 0
+    assert torch.autograd.grad(h.sum(), ELSEWHERE.late)[0].abs().max() > 0
 
 
-def test_a_global_used_only_late_is_refused_where_nothing_else_needs_a_gradient():
+def test_a_tensor_out_of_reach_is_refused_where_nothing_else_needs_a_gradient():
     def f(t, h):
-        return torch.sin(h) if t < 0.5 else torch.sin(h * LATE_GLOBAL)
+        return torch.sin(h) if t < 0.5 else torch.sin(h * ELSEWHERE.late)
 
     h0 = torch.ones(1, 2, dtype=torch.float64)
     with pytest.raises(RuntimeError, match=r"a tensor of shape \(2,\) that needs a gradient .* Pass it through args="):
@@ -169,6 +171,13 @@ def test_a_global_used_only_late_is_refused_where_nothing_else_needs_a_gradient(
     assert hbodeint(f, h0, T, gradient="backprop").h.requires_grad
     with torch.no_grad():
         assert not hbodeint(f, h0, T).h.requires_grad
+
+
+def test_a_global_used_only_late_is_found():
+    def f(t, h):
+        return torch.sin(h) if t < 0.5 else torch.sin(h * GLOBAL)
+
+    assert_found(f, GLOBAL)
 
 
 def test_a_leaf_used_only_late_is_found_where_the_field_holds_it():
