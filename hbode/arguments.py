@@ -55,10 +55,11 @@ def check_times(t: Tensor | Sequence[float], h0: Tensor, per_sample: bool) -> Te
     times = times.to(h0.device, torch.float64)
     if times.ndim not in (1, 2) or times.shape[-1] < 1:
         raise ValueError(f"t must have shape (T,) or (B, T) with T at least 1, got {tuple(times.shape)}")
-    if not bool(torch.isfinite(times).all()):
+    values = times.detach().cpu().numpy()
+    if not np.isfinite(values).all():
         raise ValueError("t must be finite, got NaN or Inf")
-    steps = times.detach().diff(dim=-1)
-    if not bool(((steps >= 0).all(-1) | (steps <= 0).all(-1)).all()):
+    steps = np.diff(values)
+    if not ((steps >= 0).all(-1) | (steps <= 0).all(-1)).all():
         raise ValueError("t must be monotone: increasing or decreasing, with repetition allowed")
     if (per_sample or times.ndim == 2) and h0.ndim == 0:
         raise ValueError("h0 must have a batch axis for times or steps per sample, got shape ()")

@@ -5,12 +5,15 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from ..solvers import (
+    STEPS,
+    TRIES,
     CannotCompileError,
     Carry,
     Clock,
@@ -24,9 +27,11 @@ from ..solvers import (
     compiled,
     is_uniform,
     run_block,
+    run_tries,
     solve,
     solve_in_blocks,
     solve_per_sample,
+    step_once,
 )
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -93,24 +98,28 @@ class Problem:
     def solve(self, field: Field, start: Carry | None = None) -> Tape:
         """Run the loop that fits the clock."""
         method, clock = self.method, self.clock
-        if self.compile_for is not None:
-            special = self._special()
-            if special is None and is_uniform(method) and isinstance(clock, Clock):
-                # how outputs are read depends on a damping, if the method has it exact
-                records = method.damped and any(x is not None and x.requires_grad for x in self.tensors)
-                run = self.compiled(run_block)
+        on_cpu = self.y0.device.type == "cpu"
+        special = self._special()
+        if special is None and is_uniform(method) and isinstance(clock, Clock):
+            # how outputs are read depends on a damping, if the method has it exact
+            records = method.damped and any(x is not None and x.requires_grad for x in self.tensors)
+            if self.compile_for is not None:
+                run = self.compiled(run_block) if on_cpu else partial(run_tries, step=self.compiled(step_once))
+                steps = STEPS if on_cpu else TRIES
                 try:
-                    return solve_in_blocks(method, field, self.y0, clock, self.plan, start, run, records)
+                    return solve_in_blocks(method, field, self.y0, clock, self.plan, start, run, steps, records)
                 except CannotCompileError as error:
                     warn_of_eager(error)
-            else:
-                warnings.warn(f"compile=True: solves with {special} run uncompiled", RuntimeWarning, stacklevel=2)
+            if not on_cpu:
+                return solve_in_blocks(method, field, self.y0, clock, self.plan, start, keep_records=records)
+        elif self.compile_for is not None:
+            warnings.warn(f"compile=True: solves with {special} run uncompiled", RuntimeWarning, stacklevel=2)
         if isinstance(clock, Clock):
             return solve(method, field, self.y0, clock, self.plan, start)
         return solve_per_sample(method, field, self.y0, clock, self.plan, start, self.tied)
 
     def _special(self) -> str | None:
-        """Return what in the problem keeps its loop from being compiled."""
+        """Return what in the problem needs the host between its steps."""
         if not isinstance(self.clock, Clock):
             return "times or steps per sample"
         if not is_uniform(self.method):

@@ -119,7 +119,9 @@ def pull_blocks(
     without gradients.
     """
     method = problem.method
-    if not (tape.blocks and is_uniform(method) and isinstance(clock, Clock)) or rows_bar is None:
+    if problem.compile_for is None or rows_bar is None:
+        return None
+    if not (tape.blocks and is_uniform(method) and isinstance(clock, Clock)):
         return None
     pull = problem.compiled(pull_block)
     held = Held([module for owner in problem.owners for module in reachable(owner).modules])

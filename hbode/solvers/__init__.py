@@ -1,7 +1,7 @@
 """Numerics: pure steps, the loops that drive them, and the tape they leave. Imports torch, nothing of hbode."""
 
 from .adams import Adams
-from .blocks import run_block, solve_in_blocks
+from .blocks import STEPS, TRIES, run_block, run_tries, solve_in_blocks, step_once
 from .clock import Clock, Node, SampleClock
 from .compiled import CannotCompileError, compiled
 from .control import PID_COEFFICIENTS, Controller
@@ -20,6 +20,8 @@ from .tape import Crossing, Replayed, Step, Tape
 
 __all__ = [
     "METHODS",
+    "STEPS",
+    "TRIES",
     "PID_COEFFICIENTS",
     "Adams",
     "ButcherTableau",
@@ -50,7 +52,9 @@ __all__ = [
     "place",
     "place_per_sample",
     "run_block",
+    "run_tries",
     "solve",
     "solve_in_blocks",
     "solve_per_sample",
+    "step_once",
 ]

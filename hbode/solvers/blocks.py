@@ -25,7 +25,9 @@ from .status import Status
 from .tape import Block, Tape
 
 STEPS = 32
-"""How many accepted steps fill a block."""
+"""How many accepted steps fill a block that runs as one compiled loop."""
+TRIES = 8
+"""How many steps are tried on an accelerator before the host looks: it waits for the device once in so many."""
 _CODES = {status: float(status) for status in Status}
 
 
@@ -61,7 +63,8 @@ class Ledger(NamedTuple):
     """What is written down of the accepted steps of a block.
 
     Of step n: its start and how many stops lay behind it in ``start[n]``, its carry in ``carry[i][n]``, and its record
-    of k columns in ``record[n k : (n + 1) k]``. Carry and record are empty where nobody wants them.
+    of k columns in ``record[n k : (n + 1) k]``. Carry and record are empty where nobody wants them. There is a place
+    beyond the last step for what is not to be kept.
     """
 
     start: Tensor
@@ -76,7 +79,7 @@ def run_block(
     method: Uniform, field: Field, plan: Plan, course: Course, ledger: Ledger, march: Tensor, carry: Carry
 ) -> tuple[Tensor, Carry]:
     """Step until the block is full or the solve is over: `torch.while_loop`, to be compiled."""
-    size = len(ledger.start)
+    size = len(ledger.start) - 1
 
     def on(march: Tensor, carry: Carry) -> Tensor:
         state = March(*march.unbind())
@@ -89,18 +92,35 @@ def run_block(
     return done
 
 
+def run_tries(
+    method: Uniform,
+    field: Field,
+    plan: Plan,
+    course: Course,
+    ledger: Ledger,
+    march: Tensor,
+    carry: Carry,
+    step: RunBlock | None = None,
+) -> tuple[Tensor, Carry]:
+    """Try as many steps as fit into the block, without a look at how they go; those after the last change nothing."""
+    for _ in range(len(ledger.start) - 1):
+        march, carry = (step or step_once)(method, field, plan, course, ledger, march, carry)
+    return march, carry
+
+
 def step_once(
     method: Uniform, field: Field, plan: Plan, course: Course, ledger: Ledger, march: Tensor, carry: Carry
 ) -> tuple[Tensor, Carry]:
-    """Try one step, as `solve` does, and write it down."""
+    """Try one step, as `solve` does, and write it down; where the solve is over or the block full, change nothing."""
     control, k = plan.control, (method.error_order or 0) + 1
     t, dt, last, before, stop, filled, tries, status, refused, blown = march.unbind()
     sign, final, most, rtol, atol = course.numbers[:5].unbind()
     if course.tolerances:
         rtol, atol = course.tolerances
-    over = tries >= most
+    on = (status < 0) & (filled < len(ledger.start) - 1)
+    over = on & (tries >= most)
     if plan.adaptive:
-        dt = torch.where(over, dt, dt.clamp(control.min_step, control.max_step))
+        dt = torch.where(on & ~over, dt.clamp(control.min_step, control.max_step), dt)
     target = course.numbers.index_select(0, (stop.long() + 5).clamp(max=len(course.numbers) - 1).view(1)).view(())
     remaining = (target - t) * sign
     lands = dt >= remaining * (1 - 1e-9)
@@ -110,7 +130,8 @@ def step_once(
     if plan.adaptive:
         ulp = torch.nextafter(t.abs(), torch.full_like(t, math.inf)) - t.abs()
         stuck = stuck | (~lands & (length < 10 * ulp))
-    halted = over | stuck
+    stuck = on & stuck & ~over
+    halted = ~on | over | stuck
     nothing = torch.where((blown > 0) | dt.isnan(), _CODES[Status.NON_FINITE], _CODES[Status.STEP_UNDERFLOW])
     status = torch.where(over, _CODES[Status.MAX_STEPS], torch.where(stuck, nothing, status))
 
@@ -157,7 +178,7 @@ def step_once(
         filled + accept,
         tries + ~halted,
         status,
-        refuse.double(),
+        torch.where(halted, refused, refuse.double()),
         torch.where(refuse, (~finite).double(), blown),
     )
     return torch.stack(onward), tuple(torch.where(accept, new, old) for new, old in zip(carry1, carry, strict=True))
@@ -170,22 +191,24 @@ def solve_in_blocks(
     clock: Clock,
     plan: Plan,
     start: Carry | None = None,
-    run: RunBlock = run_block,
+    run: RunBlock = run_tries,
+    steps: int = TRIES,
     keep_records: bool = False,
 ) -> Tape:
     """Integrate as `solve` does, for plans without crossings, discontinuities, hooks and norms of their own.
 
-    With `keep_records` the blocks of the tape have the records that outputs were read off.
+    `run` runs a block of so many steps. With `keep_records` the blocks of the tape have the records that outputs
+    were read off.
     """
     tape, carry, row, sign, dt, status = begin(method, field, y0, clock, plan, start)
     node, stop, calls = Node(clock.values[0], 0), 0, field.calls
     state = [node.value, dt, 1.0, 1.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0]
     if status is None and row < len(clock.values):
         method.prepare(field, y0)
-        writer = _Writer(method, field, y0, clock, plan, row, keep_records, tape)
+        writer = _Writer(method, field, y0, clock, plan, row, steps, keep_records, tape)
         while status is None:
             ledger, march = writer.ledger(carry), torch.tensor(state, dtype=torch.float64, device=y0.device)
-            march, carry = run(method, field, plan, _course(y0, plan, sign, stop), ledger, march, carry)
+            march, carry = run(method, field, plan, _course(y0, plan, sign, stop, steps), ledger, march, carry)
             starts, state = ledger.start.tolist(), march.tolist()
             t, dt, _, _, passed, filled, _, code, _, _ = state
             nodes, behind = [node], 0
@@ -220,25 +243,26 @@ class _Writer:
         clock: Clock,
         plan: Plan,
         row: int,
+        steps: int,
         keep_records: bool,
         tape: Tape,
     ) -> None:
         self.method, self.field, self.y0, self.clock, self.plan, self.row = method, field, y0, clock, plan, row
-        self.keep_records, self.tape = keep_records, tape
+        self.places, self.keep_records, self.tape = steps + 1, keep_records, tape
         ends = {stop.value for stop in plan.stops}
         outputs = clock.values[row:]
         self.several = len(outputs) > 1
         columns, *shape = method.record_shape(y0)
         between = any(t not in ends for t in outputs) or len(set(outputs)) < len(outputs)
-        self.record: tuple[Tensor, ...] = (y0.new_empty(STEPS * columns, *shape),) if between else ()
+        self.record: tuple[Tensor, ...] = (y0.new_empty(self.places * columns, *shape),) if between else ()
         self.rows = y0.new_empty(len(clock.values), *y0.shape)
         self.rows[:row] = tape.row_blocks[0]
 
     def ledger(self, carry: Carry) -> Ledger:
         """Return a ledger for a block of steps; the record is used again, since it is read before the next block."""
-        start = torch.empty(STEPS, 2, dtype=torch.float64, device=self.y0.device)
+        start = torch.empty(self.places, 2, dtype=torch.float64, device=self.y0.device)
         kept = carry if self.plan.keep is not None else carry[:1] if self.several else ()
-        return Ledger(start, tuple(x.new_empty(STEPS, *x.shape) for x in kept), self.record)
+        return Ledger(start, tuple(x.new_empty(self.places, *x.shape) for x in kept), self.record)
 
     def enter(self, nodes: list[Node], ledger: Ledger, carry: Carry) -> None:
         """Add the steps between the nodes, and the outputs in them, to the tape."""
@@ -269,14 +293,14 @@ class _Writer:
                 self.plan.keep(tape.steps, step)
 
 
-def _course(y: Tensor, plan: Plan, sign: float, passed: int) -> Course:
+def _course(y: Tensor, plan: Plan, sign: float, passed: int, steps: int) -> Course:
     """Return the course from behind so many stops on."""
     rtol, atol = plan.control.rtol, plan.control.atol
     tolerances: tuple[Tensor, ...] = ()
     if isinstance(rtol, Tensor) or isinstance(atol, Tensor):
         tolerances = tuple(torch.as_tensor(tol, dtype=y.dtype, device=y.device) for tol in (rtol, atol))
         rtol = atol = 0.0
-    stops = [stop.value for stop in plan.stops[passed : passed + STEPS]]
-    stops += stops[-1:] * (STEPS - len(stops))
+    stops = [stop.value for stop in plan.stops[passed : passed + steps]]
+    stops += stops[-1:] * (steps - len(stops))
     numbers = [sign, len(plan.stops) - 1.0 - passed, float(plan.max_steps), rtol, atol, *stops]
     return Course(torch.tensor(numbers, dtype=torch.float64, device=y.device), tolerances)

@@ -72,6 +72,12 @@ class Sums:
             total = total + weights[j] * column
         return total
 
+    def pair(self, index: int) -> Tensor:
+        """Return the sums of rows `index` and `index` + 1, stacked; to be read before the next step."""
+        if self._block is not None:
+            return self._block.view(len(self._rows), *self._rows[0].shape)[index : index + 2]
+        return torch.stack((self.row(index), self.row(index + 1)))
+
     def columns(self) -> Tensor:
         """Return the columns so far as one tensor, shape (k, ...)."""
         return torch.stack(self._columns)

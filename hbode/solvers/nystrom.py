@@ -110,7 +110,7 @@ class Nystrom:
         return damped_slope(field, carry)
 
     def error(self, stages: Stages) -> Tensor:
-        return torch.stack((stages.sums.row(-2), stages.sums.row(-1)))
+        return stages.sums.pair(len(self.tableau.c))
 
     def interpolate(self, stages: Stages, theta: Tensor) -> Tensor:
         rows = _rows(stages.weights, stages.damped, theta, stages.dt)

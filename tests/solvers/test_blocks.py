@@ -9,19 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hbode.options import plan as make_plan
-from hbode.solvers import METHODS, Clock, Damping, Field, Status, is_uniform, solve, solve_in_blocks
-from hbode.solvers.blocks import STEPS, March, step_once
+from hbode.solvers import METHODS, TRIES, Clock, Damping, Field, Status, is_uniform, run_tries, solve, solve_in_blocks
 
 UNIFORM = [name for name, method in METHODS.items() if is_uniform(method)]
-
-
-def uncompiled(method, field, plan, course, ledger, march, carry):
-    """What `run_block` means."""
-    while True:
-        state = March(*march.tolist())
-        if state.status >= 0 or state.filled >= len(ledger.start):
-            return march, carry
-        march, carry = step_once(method, field, plan, course, ledger, march, carry)
 
 
 def both(name, t, tol=1e-5, f=None, keep=True, **options):
@@ -34,11 +24,10 @@ def both(name, t, tol=1e-5, f=None, keep=True, **options):
     plan = dataclasses.replace(plan, keep=list.append if keep else None)
     f = f or (lambda t, h: torch.sin(t) - h - 0.3 * h**3)
     damping = Damping.of(torch.tensor(0.4, dtype=torch.float64), None, h)
-    tapes = []
-    for loop, extra in ((solve, {}), (solve_in_blocks, {"run": uncompiled})):
-        with torch.no_grad():
-            tapes.append(loop(method, Field(f, torch.float64, damping), y0, Clock.of(t), plan, **extra))
-    return tapes
+    with torch.no_grad():
+        return [
+            loop(method, Field(f, torch.float64, damping), y0, Clock.of(t), plan) for loop in (solve, solve_in_blocks)
+        ]
 
 
 def assert_same_tape(one, other, rtol=1e-11):
@@ -80,7 +69,7 @@ def test_blocks_take_the_same_steps(name, count):
         {"min_step": 0.4},
         {"step_size": 0.03},
         {"max_steps": 3},
-        {"max_steps": STEPS + 3, "max_step": 0.05},
+        {"max_steps": TRIES + 3, "max_step": 0.05},
     ],
 )
 def test_options_mean_the_same(options):
@@ -89,7 +78,7 @@ def test_options_mean_the_same(options):
 
 @pytest.mark.parametrize("name", ["rk4", "leapfrog"])
 def test_a_fixed_grid_of_more_outputs_than_a_block_has_steps(name):
-    assert_same_tape(*both(name, torch.linspace(0, 4, 3 * STEPS + 2)))
+    assert_same_tape(*both(name, torch.linspace(0, 4, 3 * TRIES + 2)))
 
 
 def test_repeated_first_and_last_times():
@@ -144,3 +133,42 @@ def test_evaluations_are_counted():
     one, other = both("dprkn6", torch.linspace(0, 5, 3))
     tries = other.accepted[0] + other.rejected[0]
     assert one.evaluations[0] == 2 + METHODS["dprkn6"].evaluations * tries == other.evaluations[0]
+
+
+def test_the_host_looks_once_a_block():
+    looks = []
+
+    def run(*block):
+        looks.append(block)
+        return run_tries(*block)
+
+    t = torch.tensor([0.0, 9.0], dtype=torch.float64)
+    plan = make_plan(METHODS["dprkn6"], {}, t, 1e-7, 1e-7, (None, None, t))
+    y0 = torch.ones(2, 3, dtype=torch.float64)
+    with torch.no_grad():
+        tape = solve_in_blocks(METHODS["dprkn6"], Field(lambda t, h: -h, torch.float64), y0, Clock.of(t), plan, run=run)
+    tries = tape.accepted[0] + tape.rejected[0]
+    assert tries > 2 * TRIES
+    assert len(looks) == -(-tries // TRIES)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="counts the synchronisations of a GPU")
+@pytest.mark.parametrize("name", ["dprkn6", "dopri5"])
+def test_a_block_on_a_gpu_does_not_synchronise(name):
+    def run(*block):
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            return run_tries(*block)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    method = METHODS[name]
+    t = torch.linspace(0, 9, 20, dtype=torch.float64)
+    plan = make_plan(method, {}, t, 1e-7, 1e-7, (None, None, t))
+    y0 = torch.ones(2, 3, dtype=torch.float64)
+    tapes = []
+    for device in ("cpu", "cuda"):
+        field = Field(lambda t, h: torch.sin(t) - h, torch.float64, Damping.of(None, None, y0.to(device)))
+        with torch.no_grad():
+            tapes.append(solve_in_blocks(method, field, y0.to(device), Clock.of(t.to(device)), plan, run=run))
+    torch.testing.assert_close(tapes[1].gathered()[0].cpu(), tapes[0].gathered()[0], rtol=1e-10, atol=1e-10)
