@@ -55,7 +55,7 @@ def check_times(t: Tensor | Sequence[float], h0: Tensor, per_sample: bool) -> Te
     times = times.to(h0.device, torch.float64)
     if times.ndim not in (1, 2) or times.shape[-1] < 1:
         raise ValueError(f"t must have shape (T,) or (B, T) with T at least 1, got {tuple(times.shape)}")
-    values = times.detach().cpu().numpy()
+    values = np.array(times.tolist())  # unlike numpy(), also inside the transforms of torch.func
     if not np.isfinite(values).all():
         raise ValueError("t must be finite, got NaN or Inf")
     steps = np.diff(values)
