@@ -74,8 +74,7 @@ class Controller:
 
 def scaled(error: Tensor, y0: Tensor, y1: Tensor, rtol: float | Tensor, atol: float | Tensor) -> Tensor:
     """Return an error in units of the tolerance, in the shape of the state."""
-    scale = y1.abs()
-    return error / torch.maximum(scale, y0.abs(), out=scale).mul_(rtol).add_(atol)
+    return error / torch.maximum(y0.abs(), y1.abs()).mul_(rtol).add_(atol)
 
 
 @torch.no_grad()
