@@ -107,7 +107,9 @@ class Problem:
                 run = self.compiled(run_block) if on_cpu else partial(run_tries, step=self.compiled(step_once))
                 steps = STEPS if on_cpu else TRIES
                 try:
-                    return solve_in_blocks(method, field, self.y0, clock, self.plan, start, run, steps, records)
+                    return solve_in_blocks(
+                        method, field, self.y0, clock, self.plan, start, run, steps, records, estimates=on_cpu
+                    )
                 except CannotCompileError as error:
                     warn_of_eager(error)
             if not on_cpu:

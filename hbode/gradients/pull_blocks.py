@@ -66,6 +66,10 @@ def pull_block(
     there are any, then the parameters of the modules `held` of the given `names`.
     """
 
+    field = field.anew()
+    if not slots:
+        method.prepare(field, carry_bar[0])
+
     def on(at: Tensor, carry_bar: Carry, totals: tuple[Tensor, ...]) -> Tensor:
         return at >= 0
 
@@ -135,7 +139,6 @@ def pull_blocks(
     slots = tuple(i for i, x in enumerate(tensors) if x is not None and x.requires_grad)
     fixed = tuple(None if x is None else x.detach() for x in tensors)
     wanted = (*(x for i, x in enumerate(fixed) if i in slots and x is not None), *leaves)
-    method.prepare(frozen, problem.y0)
     carry_bar: Carry = tuple(torch.zeros_like(x) for x in tape.carry)
     totals = tuple(torch.zeros_like(x) for x in wanted)
     row, end = len(rows_bar), len(tape.steps)

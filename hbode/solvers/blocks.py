@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .clock import Clock, Node
-from .control import scaled
+from .control import first_steps, norm, scaled
 from .field import Field
 from .loop import begin
 from .method import Carry, Uniform
@@ -79,7 +79,17 @@ def run_block(
     method: Uniform, field: Field, plan: Plan, course: Course, ledger: Ledger, march: Tensor, carry: Carry
 ) -> tuple[Tensor, Carry]:
     """Step until the block is full or the solve is over: `torch.while_loop`, to be compiled."""
-    size = len(ledger.start) - 1
+    size, field = len(ledger.start) - 1, field.anew()
+    method.prepare(field, carry[0])
+
+    def estimate(march: Tensor, carry: Carry) -> Tensor:
+        return with_first_step(method, field, plan, course, march, carry)
+
+    def keep(march: Tensor, carry: Carry) -> Tensor:
+        return march.clone()
+
+    if plan.adaptive:
+        march = torch.cond(march[1].isnan() & (march[6] == 0), estimate, keep, (march, carry))
 
     def on(march: Tensor, carry: Carry) -> Tensor:
         state = March(*march.unbind())
@@ -90,6 +100,14 @@ def run_block(
 
     done: tuple[Tensor, Carry] = torch.while_loop(on, advance, (march, carry))
     return done
+
+
+def with_first_step(method: Uniform, field: Field, plan: Plan, course: Course, march: Tensor, carry: Carry) -> Tensor:
+    """Estimate the length of the first step."""
+    rtol, atol = course.tolerances or course.numbers[3:5].unbind()
+    scale = atol.to(carry[0].dtype) + rtol.to(carry[0].dtype) * carry[0].abs()
+    dt = first_steps(method, field, march[0], carry, course.numbers[0], scale, norm, plan.control.max_step)
+    return torch.cat((march[:1], dt.view(1), march[2:]))
 
 
 def run_tries(
@@ -103,6 +121,7 @@ def run_tries(
     step: RunBlock | None = None,
 ) -> tuple[Tensor, Carry]:
     """Try as many steps as fit into the block, without a look at how they go; those after the last change nothing."""
+    method.prepare(field, carry[0])
     for _ in range(len(ledger.start) - 1):
         march, carry = (step or step_once)(method, field, plan, course, ledger, march, carry)
     return march, carry
@@ -138,8 +157,7 @@ def step_once(
     carry1, stages = method.step(field, t, end - t, carry)
     if plan.adaptive:
         y0, y1 = carry[0], carry1[0]
-        weighed = scaled(method.error(stages), y0, y1, rtol.to(y0.dtype), atol.to(y0.dtype))
-        error = torch.linalg.vector_norm(weighed).double() / math.sqrt(max(weighed.numel(), 1))
+        error = norm(scaled(method.error(stages), y0, y1, rtol.to(y0.dtype), atol.to(y0.dtype)))
     else:
         error = torch.zeros_like(t)
         if plan.check_finite:
@@ -194,21 +212,28 @@ def solve_in_blocks(
     run: RunBlock = run_tries,
     steps: int = TRIES,
     keep_records: bool = False,
+    estimates: bool = False,
 ) -> Tape:
     """Integrate as `solve` does, for plans without crossings, discontinuities, hooks and norms of their own.
 
-    `run` runs a block of so many steps. With `keep_records` the blocks of the tape have the records that outputs
-    were read off.
+    `run` runs a block of so many steps; `estimates` says that it also estimates the length of the first step, given as
+    NaN. With `keep_records` the blocks of the tape have the records that outputs were read off.
     """
-    tape, carry, row, sign, dt, status = begin(method, field, y0, clock, plan, start)
+    tape, carry, row, sign, dt, status = begin(method, field, y0, clock, plan, start, estimate=False)
     node, stop, calls = Node(clock.values[0], 0), 0, field.calls
     state = [node.value, dt, 1.0, 1.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0]
     if status is None and row < len(clock.values):
-        method.prepare(field, y0)
+        method.lay_out(y0.device)
+        course = _course(y0, plan, sign, stop, steps)
+        march = torch.tensor(state, dtype=torch.float64, device=y0.device)
+        if math.isnan(dt):
+            calls += 1
+            if not estimates:
+                march = with_first_step(method, field, plan, course, march, carry)
         writer = _Writer(method, field, y0, clock, plan, row, steps, keep_records, tape)
         while status is None:
-            ledger, march = writer.ledger(carry), torch.tensor(state, dtype=torch.float64, device=y0.device)
-            march, carry = run(method, field, plan, _course(y0, plan, sign, stop, steps), ledger, march, carry)
+            ledger = writer.ledger(carry)
+            march, carry = run(method, field, plan, course, ledger, march, carry)
             starts, state = ledger.start.tolist(), march.tolist()
             t, dt, _, _, passed, filled, _, code, _, _ = state
             nodes, behind = [node], 0
@@ -219,7 +244,10 @@ def solve_in_blocks(
             writer.enter(nodes, ledger, carry)
             node, tape.carry = nodes[-1], carry
             status = None if code < 0 else Status(int(code))
-            state[4] = state[5] = 0.0
+            if status is None:
+                state[4] = state[5] = 0.0
+                course = _course(y0, plan, sign, stop, steps)
+                march = torch.tensor(state, dtype=torch.float64, device=y0.device)
     tries = int(state[6])
 
     tape.status = [Status.SUCCESS if status is None else status]

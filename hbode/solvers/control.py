@@ -72,6 +72,12 @@ class Controller:
         return (self.safety * change).clamp(self.min_factor, self.max_factor).where(error > 0, self.max_factor)
 
 
+def norm(x: Tensor) -> Tensor:
+    """Return the root-mean-square norm, in float64."""
+    whole: Tensor = torch.linalg.vector_norm(x).double()
+    return whole / math.sqrt(max(x.numel(), 1))
+
+
 def scaled(error: Tensor, y0: Tensor, y1: Tensor, rtol: float | Tensor, atol: float | Tensor) -> Tensor:
     """Return an error in units of the tolerance, in the shape of the state."""
     return error / torch.maximum(y0.abs(), y1.abs()).mul_(rtol).add_(atol)
@@ -96,19 +102,27 @@ def first_step(method: Method, field: Field, t: Tensor, carry: Carry, sign: floa
 
 
 @torch.no_grad()
-def first_steps(method: Method, field: Field, t: Tensor, carry: Carry, sign: Tensor, control: Controller) -> Tensor:
-    """`first_step` for every sample: `t` and `sign` of shape (B, 1, …, 1); returns shape (B,)."""
+def first_steps(
+    method: Method,
+    field: Field,
+    t: Tensor,
+    carry: Carry,
+    sign: Tensor,
+    scale: Tensor,
+    measure: Callable[[Tensor], Tensor],
+    max_step: float,
+) -> Tensor:
+    """`first_step` by tensors alone, NaN where the slope is not finite.
+
+    `scale` is the tolerance in the shape of the state. `measure` returns norms, in float64: one of shape () for `t` and
+    `sign` of shape (), or (B,) for (B, 1, …, 1).
+    """
     y, slope = carry[0], method.slope(field, carry)
-    axis = y.ndim - t.ndim
-    zero = torch.zeros_like(y)
-    d0 = control.measure_samples(control.scaled(y, y, zero), axis)
-    d1 = control.measure_samples(control.scaled(slope, y, zero), axis)
-    h0 = (0.01 * d0 / d1).where((d0 >= 1e-5) & (d1 >= 1e-5), 1e-6).clamp(max=control.max_step)
+    d0, d1 = measure(y / scale), measure(slope / scale)
+    h0 = (0.01 * d0 / d1).where((d0 >= 1e-5) & (d1 >= 1e-5), 1e-6).clamp(max=max_step).where(d1.isfinite(), math.nan)
     move = sign * h0.view(t.shape)
     ahead = method.start(field, t + move, y + move.to(y.dtype) * slope)
-    change = method.slope(field, ahead) - slope
-    d2 = control.measure_samples(control.scaled(change, y, zero), axis) / h0
-    d = torch.maximum(d1, d2)
+    d = torch.maximum(d1, measure((method.slope(field, ahead) - slope) / scale) / h0)
     k = (method.error_order or method.order) + 1
-    h1 = ((0.01 / d) ** (1 / k)).where(d > 1e-15, (1e-3 * h0).clamp(min=1e-6))
+    h1 = ((0.01 / d) ** (1 / k)).where(~(d <= 1e-15), (1e-3 * h0).clamp(min=1e-6))
     return torch.minimum(100 * h0, h1)

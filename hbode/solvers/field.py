@@ -97,6 +97,10 @@ class Field:
         made: T = self.memory[method]
         return made
 
+    def anew(self) -> Field:
+        """Return the same field as nobody has used it yet."""
+        return Field(self.fn, self.dtype, self.damping, self.sigma)
+
     def between(self, start: float | None, end: float | None) -> None:
         """Restrict evaluations to the open interval from `start` to `end` (either order); None lifts it."""
         if start is None or end is None:

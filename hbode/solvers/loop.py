@@ -31,8 +31,13 @@ class Beginning(NamedTuple):
     status: Status | None
 
 
-def begin(method: Method, field: Field, y0: Tensor, clock: Clock, plan: Plan, start: Carry | None) -> Beginning:
-    """Return the first outputs, the first carry and the length of the first step."""
+def begin(
+    method: Method, field: Field, y0: Tensor, clock: Clock, plan: Plan, start: Carry | None, estimate: bool = True
+) -> Beginning:
+    """Return the first outputs, the first carry and the length of the first step.
+
+    Without `estimate`, a length that has to be estimated is NaN, and a carry that is not finite goes unnoticed then.
+    """
     times, count = clock.values, len(clock.values)
     sign = 1.0 if times[-1] >= times[0] else -1.0
     node = Node(times[0], 0)
@@ -47,10 +52,13 @@ def begin(method: Method, field: Field, y0: Tensor, clock: Clock, plan: Plan, st
         carry = start or method.start(field, clock.at(node), y0)
     control, status, dt = plan.control, None, plan.step_size
     tape.carry = carry
-    if row < count and (plan.adaptive or plan.check_finite) and not all(_finite(x) for x in carry[1:]):
-        status = Status.NON_FINITE
-    elif plan.adaptive and row < count:
-        dt = control.first_step or first_step(method, field, clock.at(node), carry, sign, control)
+    if plan.adaptive and row < count:
+        dt = control.first_step or math.nan
+    if row < count and (estimate or not math.isnan(dt)):
+        if (plan.adaptive or plan.check_finite) and not all(_finite(x) for x in carry[1:]):
+            status = Status.NON_FINITE
+        elif math.isnan(dt):
+            dt = first_step(method, field, clock.at(node), carry, sign, control)
     return Beginning(tape, carry, row, sign, dt, status)
 
 

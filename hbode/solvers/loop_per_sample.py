@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -57,7 +58,10 @@ def solve_per_sample(
         if plan.adaptive and control.first_step is not None:
             dt.fill_(control.first_step)
         elif plan.adaptive:
-            dt = first_steps(method, field, clock.wide(times[:, 0]), carry, clock.wide(sign), control)
+            scale = torch.mul(y0.abs(), control.rtol).add_(control.atol)
+            measure = partial(control.measure_samples, batch_axis=axis)
+            t, to = clock.wide(times[:, 0]), clock.wide(sign)
+            dt = first_steps(method, field, t, carry, to, scale, measure, control.max_step)
         if tied and plan.adaptive:
             span = (times[:, -1] - times[:, 0]).abs()
             dt = span * (dt / span).where((span > 0) & (status < 0), math.inf).min()

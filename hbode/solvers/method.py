@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol, TypeGuard, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from .field import Field
@@ -74,6 +75,10 @@ class Uniform(Method, Protocol):
     @property
     def evaluations(self) -> int:
         """How often a step evaluates the field."""
+        ...
+
+    def lay_out(self, device: torch.device) -> None:
+        """Make the constants of the method on a device, once; what follows finds them there."""
         ...
 
     def prepare(self, field: Field, y: Tensor) -> None:

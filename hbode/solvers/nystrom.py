@@ -124,6 +124,9 @@ class Nystrom:
     def record(self, stages: Stages) -> Tensor:
         return stages.sums.columns()
 
+    def lay_out(self, device: torch.device) -> None:
+        self._weights(device)
+
     def prepare(self, field: Field, y: Tensor) -> None:
         self._damped(field, y, 0)
 

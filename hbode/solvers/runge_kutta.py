@@ -84,8 +84,11 @@ class RungeKutta:
         moved = combine_rows(weights, sums.columns()[1:])
         return torch.addcmul(y, moved, dt.to(y.dtype))
 
+    def lay_out(self, device: torch.device) -> None:
+        self._weights(device)
+
     def prepare(self, field: Field, y: Tensor) -> None:
-        self._weights(y.device)
+        """Do nothing: a step makes all that it needs."""
 
     def record_shape(self, y: Tensor) -> tuple[int, ...]:
         return len(self.tableau.c) + 1, *y.shape

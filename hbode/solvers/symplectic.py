@@ -64,6 +64,9 @@ class Leapfrog:
     def interpolate(self, stages: Hermite, theta: Tensor) -> Tensor:
         return stages(theta)
 
+    def lay_out(self, device: torch.device) -> None:
+        """Do nothing: there are no constants."""
+
     def prepare(self, field: Field, y: Tensor) -> None:
         """Do nothing: a step makes all that it needs."""
 
