@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -55,12 +56,11 @@ def check_times(t: Tensor | Sequence[float], h0: Tensor, per_sample: bool) -> Te
     times = times.to(h0.device, torch.float64)
     if times.ndim not in (1, 2) or times.shape[-1] < 1:
         raise ValueError(f"t must have shape (T,) or (B, T) with T at least 1, got {tuple(times.shape)}")
-    values = np.array(times.tolist())  # unlike numpy(), also inside the transforms of torch.func
-    if not np.isfinite(values).all():
-        raise ValueError("t must be finite, got NaN or Inf")
-    steps = np.diff(values)
-    if not ((steps >= 0).all(-1) | (steps <= 0).all(-1)).all():
-        raise ValueError("t must be monotone: increasing or decreasing, with repetition allowed")
+    for row in [times.tolist()] if times.ndim == 1 else times.tolist():
+        if not all(map(math.isfinite, row)):
+            raise ValueError("t must be finite, got NaN or Inf")
+        if row not in (sorted(row), sorted(row, reverse=True)):
+            raise ValueError("t must be monotone: increasing or decreasing, with repetition allowed")
     if (per_sample or times.ndim == 2) and h0.ndim == 0:
         raise ValueError("h0 must have a batch axis for times or steps per sample, got shape ()")
     if times.ndim == 2 and len(times) != len(h0):

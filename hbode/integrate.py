@@ -276,7 +276,9 @@ def _raise_failure(solved: Solved, samples: bool) -> None:
 
 
 def _event_records(solved: Solved, count: int, second_order: bool, samples: bool) -> tuple[EventRecord, ...]:
-    records = []
+    records: list[EventRecord] = []
+    if not count:
+        return ()
     index = torch.tensor(solved.tape.event_index, dtype=torch.long, device=solved.rows.device)
     sample = torch.tensor(solved.tape.event_sample, dtype=torch.long, device=solved.rows.device)
     for which in range(count):

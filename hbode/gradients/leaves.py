@@ -17,7 +17,7 @@ from .problem import Problem
 
 
 class Reachable(NamedTuple):
-    """The leaf tensors that need gradients, and the modules, that a function can reach."""
+    """The leaf tensors that need gradients, and the modules that are no parts of others, that a function can reach."""
 
     leaves: list[Tensor]
     modules: list[nn.Module]
@@ -27,6 +27,7 @@ def reachable(func: Any) -> Reachable:
     """Return what is found in the modules, closures, global names, partials and methods of `func`."""
     found: dict[int, Tensor] = {}
     modules: list[nn.Module] = []
+    inner: set[int] = set()
     seen: set[int] = set()
 
     def visit(item: Any, depth: int) -> None:
@@ -37,7 +38,9 @@ def reachable(func: Any) -> Reachable:
             if item.requires_grad and item.is_leaf:
                 found[id(item)] = item
         elif isinstance(item, nn.Module):
-            modules.append(item)
+            if id(item) not in inner:
+                modules.append(item)
+                inner.update(map(id, item.modules()))
             for parameter in item.parameters():
                 visit(parameter, depth)
             for value in vars(item).values():
@@ -106,8 +109,10 @@ def without_graph(
     start: Carry | None = None
     inputs: tuple[Tensor, ...] = ()
     if torch.is_grad_enabled():
-        leaves, used, start = _problem_leaves(problem, field, crossings)
-        problem = replace(problem, used=frozenset(id(x) for x in used))
+        within = [reachable(owner) for owner in problem.owners] if problem.leaves is None else []
+        leaves, used, start = _problem_leaves(problem, field, crossings, [x for r in within for x in r.leaves])
+        modules = tuple(module for r in within for module in r.modules)
+        problem = replace(problem, used=frozenset(id(x) for x in used), modules=modules)
         inputs = (problem.y0, problem.clock.times, *(x for x in problem.tensors if x is not None), *leaves)
     if any(x.requires_grad for x in inputs):
         tapes: list[Tape] = []
@@ -138,16 +143,15 @@ def _refuse_transforms(y0: Tensor) -> None:
 
 
 def _problem_leaves(
-    problem: Problem, field: Field, crossings: Sequence[Any]
+    problem: Problem, field: Field, crossings: Sequence[Any], held: list[Tensor]
 ) -> tuple[list[Tensor], list[Tensor], Carry | None]:
-    """Return the leaves that the field uses or its owners hold, those used at the first time, and the first carry."""
+    """Return the leaves that the field uses or are `held`, those used at the first time, and the first carry."""
     if problem.leaves is not None:
         return list(problem.leaves), list(problem.leaves), None
-    found = [leaf for owner in problem.owners for leaf in reachable(owner).leaves]
     clock, y0 = problem.clock, problem.y0.detach()
     t0 = clock.times[..., 0].detach()
     if bool((clock.times == clock.times[..., :1]).all()):
-        return found, [], None
+        return held, [], None
     carries: list[Carry] = []
 
     def start() -> list[Tensor]:
@@ -155,9 +159,8 @@ def _problem_leaves(
         return [*carries[0], *(crossing.fn(t0, y0) for crossing in crossings)]
 
     used = used_leaves(start)
-    found += used
     carry = None if problem.plan.jumps else tuple(x.detach() for x in carries[0])
-    return list({id(leaf): leaf for leaf in found}.values()), used, carry
+    return list({id(leaf): leaf for leaf in (*held, *used)}.values()), used, carry
 
 
 def refuse_strangers(outputs: list[Tensor], known: set[int]) -> None:

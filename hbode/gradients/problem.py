@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..solvers import (
     STEPS,
@@ -58,7 +58,7 @@ class Problem:
     `on_replay(step, y, y_bar)` is called by the discrete adjoint for each step that it runs again, with the state
     at the end of the step and its cotangent.
     With `compile_for`, a module or the code of a function, the solve runs compiled where it can, for that field;
-    `used` are the ids of the leaves that the field used at the first time.
+    `used` are the ids of the leaves that the field used at the first time, and `modules` what the owners reach.
     """
 
     method: Method
@@ -74,6 +74,7 @@ class Problem:
     on_replay: Callable[[Any, Tensor, Tensor | None], None] | None = None
     compile_for: object = None
     used: frozenset[int] = frozenset()
+    modules: tuple[nn.Module, ...] = ()
 
     def keeping(self, keep: Keep | None) -> Problem:
         """Return the problem with its steps kept in a given way."""

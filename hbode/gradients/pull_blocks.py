@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.func import functional_call, vjp
 
 from ..solvers import CannotCompileError, Carry, Clock, Field, Outputs, SampleClock, Tape, Uniform, is_uniform
-from .leaves import reachable
 from .problem import Bind, Problem, warn_of_eager
 
 
@@ -128,7 +127,7 @@ def pull_blocks(
     if not (tape.blocks and is_uniform(method) and isinstance(clock, Clock)):
         return None
     pull = problem.compiled(pull_block)
-    held = Held([module for owner in problem.owners for module in reachable(owner).modules])
+    held = Held(problem.modules)
     names = held.names(leaves)
     if names is None:
         _warn("the field uses a leaf tensor that is no parameter of a module it holds, closes over or names")
@@ -146,14 +145,13 @@ def pull_blocks(
     for block in reversed(tape.blocks):
         size, steps = len(block.carry[0]), tape.steps[end - block.filled : end]
         end -= block.filled
-        outputs = Outputs(method, field, problem.y0, clock, steps)
-        bar = rows_bar[row - outputs.count : row]
-        row -= outputs.count
+        bar = rows_bar[row - block.outputs.count : row]
+        row -= block.outputs.count
         at = torch.tensor([[s.start.value, s.end.value - s.start.value] for s in steps], dtype=torch.float64)
         start, dt = torch.cat((at, at.new_zeros(size - len(steps), 2))).t().to(bar.device)
         last = torch.tensor(len(steps) - 1, device=bar.device)
         with torch.no_grad():
-            ends, record = outputs.spread(bar, size, between)
+            ends, record = block.outputs.spread(bar, size, between)
             shares = Shares(start.clone(), dt.clone(), block.carry, ends, record)
             try:
                 carry_bar, totals = pull(
@@ -163,7 +161,8 @@ def pull_blocks(
                 warn_of_eager(error)
                 return None
         for book in block.record:
-            own = outputs.weights_bar(bar, book, [x for x in tensors if x is not None and x.requires_grad])
+            free = [x for x in tensors if x is not None and x.requires_grad]
+            own = Outputs(method, field, problem.y0, clock, steps).weights_bar(bar, book, free)
             totals = (*(a if b is None else a + b for a, b in zip(totals, own, strict=False)), *totals[len(slots) :])
     frozen.calls += len(tape.steps) * method.evaluations
     return carry_bar, totals

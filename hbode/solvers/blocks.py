@@ -18,11 +18,11 @@ from .control import first_steps, norm, scaled
 from .field import Field
 from .loop import begin
 from .method import Carry, Uniform
-from .outputs import Outputs
+from .outputs import Block, Outputs
 from .plan import Plan
 from .shared_step import SharedStep
 from .status import Status
-from .tape import Block, Tape
+from .tape import Tape
 
 STEPS = 32
 """How many accepted steps fill a block that runs as one compiled loop."""
@@ -314,7 +314,7 @@ class _Writer:
             )
             tape.row_blocks = [self.rows[: self.row]]
         if self.plan.keep is not None:
-            tape.blocks.append(Block(ledger.carry, len(steps), self.record if self.keep_records else ()))
+            tape.blocks.append(Block(ledger.carry, len(steps), outputs, self.record if self.keep_records else ()))
             if self.keep_records:
                 self.record = tuple(torch.empty_like(x) for x in self.record)
             for step in steps:

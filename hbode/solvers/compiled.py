@@ -51,12 +51,16 @@ def compiled(function: F, key: Any, subject: Any, device: str) -> F:
         broken = _BROKEN.setdefault(subject, {})
         if place in broken:
             raise CannotCompileError(broken[place], repeated=True)
+        config = torch._dynamo.config
+        limit = config.recompile_limit
+        config.recompile_limit = max(limit, VARIANTS)
         try:
-            with torch._dynamo.config.patch(recompile_limit=VARIANTS):
-                return fast(*args)
+            return fast(*args)
         except (torch._dynamo.exc.TorchDynamoException, torch._dynamo.exc.FailOnRecompileLimitHit) as error:
             broken[place] = _reason(str(error))
             raise CannotCompileError(broken[place]) from error
+        finally:
+            config.recompile_limit = limit
 
     return cast(F, run)
 

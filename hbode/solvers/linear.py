@@ -101,11 +101,22 @@ def combine_rows(weights: Tensor, stack: Tensor) -> Tensor:
     return (weights * stack).sum(1)
 
 
-def spread_rows(weights: Tensor, rows: Tensor) -> Tensor:
-    """Return Σ_i weights[i, j] rows[i] for every j: the transpose of `combine_rows`, for cotangents of the rows."""
+def write_rows(out: Tensor, weights: Tensor, stack: Tensor) -> None:
+    """Write what `combine_rows` returns to `out`, contiguous, of as many numbers."""
     if weights.ndim == 2:
-        return (weights.t() @ _flat(rows)).view(weights.shape[1], *rows.shape[1:])
-    return (weights * rows.unsqueeze(1)).sum(0)
+        flat = _flat(stack)
+        torch.mm(weights, flat, out=out.view(len(weights), flat.shape[1]))
+    else:
+        out.copy_(combine_rows(weights, stack).view(out.shape))
+
+
+def write_spread(out: Tensor, weights: Tensor, rows: Tensor) -> None:
+    """Write Σ_i weights[i, j] rows[i] for every j to `out`: the transpose of `combine_rows`, for cotangents of rows."""
+    if weights.ndim == 2:
+        flat = _flat(rows)
+        torch.mm(weights.t(), flat, out=out.view(weights.shape[1], flat.shape[1]))
+    else:
+        torch.sum(weights * rows.unsqueeze(1), 0, out=out)
 
 
 def powers(x: Tensor, exponents: Tensor, highest: int) -> Tensor:

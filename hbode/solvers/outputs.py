@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from .clock import Clock
 from .field import Field
-from .linear import combine_rows, spread_rows
+from .linear import combine_rows, write_rows, write_spread
 from .method import Uniform
 from .shared_step import SharedStep
 
@@ -44,23 +45,13 @@ class Outputs:
         """Write the outputs to `rows` (n, *y), from the states end(n) that steps end with and the joined records."""
         for n in self.ends:
             rows[self._place(n)].copy_(end(n).unsqueeze(0))
-        for n, states in self.read_inside(record) if record is not None else ():
-            place = rows[self._place(n)]
-            place.copy_(states.view(place.shape))
-
-    def read_inside(self, record: Tensor) -> Iterator[tuple[int, Tensor]]:
-        """Yield steps with outputs read off their records, and these outputs, one part of a state after the other."""
-        columns = self.shape[0]
-        for n, weights in zip(self.inside, self.weights, strict=True):
-            yield n, combine_rows(weights, record[n * columns : (n + 1) * columns])
+        for n, weights, columns in self._inside(record) if record is not None else ():
+            write_rows(rows[self._place(n)], weights, columns)
 
     def weights_bar(self, rows_bar: Tensor, record: Tensor, wanted: Sequence[Tensor]) -> list[Tensor | None]:
         """Return the cotangents of what the weights were made from."""
-        pairs = [
-            (states, rows_bar[self._place(n)].reshape(states.shape))
-            for n, states in self.read_inside(record)
-            if states.requires_grad
-        ]
+        read = [(n, combine_rows(weights, columns)) for n, weights, columns in self._inside(record)]
+        pairs = [(x, rows_bar[self._place(n)].reshape(x.shape)) for n, x in read if x.requires_grad]
         if not pairs:
             return [None] * len(wanted)
         states, bars = zip(*pairs, strict=True)
@@ -74,13 +65,31 @@ class Outputs:
             ends[n] = rows_bar[self._place(n)][0]
         if not record:
             return ends, ()
-        columns, *shape = self.shape
-        records = rows_bar.new_empty(size * columns, *shape)
-        records[: len(self.steps) * columns] = 0.0
-        for n, weights in zip(self.inside, self.weights, strict=True):
-            bar = rows_bar[self._place(n)].reshape(len(weights), *shape)
-            records[n * columns : (n + 1) * columns] = spread_rows(weights, bar)
+        count, *shape = self.shape
+        records = rows_bar.new_empty(size * count, *shape)
+        records[: len(self.steps) * count] = 0.0
+        for n, weights, columns in self._inside(records):
+            write_spread(columns, weights, rows_bar[self._place(n)].reshape(len(weights), *shape))
         return ends, (records,)
+
+    def _inside(self, record: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """Yield steps whose outputs are read off their records: which, the weights, and the columns of the record."""
+        count = self.shape[0]
+        for n, weights in zip(self.inside, self.weights, strict=True):
+            yield n, weights, record[n * count : (n + 1) * count]
 
     def _place(self, n: int) -> slice:
         return slice(self.steps[n].first - self.first, self.steps[n].last - self.first)
+
+
+class Block(NamedTuple):
+    """The carries of consecutive steps, joined: those of step n are ``carry[i][n]``, for n below `filled`.
+
+    `outputs` says how the outputs in them are read; `record` has the records that they are read off, joined too, where
+    these were to be kept.
+    """
+
+    carry: tuple[Tensor, ...]
+    filled: int
+    outputs: Outputs
+    record: tuple[Tensor, ...] = ()

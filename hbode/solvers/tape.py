@@ -64,17 +64,6 @@ class Step(Protocol):
         ...
 
 
-class Block(NamedTuple):
-    """The carries of consecutive steps, joined: those of step n are ``carry[i][n]``, for n below `filled`.
-
-    `record` has their records, joined too, where these were to be kept.
-    """
-
-    carry: tuple[Tensor, ...]
-    filled: int
-    record: tuple[Tensor, ...] = ()
-
-
 @dataclass
 class Tape:
     """Everything that a loop found out, one entry of the lists a sample (or one for a batch that steps as one).
@@ -102,7 +91,7 @@ class Tape:
     event_index: list[int] = field(default_factory=list)
     event_sample: list[int] = field(default_factory=list)
     interpolants: list[Any] = field(default_factory=list)
-    blocks: list[Block] = field(default_factory=list)
+    blocks: list[Any] = field(default_factory=list)
 
     def add(self, replayed: Replayed) -> None:
         """Keep what an accepted step gave out."""
