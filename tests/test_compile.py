@@ -10,6 +10,7 @@ from scenarios import assert_same
 from torch import nn
 
 from hbode import FirstOrder, GeneralizedHeavyBall, HeavyBall, hbodeint
+from hbode.models import ODERNN, SolverSettings, hbnode
 
 pytestmark = pytest.mark.skipif(
     not any(shutil.which(name) for name in (os.environ.get("CXX", "c++"), "g++", "clang++")),
@@ -100,6 +101,34 @@ def test_a_fixed_grid_of_several_blocks():
     assert_compiled_is_the_same(system, torch.linspace(0, 4, 80), inputs, h0=h0, method="leapfrog")
 
 
+@pytest.mark.parametrize("per_sample", [False, True])
+def test_times_per_sample(per_sample):
+    system, h0 = HeavyBall(Net(), 0.3), start()
+    system.double()
+    inputs = (h0, system.omega, *system.f.layers.parameters())
+    spans = torch.tensor([[1.0], [2.0], [-3.0], [0.0]], dtype=torch.float64)
+    compiled = []
+    for count in (2, 12):
+        t = spans * torch.linspace(0, 1, count, dtype=torch.float64) ** 2 + spans
+        assert_compiled_is_the_same(system, t, inputs, h0=h0, per_sample=per_sample)
+        compiled.append(graphs())
+    assert compiled[0] == compiled[1]
+
+
+def test_a_model_compiles():
+    torch.manual_seed(0)
+    t = torch.rand(3, 9).cumsum(1)
+    x = torch.randn(3, 6, 2)
+    results = []
+    for compile in (False, True):
+        torch.manual_seed(1)
+        model = ODERNN(hbnode(4, 8), 4, 2, SolverSettings(compile=compile, rtol=1e-5, atol=1e-5))
+        prediction = model(t, x)
+        loss = prediction.one_step.square().mean() + prediction.forecast.square().mean()
+        results.append([prediction.forecast, *torch.autograd.grad(loss, list(model.parameters()))])
+    assert_same(results[1], results[0], relative=1e-3)
+
+
 def test_parameters_that_the_field_does_not_use_have_no_gradient():
     system, h0 = HeavyBall(Net(), 0.3), start()
     system.double()
@@ -139,7 +168,6 @@ def test_a_field_that_does_not_compile_says_why_once_and_runs():
         ("events", {"event": lambda t, h, m: h.sum() - 100.0}),
         ("points of discontinuity", {"options": {"jump_ts": [0.5]}}),
         ("dense output", {"dense": True}),
-        ("times or steps per sample", {"per_sample": True}),
         ("gradient='backprop'", {"gradient": "backprop"}),
         ("not all kept", {"options": {"checkpoints": 2}}),
         ("Adams steps", {"method": "implicit_adams"}),

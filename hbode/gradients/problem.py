@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from ..solvers import (
     STEPS,
-    TRIES,
     CannotCompileError,
     Carry,
     Clock,
@@ -24,6 +23,7 @@ from ..solvers import (
     Plan,
     SampleClock,
     Tape,
+    Uniform,
     compiled,
     is_uniform,
     run_block,
@@ -31,6 +31,7 @@ from ..solvers import (
     solve,
     solve_in_blocks,
     solve_per_sample,
+    solve_per_sample_in_blocks,
     step_once,
 )
 
@@ -101,30 +102,32 @@ class Problem:
         method, clock = self.method, self.clock
         on_cpu = self.y0.device.type == "cpu"
         special = self._special()
-        if special is None and is_uniform(method) and isinstance(clock, Clock):
+        if special is None and is_uniform(method):
             # how outputs are read depends on a damping, if the method has it exact
             records = method.damped and any(x is not None and x.requires_grad for x in self.tensors)
+            in_blocks = partial(self._in_blocks, method, field, start, keep_records=records)
             if self.compile_for is not None:
-                run = self.compiled(run_block) if on_cpu else partial(run_tries, step=self.compiled(step_once))
-                steps = STEPS if on_cpu else TRIES
                 try:
-                    return solve_in_blocks(
-                        method, field, self.y0, clock, self.plan, start, run, steps, records, estimates=on_cpu
-                    )
+                    if on_cpu:
+                        return in_blocks(run=self.compiled(run_block), steps=STEPS, estimates=True)
+                    return in_blocks(run=partial(run_tries, step=self.compiled(step_once)))
                 except CannotCompileError as error:
                     warn_of_eager(error)
             if not on_cpu:
-                return solve_in_blocks(method, field, self.y0, clock, self.plan, start, keep_records=records)
+                return in_blocks()
         elif self.compile_for is not None:
             warnings.warn(f"compile=True: solves with {special} run uncompiled", RuntimeWarning, stacklevel=2)
         if isinstance(clock, Clock):
             return solve(method, field, self.y0, clock, self.plan, start)
         return solve_per_sample(method, field, self.y0, clock, self.plan, start, self.tied)
 
+    def _in_blocks(self, method: Uniform, field: Field, start: Carry | None, **how: Any) -> Tape:
+        if isinstance(self.clock, Clock):
+            return solve_in_blocks(method, field, self.y0, self.clock, self.plan, start, **how)
+        return solve_per_sample_in_blocks(method, field, self.y0, self.clock, self.plan, start, self.tied, **how)
+
     def _special(self) -> str | None:
         """Return what in the problem needs the host between its steps."""
-        if not isinstance(self.clock, Clock):
-            return "times or steps per sample"
         if not is_uniform(self.method):
             return f"{type(self.method).__name__} steps"
         if torch.is_grad_enabled():

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vjp
 
-from ..solvers import CannotCompileError, Carry, Clock, Field, Outputs, SampleClock, Tape, Uniform, is_uniform
+from ..solvers import CannotCompileError, Carry, Clock, Field, SampleClock, Tape, Uniform, is_uniform
 from .problem import Bind, Problem, warn_of_eager
 
 
@@ -34,8 +34,9 @@ class Held(nn.Module):
 class Shares(NamedTuple):
     """What a block of steps took from elsewhere, and the cotangents of what it gave out.
 
-    Starts and lengths of the steps (K,); their carries, (K, ...) each; the cotangents of the states that they end
-    with, (K, *y), and of their records, joined, if any outputs of the solve were read off records.
+    Starts and lengths of the steps (K,), or (K, B, 1, …, 1) with zero for samples that do not move; their carries,
+    (K, ...) each; the cotangents of the states that they end with, (K, *y), and of their records, joined, if any
+    outputs of the solve were read off records.
     """
 
     start: Tensor
@@ -67,14 +68,14 @@ def pull_block(
 
     field = field.anew()
     if not slots:
-        method.prepare(field, carry_bar[0])
+        method.prepare(field, shares.dt.ndim - 1)
 
     def on(at: Tensor, carry_bar: Carry, totals: tuple[Tensor, ...]) -> Tensor:
         return at >= 0
 
     def pull(at: Tensor, carry_bar: Carry, totals: tuple[Tensor, ...]) -> tuple[Tensor, Carry, tuple[Tensor, ...]]:
         n = at.view(1)
-        t, dt = (x.index_select(0, n).view(()) for x in (shares.start, shares.dt))
+        t, dt = (x.index_select(0, n).squeeze(0) for x in (shares.start, shares.dt))
         carry = tuple(book.index_select(0, n).squeeze(0) for book in shares.carry)
         y_bar = carry_bar[0] + shares.ends.index_select(0, n).squeeze(0)
         record_bar: tuple[Tensor, ...] = ()
@@ -90,6 +91,8 @@ def pull_block(
             def run() -> tuple[Tensor, ...]:
                 own = bind(values)[0] if slots else field
                 carry1, stages = method.step(own, t, dt, carry)
+                if dt.ndim:
+                    carry1 = tuple(torch.where(dt != 0, new, old) for new, old in zip(carry1, carry, strict=True))
                 return (*carry1, method.record(stages)) if record_bar else carry1
 
             given: tuple[Tensor, ...] = functional_call(
@@ -124,7 +127,7 @@ def pull_blocks(
     method = problem.method
     if problem.compile_for is None or rows_bar is None:
         return None
-    if not (tape.blocks and is_uniform(method) and isinstance(clock, Clock)):
+    if not (tape.blocks and is_uniform(method)):
         return None
     pull = problem.compiled(pull_block)
     held = Held(problem.modules)
@@ -141,18 +144,19 @@ def pull_blocks(
     carry_bar: Carry = tuple(torch.zeros_like(x) for x in tape.carry)
     totals = tuple(torch.zeros_like(x) for x in wanted)
     row, end = len(rows_bar), len(tape.steps)
-    between = any(step.rows and not step.at_end(clock) for step in tape.steps)
+    between = not isinstance(clock, Clock) or any(step.rows and not step.at_end(clock) for step in tape.steps)
     for block in reversed(tape.blocks):
+        if not block.filled:
+            continue
         size, steps = len(block.carry[0]), tape.steps[end - block.filled : end]
         end -= block.filled
         bar = rows_bar[row - block.outputs.count : row]
         row -= block.outputs.count
-        at = torch.tensor([[s.start.value, s.end.value - s.start.value] for s in steps], dtype=torch.float64)
-        start, dt = torch.cat((at, at.new_zeros(size - len(steps), 2))).t().to(bar.device)
+        start, dt = _spans(steps, clock, size)
         last = torch.tensor(len(steps) - 1, device=bar.device)
         with torch.no_grad():
             ends, record = block.outputs.spread(bar, size, between)
-            shares = Shares(start.clone(), dt.clone(), block.carry, ends, record)
+            shares = Shares(start, dt, block.carry, ends, record)
             try:
                 carry_bar, totals = pull(
                     method, frozen, problem.bind, held, names, fixed, slots, wanted, shares, last, carry_bar, totals
@@ -162,10 +166,23 @@ def pull_blocks(
                 return None
         for book in block.record:
             free = [x for x in tensors if x is not None and x.requires_grad]
-            own = Outputs(method, field, problem.y0, clock, steps).weights_bar(bar, book, free)
+            own = block.outputs.anew(field).weights_bar(bar, book, free)
             totals = (*(a if b is None else a + b for a, b in zip(totals, own, strict=False)), *totals[len(slots) :])
     frozen.calls += len(tape.steps) * method.evaluations
     return carry_bar, totals
+
+
+def _spans(steps: Sequence[Any], clock: Clock | SampleClock, size: int) -> tuple[Tensor, Tensor]:
+    """Return starts and lengths of the steps as `Shares` wants them, of so many with zeros behind."""
+    if isinstance(clock, Clock):
+        values = [[s.start.value, s.end.value - s.start.value] for s in steps]
+        spans = torch.tensor(values, dtype=torch.float64, device=clock.times.device).view(len(steps), 2)
+    else:
+        starts = [s.start.value for s in steps]
+        lengths = [torch.where(s.moved, s.end.value - s.start.value, 0.0) for s in steps]
+        spans = torch.stack([clock.wide(torch.stack(pair)) for pair in zip(starts, lengths, strict=True)])
+    spans = torch.cat((spans, spans.new_zeros(size - len(steps), *spans.shape[1:])))
+    return spans[:, 0].clone(), spans[:, 1].clone()
 
 
 def _warn(reason: str) -> None:

@@ -26,6 +26,7 @@ class SolverSettings:
     rtol: float = 1e-3
     atol: float = 1e-3
     gradient: str = "discrete_adjoint"
+    compile: bool = False
 
 
 class Cost:
@@ -125,7 +126,7 @@ class ODERNN(nn.Module):
     channels
         Channels C of the series.
     solver
-        Method, tolerances and gradient mode.
+        Method, tolerances, gradient mode, and whether to compile.
     cell
         The update at observations: "residual" (`ResidualCell`, as published) or "gru" (`torch.nn.GRUCell`).
 
@@ -204,6 +205,7 @@ class ODERNN(nn.Module):
             rtol=solver.rtol,
             atol=solver.atol,
             gradient=solver.gradient,
+            compile=solver.compile,
             options={"first_step": math.inf},
         )
         cost.add(solution.stats)

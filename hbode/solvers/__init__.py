@@ -1,18 +1,21 @@
 """Numerics: pure steps, the loops that drive them, and the tape they leave. Imports torch, nothing of hbode."""
 
 from .adams import Adams
-from .blocks import STEPS, TRIES, run_block, run_tries, solve_in_blocks, step_once
+from .blocks import STEPS, TRIES, run_block, run_tries, step_once
 from .clock import Clock, Node, SampleClock
 from .compiled import CannotCompileError, compiled
 from .control import PID_COEFFICIENTS, Controller
 from .coupled import Coupled
 from .field import Damping, Field
 from .loop import place, solve
+from .loop_in_blocks import solve_in_blocks
+from .loop_in_blocks_per_sample import solve_per_sample_in_blocks
 from .loop_per_sample import place_per_sample, solve_per_sample
 from .method import Carry, Invertible, Method, Uniform, is_uniform
 from .outputs import Outputs
 from .plan import Keep, Plan
 from .registry import METHODS
+from .sample_outputs import SampleOutputs
 from .sample_step import batch_first
 from .status import Status
 from .tableau import ButcherTableau, NystromTableau
@@ -42,6 +45,7 @@ __all__ = [
     "Plan",
     "Replayed",
     "SampleClock",
+    "SampleOutputs",
     "Status",
     "Step",
     "Tape",
@@ -56,5 +60,6 @@ __all__ = [
     "solve",
     "solve_in_blocks",
     "solve_per_sample",
+    "solve_per_sample_in_blocks",
     "step_once",
 ]

@@ -1,28 +1,23 @@
-"""The loop in blocks of steps whose control is done by tensors: the host looks once a block.
+"""Blocks of steps whose control is done by tensors: nobody looks before a block is over.
 
-A block is a pure function of tensors but for what it writes down of its steps, and compiles whole.
+A block is a pure function of tensors but for what it writes down of its steps, and compiles whole. Its numbers are
+those of a batch that steps as one, of shape (), or those of samples that step by themselves, (B,).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from itertools import pairwise
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .clock import Clock, Node
-from .control import first_steps, norm, scaled
+from .control import first_steps, norm, norm_samples, scaled, tie
 from .field import Field
-from .loop import begin
 from .method import Carry, Uniform
-from .outputs import Block, Outputs
 from .plan import Plan
-from .shared_step import SharedStep
 from .status import Status
-from .tape import Tape
 
 STEPS = 32
 """How many accepted steps fill a block that runs as one compiled loop."""
@@ -32,7 +27,7 @@ _CODES = {status: float(status) for status in Status}
 
 
 class March(NamedTuple):
-    """What a step changes besides the carry: numbers of one tensor, float64, shape (10,)."""
+    """What a step changes besides the carry: numbers of one tensor, float64, shape (10,) or (10, B)."""
 
     t: Tensor
     dt: Tensor
@@ -50,21 +45,47 @@ class March(NamedTuple):
 class Course(NamedTuple):
     """What a block goes by.
 
-    Of `numbers`, float64: the direction of time (±1), which of the next stops is the last of all, the most steps that
-    may be tried, rtol, atol, and as many of the next stops as a block can pass. Tolerances that are no numbers, rtol
-    and atol, come by themselves.
+    Of `numbers`, float64, shape (5 + K,) or (5 + K, B): the direction of time (±1), which of the next stops is the last
+    of all, the most steps that may be tried, rtol, atol, and the next K stops, as many as a block can pass or all.
+    Tolerances that are no numbers, rtol and atol, come by themselves. Where samples step by themselves, `axes` is the
+    number of axes of h; if they are `tied`, the error of the batch decides for all of them.
     """
 
     numbers: Tensor
     tolerances: tuple[Tensor, ...]
+    axes: int | None = None
+    tied: bool = False
+
+    def stop(self, which: Tensor) -> Tensor:
+        """Return a stop, or the last one beyond it."""
+        index = (which.long() + 5).clamp(max=len(self.numbers) - 1)
+        return self.numbers.gather(0, index.unsqueeze(0)).squeeze(0)
+
+    def wide(self, x: Tensor) -> Tensor:
+        """Give numbers the shape in which they meet the state."""
+        return x if self.axes is None else x.reshape(*x.shape, *[1] * (self.axes - 1))
+
+    def norm(self, x: Tensor) -> Tensor:
+        """Return root-mean-square norms."""
+        if self.axes is None:
+            return norm(x)
+        return norm_samples(x, x.ndim - self.axes)
+
+    def bounded(self, x: Tensor) -> Tensor:
+        """Return whether all entries are finite."""
+        if self.axes is None:
+            largest: Tensor = torch.linalg.vector_norm(x, math.inf)
+        else:
+            largest = torch.linalg.vector_norm(x.movedim(x.ndim - self.axes, 0).flatten(1), math.inf, 1)
+        return largest.isfinite()
 
 
 class Ledger(NamedTuple):
     """What is written down of the accepted steps of a block.
 
-    Of step n: its start and how many stops lay behind it in ``start[n]``, its carry in ``carry[i][n]``, and its record
-    of k columns in ``record[n k : (n + 1) k]``. Carry and record are empty where nobody wants them. There is a place
-    beyond the last step for what is not to be kept.
+    Of step n: its start and how many stops lay behind it in ``start[n]``, (2,) or (2, B), its carry in
+    ``carry[i][n]``, and its record of k columns in ``record[n k : (n + 1) k]``. Carry and record are empty where nobody
+    wants them. There is a place beyond the last step for what is not to be kept.
     """
 
     start: Tensor
@@ -80,7 +101,7 @@ def run_block(
 ) -> tuple[Tensor, Carry]:
     """Step until the block is full or the solve is over: `torch.while_loop`, to be compiled."""
     size, field = len(ledger.start) - 1, field.anew()
-    method.prepare(field, carry[0])
+    method.prepare(field, course.axes or 0)
 
     def estimate(march: Tensor, carry: Carry) -> Tensor:
         return with_first_step(method, field, plan, course, march, carry)
@@ -89,11 +110,11 @@ def run_block(
         return march.clone()
 
     if plan.adaptive:
-        march = torch.cond(march[1].isnan() & (march[6] == 0), estimate, keep, (march, carry))
+        march = torch.cond((march[1].isnan() & (march[6] == 0) & (march[7] < 0)).any(), estimate, keep, (march, carry))
 
     def on(march: Tensor, carry: Carry) -> Tensor:
         state = March(*march.unbind())
-        return (state.status < 0) & (state.filled < size)
+        return ((state.status < 0) & (state.filled < size)).any()
 
     def advance(march: Tensor, carry: Carry) -> tuple[Tensor, Carry]:
         return step_once(method, field, plan, course, ledger, march, carry)
@@ -103,11 +124,14 @@ def run_block(
 
 
 def with_first_step(method: Uniform, field: Field, plan: Plan, course: Course, march: Tensor, carry: Carry) -> Tensor:
-    """Estimate the length of the first step."""
-    rtol, atol = course.tolerances or course.numbers[3:5].unbind()
-    scale = atol.to(carry[0].dtype) + rtol.to(carry[0].dtype) * carry[0].abs()
-    dt = first_steps(method, field, march[0], carry, course.numbers[0], scale, norm, plan.control.max_step)
-    return torch.cat((march[:1], dt.view(1), march[2:]))
+    """Estimate the lengths of the first steps."""
+    t, status = march[0], march[7]
+    rtol, atol = course.tolerances or tuple(course.wide(x).to(carry[0].dtype) for x in course.numbers[3:5].unbind())
+    scale, sign = atol + rtol * carry[0].abs(), course.wide(course.numbers[0])
+    dt = first_steps(method, field, course.wide(t), carry, sign, scale, course.norm, plan.control.max_step)
+    if course.tied:
+        dt = tie(dt, (course.stop(course.numbers[1]) - t).abs(), status < 0)
+    return torch.cat((march[:1], dt.unsqueeze(0), march[2:]))
 
 
 def run_tries(
@@ -121,7 +145,7 @@ def run_tries(
     step: RunBlock | None = None,
 ) -> tuple[Tensor, Carry]:
     """Try as many steps as fit into the block, without a look at how they go; those after the last change nothing."""
-    method.prepare(field, carry[0])
+    method.prepare(field, course.axes or 0)
     for _ in range(len(ledger.start) - 1):
         march, carry = (step or step_once)(method, field, plan, course, ledger, march, carry)
     return march, carry
@@ -140,7 +164,7 @@ def step_once(
     over = on & (tries >= most)
     if plan.adaptive:
         dt = torch.where(on & ~over, dt.clamp(control.min_step, control.max_step), dt)
-    target = course.numbers.index_select(0, (stop.long() + 5).clamp(max=len(course.numbers) - 1).view(1)).view(())
+    target = course.stop(stop)
     remaining = (target - t) * sign
     lands = dt >= remaining * (1 - 1e-9)
     end = torch.where(lands, target, t + sign * dt)
@@ -154,14 +178,18 @@ def step_once(
     nothing = torch.where((blown > 0) | dt.isnan(), _CODES[Status.NON_FINITE], _CODES[Status.STEP_UNDERFLOW])
     status = torch.where(over, _CODES[Status.MAX_STEPS], torch.where(stuck, nothing, status))
 
-    carry1, stages = method.step(field, t, end - t, carry)
+    span = end - t if course.axes is None else torch.where(halted, 0.0, end - t)
+    carry1, stages = method.step(field, course.wide(t), course.wide(span), carry)
     if plan.adaptive:
         y0, y1 = carry[0], carry1[0]
-        error = norm(scaled(method.error(stages), y0, y1, rtol.to(y0.dtype), atol.to(y0.dtype)))
+        weighed = scaled(method.error(stages), y0, y1, *(course.wide(x).to(y0.dtype) for x in (rtol, atol)))
+        error = course.norm(weighed)
+        if course.tied:
+            error = error.square().mean().sqrt().expand(error.shape)
     else:
         error = torch.zeros_like(t)
-        if plan.check_finite:
-            error = torch.where(torch.linalg.vector_norm(carry1[0], math.inf).isfinite(), error, math.nan)
+        if plan.check_finite or course.axes is not None:
+            error = torch.where(course.bounded(carry1[0]), error, math.nan)
     finite = error.isfinite()
     least = torch.minimum(dt, length) <= control.min_step
     fine = error <= 1
@@ -172,7 +200,7 @@ def step_once(
     status = torch.where(hopeless, _CODES[Status.NON_FINITE], status)
     status = torch.where(accept & lands & (stop == final), _CODES[Status.SUCCESS], status)
 
-    at = filled.long().view(1)
+    at = filled.reshape(-1)[:1].long()
     ledger.start.index_copy_(0, at, torch.stack((t, stop)).unsqueeze(0))
     for book, x in zip(ledger.carry, carry, strict=False):
         book.index_copy_(0, at, x.unsqueeze(0))
@@ -193,142 +221,11 @@ def step_once(
         last,
         before,
         stop + (accept & lands),
-        filled + accept,
+        filled + accept.any(),
         tries + ~halted,
         status,
         torch.where(halted, refused, refuse.double()),
         torch.where(refuse, (~finite).double(), blown),
     )
-    return torch.stack(onward), tuple(torch.where(accept, new, old) for new, old in zip(carry1, carry, strict=True))
-
-
-def solve_in_blocks(
-    method: Uniform,
-    field: Field,
-    y0: Tensor,
-    clock: Clock,
-    plan: Plan,
-    start: Carry | None = None,
-    run: RunBlock = run_tries,
-    steps: int = TRIES,
-    keep_records: bool = False,
-    estimates: bool = False,
-) -> Tape:
-    """Integrate as `solve` does, for plans without crossings, discontinuities, hooks and norms of their own.
-
-    `run` runs a block of so many steps; `estimates` says that it also estimates the length of the first step, given as
-    NaN. With `keep_records` the blocks of the tape have the records that outputs were read off.
-    """
-    tape, carry, row, sign, dt, status = begin(method, field, y0, clock, plan, start, estimate=False)
-    node, stop, calls = Node(clock.values[0], 0), 0, field.calls
-    state = [node.value, dt, 1.0, 1.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0]
-    if status is None and row < len(clock.values):
-        method.lay_out(y0.device)
-        course = _course(y0, plan, sign, stop, steps)
-        march = torch.tensor(state, dtype=torch.float64, device=y0.device)
-        if math.isnan(dt):
-            calls += 1
-            if not estimates:
-                march = with_first_step(method, field, plan, course, march, carry)
-        writer = _Writer(method, field, y0, clock, plan, row, steps, keep_records, tape)
-        while status is None:
-            ledger = writer.ledger(carry)
-            march, carry = run(method, field, plan, course, ledger, march, carry)
-            starts, state = ledger.start.tolist(), march.tolist()
-            t, dt, _, _, passed, filled, _, code, _, _ = state
-            nodes, behind = [node], 0
-            for value, now in [*starts[1 : int(filled)], (t, passed)] if filled else ():
-                nodes.append(plan.stops[stop + behind] if now > behind else Node(value, nodes[-1].anchor))
-                behind = int(now)
-            stop += behind
-            writer.enter(nodes, ledger, carry)
-            node, tape.carry = nodes[-1], carry
-            status = None if code < 0 else Status(int(code))
-            if status is None:
-                state[4] = state[5] = 0.0
-                course = _course(y0, plan, sign, stop, steps)
-                march = torch.tensor(state, dtype=torch.float64, device=y0.device)
-    tries = int(state[6])
-
-    tape.status = [Status.SUCCESS if status is None else status]
-    accepted = len(tape.t)
-    tape.accepted, tape.rejected = [accepted], [tries - accepted]
-    tape.evaluations = [calls + tries * method.evaluations]
-    if tape.status[0].failed and plan.stops:
-        dt = min(dt, abs(plan.stops[min(stop, len(plan.stops) - 1)].value - node.value))
-    tape.failed_at = [(node.value, dt)]
-    return tape
-
-
-class _Writer:
-    """Opens ledgers, and enters what they say into a tape."""
-
-    def __init__(
-        self,
-        method: Uniform,
-        field: Field,
-        y0: Tensor,
-        clock: Clock,
-        plan: Plan,
-        row: int,
-        steps: int,
-        keep_records: bool,
-        tape: Tape,
-    ) -> None:
-        self.method, self.field, self.y0, self.clock, self.plan, self.row = method, field, y0, clock, plan, row
-        self.places, self.keep_records, self.tape = steps + 1, keep_records, tape
-        ends = {stop.value for stop in plan.stops}
-        outputs = clock.values[row:]
-        self.several = len(outputs) > 1
-        columns, *shape = method.record_shape(y0)
-        between = any(t not in ends for t in outputs) or len(set(outputs)) < len(outputs)
-        self.record: tuple[Tensor, ...] = (y0.new_empty(self.places * columns, *shape),) if between else ()
-        self.rows = y0.new_empty(len(clock.values), *y0.shape)
-        self.rows[:row] = tape.row_blocks[0]
-
-    def ledger(self, carry: Carry) -> Ledger:
-        """Return a ledger for a block of steps; the record is used again, since it is read before the next block."""
-        start = torch.empty(self.places, 2, dtype=torch.float64, device=self.y0.device)
-        kept = carry if self.plan.keep is not None else carry[:1] if self.several else ()
-        return Ledger(start, tuple(x.new_empty(self.places, *x.shape) for x in kept), self.record)
-
-    def enter(self, nodes: list[Node], ledger: Ledger, carry: Carry) -> None:
-        """Add the steps between the nodes, and the outputs in them, to the tape."""
-        tape, times, count = self.tape, self.clock.values, len(self.clock.values)
-        sign = 1.0 if times[-1] >= times[0] else -1.0
-        steps = []
-        for n, (start, end) in enumerate(pairwise(nodes)):
-            first = self.row
-            while self.row < count and (end.value - times[self.row]) * sign >= 0:
-                self.row += 1
-            steps.append(SharedStep(tuple(book[n] for book in ledger.carry), start, end, first, self.row))
-            tape.t.append(start.value)
-            tape.dt.append(end.value - start.value)
-        outputs = Outputs(self.method, self.field, self.y0, self.clock, steps)
-        if outputs.count:
-            last = len(steps) - 1
-            outputs.read(
-                self.rows[steps[0].first : self.row],
-                lambda n: carry[0] if n == last else ledger.carry[0][n + 1],
-                self.record[0] if self.record else None,
-            )
-            tape.row_blocks = [self.rows[: self.row]]
-        if self.plan.keep is not None:
-            tape.blocks.append(Block(ledger.carry, len(steps), outputs, self.record if self.keep_records else ()))
-            if self.keep_records:
-                self.record = tuple(torch.empty_like(x) for x in self.record)
-            for step in steps:
-                self.plan.keep(tape.steps, step)
-
-
-def _course(y: Tensor, plan: Plan, sign: float, passed: int, steps: int) -> Course:
-    """Return the course from behind so many stops on."""
-    rtol, atol = plan.control.rtol, plan.control.atol
-    tolerances: tuple[Tensor, ...] = ()
-    if isinstance(rtol, Tensor) or isinstance(atol, Tensor):
-        tolerances = tuple(torch.as_tensor(tol, dtype=y.dtype, device=y.device) for tol in (rtol, atol))
-        rtol = atol = 0.0
-    stops = [stop.value for stop in plan.stops[passed : passed + steps]]
-    stops += stops[-1:] * (steps - len(stops))
-    numbers = [sign, len(plan.stops) - 1.0 - passed, float(plan.max_steps), rtol, atol, *stops]
-    return Course(torch.tensor(numbers, dtype=torch.float64, device=y.device), tolerances)
+    mask = course.wide(accept)
+    return torch.stack(onward), tuple(torch.where(mask, new, old) for new, old in zip(carry1, carry, strict=True))

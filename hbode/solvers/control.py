@@ -59,12 +59,6 @@ class Controller:
             change *= last ** ((p + 2 * d) / k) * before ** -(d / k)
         return min(self.max_factor, max(self.min_factor, self.safety * change))
 
-    def measure_samples(self, x: Tensor, batch_axis: int) -> Tensor:
-        """Return the root-mean-square norm of every sample, shape (B,)."""
-        flat = x.movedim(batch_axis, 0).reshape(x.shape[batch_axis], -1)
-        norms: Tensor = torch.linalg.vector_norm(flat, dim=1).double()
-        return norms / math.sqrt(max(flat.shape[1], 1))
-
     def factors(self, error: Tensor, last: Tensor, before: Tensor, k: int) -> Tensor:
         """`factor` for every sample, shape (B,)."""
         p, i, d = self.gains
@@ -76,6 +70,18 @@ def norm(x: Tensor) -> Tensor:
     """Return the root-mean-square norm, in float64."""
     whole: Tensor = torch.linalg.vector_norm(x).double()
     return whole / math.sqrt(max(x.numel(), 1))
+
+
+def norm_samples(x: Tensor, batch_axis: int) -> Tensor:
+    """Return the root-mean-square norm of every sample, shape (B,), in float64."""
+    flat = x.movedim(batch_axis, 0).reshape(x.shape[batch_axis], -1)
+    norms: Tensor = torch.linalg.vector_norm(flat, dim=1).double()
+    return norms / math.sqrt(max(flat.shape[1], 1))
+
+
+def tie(dt: Tensor, span: Tensor, active: Tensor) -> Tensor:
+    """Return steps that are the same fraction of every span, the least that an active sample asks for."""
+    return span * (dt / span).where((span > 0) & active, math.inf).min()
 
 
 def scaled(error: Tensor, y0: Tensor, y1: Tensor, rtol: float | Tensor, atol: float | Tensor) -> Tensor:

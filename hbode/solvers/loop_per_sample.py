@@ -4,18 +4,65 @@ from __future__ import annotations
 
 import math
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from .clock import Nodes, SampleClock
-from .control import first_steps
+from .control import first_steps, norm_samples, tie
 from .field import Field
 from .method import Carry, Method
 from .plan import Plan
 from .sample_step import SampleStep, batch_first, find_sample_crossings
 from .status import Status
 from .tape import Tape
+
+
+class SampleBeginning(NamedTuple):
+    """Where samples stand before their first steps: times (B, T), signs, statuses and step sizes (B,).
+
+    `row` is the first output that is not yet there, `stops` are the times that steps must end on, (B, K), with their
+    `anchors`.
+    """
+
+    tape: Tape
+    carry: Carry
+    times: Tensor
+    sign: Tensor
+    row: Tensor
+    stops: Tensor
+    anchors: Tensor
+    status: Tensor
+    dt: Tensor
+
+
+def begin_per_sample(
+    method: Method, field: Field, y0: Tensor, clock: SampleClock, plan: Plan, start: Carry | None, tied: bool
+) -> SampleBeginning:
+    """Return the first outputs, the first carry, and lengths of the first steps, NaN where they are to be estimated."""
+    times = clock.times.detach()
+    batch, count = times.shape
+    sign = torch.where(times[:, -1] >= times[:, 0], 1.0, -1.0).to(times)
+    stops, anchors = _stops(times, sign, plan)
+    row = ((times == times[:, :1]).long().cumprod(1)).sum(1)
+    tape = Tape()
+    carry: Carry = (y0,)
+    first = batch_first(y0, clock.ndim)
+    lead = torch.arange(count, device=times.device).unsqueeze(1) < row
+    tape.row_blocks.append(first.unsqueeze(0).expand(count, *first.shape)[lead])
+    tape.row_places.append(lead.nonzero())
+    status = torch.where(row == count, int(Status.SUCCESS), -1)
+    size = (plan.control.first_step or math.nan) if plan.adaptive else plan.step_size
+    dt = torch.full((batch,), size, dtype=torch.float64, device=times.device)
+    if (status < 0).any():
+        carry = start or method.start(field, clock.start(), y0)
+        slope = batch_first(method.slope(field, carry), clock.ndim).reshape(batch, -1)
+        broken = ~torch.isfinite(slope.detach()).all(1)
+        status = torch.where((status < 0) & broken, int(Status.NON_FINITE), status)
+    if tied and plan.adaptive and plan.control.first_step is not None:
+        dt = tie(dt, (times[:, -1] - times[:, 0]).abs(), status < 0)
+    return SampleBeginning(tape, carry, times, sign, row, stops, anchors, status, dt)
 
 
 def solve_per_sample(
@@ -32,40 +79,23 @@ def solve_per_sample(
     With `tied`, all samples take the same fraction of their span in a step, decided by the error of the batch.
     Samples that are done, or failed, stay where they are while the others go on.
     """
-    times = clock.times.detach()
+    tape, carry, times, sign, row, stops, anchors, status, dt = begin_per_sample(
+        method, field, y0, clock, plan, start, tied
+    )
     batch, count = times.shape
     device = times.device
-    sign = torch.where(times[:, -1] >= times[:, 0], 1.0, -1.0).to(times)
-    stops, anchors = _stops(times, sign, plan)
     zero = torch.zeros(batch, dtype=torch.long, device=device)
     node = Nodes(times[:, 0], zero)
-    row = ((times == times[:, :1]).long().cumprod(1)).sum(1)
-    tape = Tape()
-    carry: Carry = (y0,)
-    first = batch_first(y0, clock.ndim)
-    lead = torch.arange(count, device=device).unsqueeze(1) < row
-    tape.row_blocks.append(first.unsqueeze(0).expand(count, *first.shape)[lead])
-    tape.row_places.append(lead.nonzero())
-    status = torch.where(row == count, int(Status.SUCCESS), -1)
     accepted, rejected, evaluations = zero.clone(), zero.clone(), zero.clone()
     control, k, axis = plan.control, (method.error_order or 0) + 1, y0.ndim - clock.ndim
-    dt = torch.full((batch,), plan.step_size, dtype=torch.float64, device=device)
-    if (status < 0).any():
-        carry = start or method.start(field, clock.wide(clock.at(node)), y0)
-        slope = batch_first(method.slope(field, carry), clock.ndim).reshape(batch, -1)
-        broken = ~torch.isfinite(slope.detach()).all(1)
-        status = torch.where((status < 0) & broken, int(Status.NON_FINITE), status)
-        if plan.adaptive and control.first_step is not None:
-            dt.fill_(control.first_step)
-        elif plan.adaptive:
-            scale = torch.mul(y0.abs(), control.rtol).add_(control.atol)
-            measure = partial(control.measure_samples, batch_axis=axis)
-            t, to = clock.wide(times[:, 0]), clock.wide(sign)
-            dt = first_steps(method, field, t, carry, to, scale, measure, control.max_step)
-        if tied and plan.adaptive:
-            span = (times[:, -1] - times[:, 0]).abs()
-            dt = span * (dt / span).where((span > 0) & (status < 0), math.inf).min()
-        evaluations += field.calls
+    if (status < 0).any() and plan.adaptive and control.first_step is None:
+        scale = torch.mul(y0.abs(), control.rtol).add_(control.atol)
+        measure = partial(norm_samples, batch_axis=axis)
+        t, to = clock.wide(times[:, 0]), clock.wide(sign)
+        dt = first_steps(method, field, t, carry, to, scale, measure, control.max_step)
+        if tied:
+            dt = tie(dt, (times[:, -1] - times[:, 0]).abs(), status < 0)
+    evaluations += field.calls
     values = [c.fn(times[:, 0], y0).detach().double() for c in plan.crossings]
     last = before = torch.ones(batch, dtype=torch.float64, device=device)
     refused = torch.zeros(batch, dtype=torch.bool, device=device)
@@ -102,7 +132,7 @@ def solve_per_sample(
                 error = torch.where(finite, 0.0, math.nan).to(times)
             else:
                 scaled = control.scaled(method.error(stages), carry[0], carry1[0])
-                error = control.measure_samples(scaled, axis)
+                error = norm_samples(scaled, axis)
                 if tied:
                     error = error.square().mean().sqrt().expand(batch)
         finite = torch.isfinite(error)

@@ -81,8 +81,8 @@ class Uniform(Method, Protocol):
         """Make the constants of the method on a device, once; what follows finds them there."""
         ...
 
-    def prepare(self, field: Field, y: Tensor) -> None:
-        """Make what a step would make once for a field, and keep in it, with a number for dt."""
+    def prepare(self, field: Field, axes: int) -> None:
+        """Make what a step makes once for a field, and keep it there, for a dt of so many axes."""
         ...
 
     def record_shape(self, y: Tensor) -> tuple[int, ...]:
@@ -94,7 +94,11 @@ class Uniform(Method, Protocol):
         ...
 
     def reading(self, field: Field, theta: Tensor, dt: Tensor, y: Tensor) -> Tensor:
-        """Return the weights of the columns, one row after the other, for fractions θ (n,) of steps dt (n,)."""
+        """Return the weights of the columns, one row after the other, for fractions θ of steps dt.
+
+        Both have shape (n,), or (n, B, 1, …, 1); the weights are (n r, k), or (n r, k, ...) to be multiplied with
+        columns (k, ...), for the r parts of a state that are read apart.
+        """
         ...
 
 

@@ -95,7 +95,7 @@ class Nystrom:
         y, force = carry
         h, m = y.unbind()
         w = self._weights(y.device)
-        damped = self._damped(field, y, y.ndim - 1 if dt.ndim else 0)
+        damped = self._damped(field, dt.ndim)
         constant, linear, square = damped.step.unbind()
         rows = torch.addcmul(constant, torch.addcmul(linear, square, dt), dt) * torch.exp(damped.rate * dt)
         sums = Sums(rows.to(y.dtype), (h, m, force))
@@ -127,17 +127,18 @@ class Nystrom:
     def lay_out(self, device: torch.device) -> None:
         self._weights(device)
 
-    def prepare(self, field: Field, y: Tensor) -> None:
-        self._damped(field, y, 0)
+    def prepare(self, field: Field, axes: int) -> None:
+        self._damped(field, axes)
 
     def reading(self, field: Field, theta: Tensor, dt: Tensor, y: Tensor) -> Tensor:
-        damped = self._damped(field, y, 0)
-        dt = dt.reshape(len(dt), 1, *[1] * damped.half.ndim)
+        damped = self._damped(field, theta.ndim - 1)
+        dt = dt.reshape(len(dt), 1, *(dt.shape[1:] or [1] * damped.half.ndim))
         return _rows(self._weights(y.device), damped, theta, dt).to(y.dtype)
 
-    def _damped(self, field: Field, y: Tensor, axes: int) -> Damped:
+    def _damped(self, field: Field, axes: int) -> Damped:
         """Return the weights for the damping of a field, and for steps of as many axes."""
-        return field.prepared(self, lambda: _damped(self._weights(y.device), field.damping, axes))
+        damping = field.damping
+        return field.prepared(self, lambda: _damped(self._weights(damping.gamma.device), damping, axes))
 
     def _weights(self, device: torch.device) -> Weights:
         if device not in self._cache:

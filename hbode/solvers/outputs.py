@@ -12,6 +12,7 @@ from .clock import Clock
 from .field import Field
 from .linear import combine_rows, write_rows, write_spread
 from .method import Uniform
+from .sample_outputs import SampleOutputs
 from .shared_step import SharedStep
 
 
@@ -23,7 +24,8 @@ class Outputs:
     """
 
     def __init__(self, method: Uniform, field: Field, y: Tensor, clock: Clock, steps: Sequence[SharedStep]) -> None:
-        self.steps, self.shape = steps, method.record_shape(y)
+        self.method, self.y, self.clock, self.steps = method, y, clock, steps
+        self.shape = method.record_shape(y)
         self.first = steps[0].first if steps else 0
         self.count = sum(step.rows for step in steps)
         self.ends = [n for n, step in enumerate(steps) if step.at_end(clock)]
@@ -40,6 +42,10 @@ class Outputs:
             weights = method.reading(field, at, dt, y)
             each = len(weights) // len(theta)
             self.weights = weights.split([each * steps[n].rows for n in self.inside])
+
+    def anew(self, field: Field) -> Outputs:
+        """Return the same for another field, as one with a graph."""
+        return Outputs(self.method, field, self.y, self.clock, self.steps)
 
     def read(self, rows: Tensor, end: Callable[[int], Tensor], record: Tensor | None) -> None:
         """Write the outputs to `rows` (n, *y), from the states end(n) that steps end with and the joined records."""
@@ -91,5 +97,5 @@ class Block(NamedTuple):
 
     carry: tuple[Tensor, ...]
     filled: int
-    outputs: Outputs
+    outputs: Outputs | SampleOutputs
     record: tuple[Tensor, ...] = ()

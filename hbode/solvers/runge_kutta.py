@@ -87,7 +87,7 @@ class RungeKutta:
     def lay_out(self, device: torch.device) -> None:
         self._weights(device)
 
-    def prepare(self, field: Field, y: Tensor) -> None:
+    def prepare(self, field: Field, axes: int) -> None:
         """Do nothing: a step makes all that it needs."""
 
     def record_shape(self, y: Tensor) -> tuple[int, ...]:
@@ -98,8 +98,9 @@ class RungeKutta:
 
     def reading(self, field: Field, theta: Tensor, dt: Tensor, y: Tensor) -> Tensor:
         w = self._weights(y.device)
-        moved = dt.unsqueeze(1) * (powers(theta.unsqueeze(1), w.powers, len(w.dense)) @ w.dense)
-        return torch.cat((torch.ones_like(moved[:, :1]), moved), 1).to(y.dtype)
+        weights = powers(theta.unsqueeze(-1), w.powers, len(w.dense)) @ w.dense  # (n, [B, 1, …,] s)
+        moved = weights.movedim(-1, 1) * dt.unsqueeze(1)
+        return lift(torch.cat((torch.ones_like(moved[:, :1]), moved), 1), y.ndim, keep=2).to(y.dtype)
 
     def _weights(self, device: torch.device) -> Weights:
         if device not in self._cache:

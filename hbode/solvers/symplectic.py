@@ -7,6 +7,7 @@ from torch import Tensor
 
 from .field import Field, damped_slope
 from .hermite import Hermite, hermite_weights
+from .linear import lift
 from .method import Carry
 
 
@@ -67,7 +68,7 @@ class Leapfrog:
     def lay_out(self, device: torch.device) -> None:
         """Do nothing: there are no constants."""
 
-    def prepare(self, field: Field, y: Tensor) -> None:
+    def prepare(self, field: Field, axes: int) -> None:
         """Do nothing: a step makes all that it needs."""
 
     def record_shape(self, y: Tensor) -> tuple[int, ...]:
@@ -77,7 +78,7 @@ class Leapfrog:
         return stages.columns()
 
     def reading(self, field: Field, theta: Tensor, dt: Tensor, y: Tensor) -> Tensor:
-        return hermite_weights(theta.to(y.dtype))
+        return lift(hermite_weights(theta.to(y.dtype)), y.ndim, keep=2)
 
 
 _W1 = 1 / (2 - 2 ** (1 / 3))
