@@ -35,7 +35,7 @@ class Ladder:
     def __init__(self) -> None:
         self.last: dict[tuple[str, float], int] = {}
 
-    def loosest(self, solver: Solver, exact: Result, level: float) -> Found:
+    def loosest(self, solver: Solver, exact: Result, level: float, guess: float | None = None) -> Found:
         """Return the solver at the loosest tolerance at which its errors are at most the level.
 
         Looser ones are tried as long as they meet it, else tighter ones until one does.
@@ -51,7 +51,8 @@ class Ladder:
             return all(x <= level for x in tried[i].errors)
 
         key = solver.name, level
-        i = self.last.get(key, min(range(len(LADDER)), key=lambda i: abs(LADDER[i] - level)))
+        nearest = min(range(len(LADDER)), key=lambda i: abs(LADDER[i] - (guess or level)))
+        i = self.last.get(key, nearest) if guess is None else nearest
         try:
             with warnings.catch_warnings():
                 warnings.filterwarnings("error", "compile=True", RuntimeWarning)  # a solve that runs uncompiled

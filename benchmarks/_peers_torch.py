@@ -47,13 +47,17 @@ class Solver:
 
 @dataclass(frozen=True)
 class Case:
-    """A field in float32, an initial position, the times of the outputs, and the tolerance of the reference."""
+    """A field in float32, an initial position, the times of the outputs, and the tolerance of the reference.
+
+    The search for a tolerance starts at `guess`, by default at the level of error.
+    """
 
     label: str
     net: nn.Module
     h0: Tensor
     t: Tensor
     reference_tol: float = 1e-12
+    guess: float | None = None
 
     def reference(self) -> Result:
         """Return the solution and its gradients in float64, and leave the field in float32."""
@@ -88,7 +92,7 @@ def convolutional_case(batch: int, device: str) -> Case:
     layers = nn.Conv2d(64, 64, 3, padding=1), nn.Tanh(), nn.Conv2d(64, 64, 3, padding=1)
     h0 = torch.randn(batch, 64, 16, 16, generator=torch.Generator().manual_seed(1))
     label = f"64 × 16 × 16, batch {batch}"
-    return Case(label, Scaled(nn.Sequential(*layers), 0.5).to(device), h0.to(device), torch.tensor([0.0, 1.0]), 1e-8)
+    return Case(label, Scaled(nn.Sequential(*layers), 0.5).to(device), h0.to(device), torch.tensor([0.0, 1.0]), 1e-8, guess=0.1)
 
 
 class Stacked(nn.Module):

@@ -82,11 +82,11 @@ class Bench:
         forward += [jax.forward(method) for method in METHODS] if jax else []
         trained = {method: jax.training(method) for method in METHODS} if jax else {}
         for level in levels:
-            found = [self.ladder.loosest(solver, exact, level) for solver in forward]
+            found = [self.ladder.loosest(solver, exact, level, case.guess) for solver in forward]
             timing = self._forward(case, jax, level, found, repeats)
             medians = {m: timing[f"diffrax {m}"].median for m in METHODS if f"diffrax {m}" in timing}
             extra = trained[min(medians, key=medians.__getitem__)] if medians else []
-            found = [self.ladder.loosest(solver, exact, level) for solver in training + extra]
+            found = [self.ladder.loosest(solver, exact, level, case.guess) for solver in training + extra]
             self._training(case, level, found, repeats)
 
     def _forward(
