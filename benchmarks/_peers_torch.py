@@ -92,7 +92,8 @@ def convolutional_case(batch: int, device: str) -> Case:
     layers = nn.Conv2d(64, 64, 3, padding=1), nn.Tanh(), nn.Conv2d(64, 64, 3, padding=1)
     h0 = torch.randn(batch, 64, 16, 16, generator=torch.Generator().manual_seed(1))
     label = f"64 × 16 × 16, batch {batch}"
-    return Case(label, Scaled(nn.Sequential(*layers), 0.5).to(device), h0.to(device), torch.tensor([0.0, 1.0]), 1e-8, guess=0.1)
+    net = Scaled(nn.Sequential(*layers), 0.5).to(device)
+    return Case(label, net, h0.to(device), torch.tensor([0.0, 1.0]), 1e-8, guess=0.1)
 
 
 class Stacked(nn.Module):
