@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from hbode import Event, hbodeint
+from hbode.solvers import run_tries
 
 
 def increasing(*values):
@@ -30,6 +31,15 @@ def assert_same(first, second, relative=1e-10):
         size = b.abs().max().item()
         assert size > 0
         assert (a - b).abs().max().item() <= relative * size
+
+
+def unsynchronised(*block):
+    """Run a block of tries; raise if it waits for the GPU."""
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        return run_tries(*block)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 class Scenario:

@@ -65,7 +65,6 @@ def pull_block(
     `totals` are the cotangents of what is `wanted`: first the tensors to bind in the places `slots` of `tensors`, where
     there are any, then the parameters of the modules `held` of the given `names`.
     """
-
     field = field.anew()
     if not slots:
         method.prepare(field, shares.dt.ndim - 1)
@@ -139,6 +138,7 @@ def pull_blocks(
         _warn("the times need gradients")
         return None
     slots = tuple(i for i, x in enumerate(tensors) if x is not None and x.requires_grad)
+    free = [x for x in tensors if x is not None and x.requires_grad]
     fixed = tuple(None if x is None else x.detach() for x in tensors)
     wanted = (*(x for i, x in enumerate(fixed) if i in slots and x is not None), *leaves)
     carry_bar: Carry = tuple(torch.zeros_like(x) for x in tape.carry)
@@ -165,7 +165,6 @@ def pull_blocks(
                 warn_of_eager(error)
                 return None
         for book in block.record:
-            free = [x for x in tensors if x is not None and x.requires_grad]
             own = block.outputs.anew(field).weights_bar(bar, book, free)
             totals = (*(a if b is None else a + b for a, b in zip(totals, own, strict=False)), *totals[len(slots) :])
     frozen.calls += len(tape.steps) * method.evaluations

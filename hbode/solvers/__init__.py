@@ -12,10 +12,8 @@ from .loop_in_blocks import solve_in_blocks
 from .loop_in_blocks_per_sample import solve_per_sample_in_blocks
 from .loop_per_sample import place_per_sample, solve_per_sample
 from .method import Carry, Invertible, Method, Uniform, is_uniform
-from .outputs import Outputs
 from .plan import Keep, Plan
 from .registry import METHODS
-from .sample_outputs import SampleOutputs
 from .sample_step import batch_first
 from .status import Status
 from .tableau import ButcherTableau, NystromTableau
@@ -41,11 +39,9 @@ __all__ = [
     "Method",
     "Node",
     "NystromTableau",
-    "Outputs",
     "Plan",
     "Replayed",
     "SampleClock",
-    "SampleOutputs",
     "Status",
     "Step",
     "Tape",

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .control import first_steps, norm, norm_samples, scaled, tie
+from .control import Controller, first_steps, norm, norm_samples, scaled, tie
 from .field import Field
 from .method import Carry, Uniform
 from .plan import Plan
@@ -91,6 +91,14 @@ class Ledger(NamedTuple):
     start: Tensor
     carry: tuple[Tensor, ...]
     record: tuple[Tensor, ...]
+
+
+def tolerances(control: Controller, y: Tensor) -> tuple[float, float, tuple[Tensor, ...]]:
+    """Return rtol and atol as numbers, or, if one is a tensor, zeros and both as tensors like y."""
+    rtol, atol = control.rtol, control.atol
+    if isinstance(rtol, Tensor) or isinstance(atol, Tensor):
+        return 0.0, 0.0, tuple(torch.as_tensor(tol, dtype=y.dtype, device=y.device) for tol in (rtol, atol))
+    return rtol, atol, ()
 
 
 RunBlock = Callable[[Uniform, Field, Plan, Course, Ledger, Tensor, Carry], tuple[Tensor, Carry]]

@@ -8,7 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from .blocks import TRIES, Course, Ledger, RunBlock, run_tries, with_first_step
+from .blocks import TRIES, Course, Ledger, RunBlock, run_tries, tolerances, with_first_step
 from .clock import Clock, Node
 from .field import Field
 from .loop import begin
@@ -141,12 +141,8 @@ class _Writer:
 
 def _course(y: Tensor, plan: Plan, sign: float, passed: int, steps: int) -> Course:
     """Return the course from behind so many stops on."""
-    rtol, atol = plan.control.rtol, plan.control.atol
-    tolerances: tuple[Tensor, ...] = ()
-    if isinstance(rtol, Tensor) or isinstance(atol, Tensor):
-        tolerances = tuple(torch.as_tensor(tol, dtype=y.dtype, device=y.device) for tol in (rtol, atol))
-        rtol = atol = 0.0
+    rtol, atol, own = tolerances(plan.control, y)
     stops = [stop.value for stop in plan.stops[passed : passed + steps]]
     stops += stops[-1:] * (steps - len(stops))
     numbers = [sign, len(plan.stops) - 1.0 - passed, float(plan.max_steps), rtol, atol, *stops]
-    return Course(torch.tensor(numbers, dtype=torch.float64, device=y.device), tolerances)
+    return Course(torch.tensor(numbers, dtype=torch.float64, device=y.device), own)

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from .blocks import TRIES, Course, Ledger, RunBlock, run_tries, with_first_step
+from .blocks import TRIES, Course, Ledger, RunBlock, run_tries, tolerances, with_first_step
 from .clock import Nodes, SampleClock
 from .field import Field
 from .loop_per_sample import SampleBeginning, begin_per_sample
@@ -142,11 +142,7 @@ def _course(y: Tensor, clock: SampleClock, plan: Plan, begun: SampleBeginning, t
     places = torch.arange(2 ** (keys.shape[1] - 1).bit_length(), device=y.device)
     order = order.gather(1, places.minimum((count - 1).clamp(min=0)))
     stops, anchors = begun.stops.gather(1, order), begun.anchors.gather(1, order)
-    rtol, atol = plan.control.rtol, plan.control.atol
-    tolerances: tuple[Tensor, ...] = ()
-    if isinstance(rtol, Tensor) or isinstance(atol, Tensor):
-        tolerances = tuple(torch.as_tensor(tol, dtype=y.dtype, device=y.device) for tol in (rtol, atol))
-        rtol = atol = 0.0
+    rtol, atol, own = tolerances(plan.control, y)
     same = [torch.full_like(begun.dt, float(x)) for x in (plan.max_steps, rtol, atol)]
     numbers = torch.cat((torch.stack((begun.sign, count.squeeze(1) - 1.0, *same)), stops.T))
-    return Course(numbers, tolerances, clock.ndim, tied), torch.cat((torch.zeros_like(anchors[:, :1]), anchors), 1)
+    return Course(numbers, own, clock.ndim, tied), torch.cat((torch.zeros_like(anchors[:, :1]), anchors), 1)
