@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from .gradients import GRADIENTS, Gradient
-from .solvers import PID_COEFFICIENTS, Adams, Controller, Coupled, Method, Node, Plan
+from .solvers import INNER, PID_COEFFICIENTS, Adams, Controller, Coupled, Implicit, Method, Node, Plan, Settings
 
 CONTROL = ("first_step", "min_step", "max_step", "safety", "min_factor", "max_factor", "norm", "controller")
 GRID = ("step_size", "grid_constructor")
 POINTS = ("step_ts", "jump_ts")
 ADAMS = ("max_order", "max_iters")
+IMPLICIT_OPTIONS = ("inner", "inner_share")
 
 
 def gradient_mode(gradient: str | Gradient, options: Mapping[str, Any]) -> tuple[Gradient, dict[str, Any]]:
@@ -34,8 +35,16 @@ def gradient_mode(gradient: str | Gradient, options: Mapping[str, Any]) -> tuple
     return made(**settings), {key: value for key, value in options.items() if key not in names}
 
 
-def configured(method: Method, options: Mapping[str, Any], rtol: Any, atol: Any) -> Method:
-    """Return the method with its own options set."""
+def configured(method: Method, options: Mapping[str, Any], rtol: Any, atol: Any, reduced: bool) -> Method:
+    """Return the method with its own options set; `reduced` says that a damped system has h' = m."""
+    if isinstance(method, Implicit):
+        inner, share = options.get("inner", "newton_krylov"), float(options.get("inner_share", method.settings.share))
+        if isinstance(inner, str) and inner not in INNER:
+            raise ValueError(f"options['inner'] must be one of {', '.join(INNER)}, or a solver; got {inner!r}")
+        if not 0 < share <= 1:
+            raise ValueError(f"options['inner_share'] must be in (0, 1], got {share:g}")
+        solver = INNER[inner] if isinstance(inner, str) else inner
+        method = replace(method, settings=Settings(solver, rtol, atol, share, reduced))
     if not isinstance(method, Adams):
         return Coupled(method, float(options["coupling"])) if "coupling" in options else method
     own = {key: options[key] for key in ADAMS if key in options}
@@ -53,6 +62,7 @@ def check_names(options: Mapping[str, Any], method: Method, name: str) -> None:
     """Raise unless every option is known to the method."""
     allowed = [*GRID, *POINTS, "max_steps", *(CONTROL if method.error_order is not None else ())]
     allowed += ADAMS if isinstance(method, Adams) else ["coupling"]
+    allowed += IMPLICIT_OPTIONS if isinstance(method, Implicit) else ()
     unknown = sorted(set(options) - set(allowed))
     if unknown:
         raise ValueError(f"options for method {name!r} may be {', '.join(sorted(allowed))}; got {', '.join(unknown)}")

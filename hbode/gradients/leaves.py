@@ -183,7 +183,7 @@ def _without_gradient(fn: Rhs) -> Rhs:
         with torch.enable_grad():
             out = fn(t, y)
         if out.requires_grad:
-            refuse_strangers([out], set())
+            refuse_strangers([out], {id(leaf) for leaf in graph_leaves([t, y])})
         return out
 
     return guarded

@@ -7,6 +7,7 @@ from .compiled import CannotCompileError, compiled
 from .control import PID_COEFFICIENTS, Controller
 from .coupled import Coupled
 from .field import Damping, Field
+from .implicit import INNER, Implicit, Settings
 from .loop import place, solve
 from .loop_in_blocks import solve_in_blocks
 from .loop_in_blocks_per_sample import solve_per_sample_in_blocks
@@ -32,6 +33,9 @@ __all__ = [
     "Controller",
     "Coupled",
     "Crossing",
+    "INNER",
+    "Implicit",
+    "Settings",
     "Damping",
     "Field",
     "Invertible",

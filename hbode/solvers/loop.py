@@ -12,7 +12,7 @@ from torch import Tensor
 from .clock import Clock, Node
 from .control import Controller, first_step
 from .field import Field
-from .method import Carry, Method
+from .method import Carry, Method, converged
 from .plan import Plan
 from .shared_step import SharedStep, crossing_value, find_crossings
 from .status import Status
@@ -79,7 +79,7 @@ def solve(
     last = before = 1.0
     accepted = rejected = stop = 0
     refused = restart = False
-    blown = False
+    broken: Status | None = None
 
     while row < count and status is None:
         if accepted + rejected >= plan.max_steps:
@@ -92,7 +92,7 @@ def solve(
         end = plan.stops[stop] if lands else Node(node.value + sign * dt, node.anchor)
         length = (end.value - node.value) * sign
         if not length > 0 or (plan.adaptive and not lands and length < 10 * math.ulp(node.value)):
-            status = Status.NON_FINITE if blown or math.isnan(dt) else Status.STEP_UNDERFLOW
+            status = broken or (Status.NON_FINITE if math.isnan(dt) else Status.STEP_UNDERFLOW)
             break
         least = min(dt, length) <= control.min_step  # rounding may have made the length more than dt
         step = SharedStep(carry, node, end, row, row, restart=restart, sides=sides)
@@ -103,15 +103,19 @@ def solve(
             error = _scaled_error(method, control, stages, carry[0], carry1[0])
         else:
             error = 0.0 if not plan.check_finite or _finite(carry1[0]) else math.nan
+        solved = converged(method, stages)
+        unsolved = solved is not None and not bool(solved.all())
+        if unsolved:
+            error = math.nan
         if not (error <= 1.0 or (plan.adaptive and least and math.isfinite(error))):
             rejected += 1
             if plan.on_reject is not None:
                 plan.on_reject(node.value, carry[0], end.value - node.value)
-            blown = not math.isfinite(error)
-            if not plan.adaptive or (blown and least):
-                status = Status.NON_FINITE
+            broken = None if math.isfinite(error) else Status.NOT_CONVERGED if unsolved else Status.NON_FINITE
+            if not plan.adaptive or (broken is not None and least):
+                status = broken
                 break
-            factor = control.min_factor if blown else control.factor(error, last, before, k)
+            factor = control.min_factor if broken is not None else control.factor(error, last, before, k)
             dt, refused = length * min(factor, 0.9), True
             continue
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from .clock import Nodes, SampleClock
 from .control import first_steps, norm_samples, tie
 from .field import Field
-from .method import Carry, Method
+from .method import Carry, Method, converged
 from .plan import Plan
 from .sample_step import SampleStep, batch_first, find_sample_crossings
 from .status import Status
@@ -99,7 +99,7 @@ def solve_per_sample(
     values = [c.fn(times[:, 0], y0).detach().double() for c in plan.crossings]
     last = before = torch.ones(batch, dtype=torch.float64, device=device)
     refused = torch.zeros(batch, dtype=torch.bool, device=device)
-    blown = refused.clone()
+    broken = zero
 
     while True:
         active = status < 0
@@ -116,7 +116,7 @@ def solve_per_sample(
         length = (end.value - node.value) * sign
         ulp = torch.nextafter(node.value.abs(), torch.full_like(node.value, math.inf)) - node.value.abs()
         stuck = active & ~((length > 0) & (lands | (length >= 10 * ulp) | (not plan.adaptive)))
-        status = torch.where(stuck, torch.where(blown, int(Status.NON_FINITE), int(Status.STEP_UNDERFLOW)), status)
+        status = torch.where(stuck, torch.where(broken > 0, broken, int(Status.STEP_UNDERFLOW)), status)
         active = active & ~stuck
         if not active.any():
             break
@@ -135,13 +135,19 @@ def solve_per_sample(
                 error = norm_samples(scaled, axis)
                 if tied:
                     error = error.square().mean().sqrt().expand(batch)
+        solved = converged(method, stages)
+        if solved is not None:
+            error = torch.where(solved, error, math.nan)
         finite = torch.isfinite(error)
         accept = active & ((error <= 1.0) | (finite & least & plan.adaptive))
         refuse = active & ~accept
-        blown = torch.where(refuse, ~finite, blown)
+        kind = torch.full_like(zero, int(Status.NON_FINITE))
+        if solved is not None:
+            kind = torch.where(solved, kind, int(Status.NOT_CONVERGED))
+        broken = torch.where(refuse, torch.where(finite, 0, kind), broken)
         accepted, rejected = accepted + accept, rejected + refuse
         hopeless = refuse & ~finite & least if plan.adaptive else refuse
-        status = torch.where(hopeless, int(Status.NON_FINITE), status)
+        status = torch.where(hopeless, broken, status)
         if accept.any():
             step.moved = accept
             if torch.is_grad_enabled() and not finite.all():

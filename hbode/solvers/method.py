@@ -102,6 +102,12 @@ class Uniform(Method, Protocol):
         ...
 
 
+def converged(method: Method, stages: Any) -> Tensor | None:
+    """Return for which samples an implicit step was solved, (B,) or (1,); None for explicit ones, which always are."""
+    asked = getattr(method, "converged", None)
+    return None if asked is None else asked(stages)
+
+
 def is_uniform(method: Method) -> TypeGuard[Uniform]:
     """Return whether all steps of a method are alike."""
     return hasattr(method, "evaluations")  # isinstance takes 50 times as long

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .adams import Adams
 from .butcher_tables import BUTCHER
+from .implicit import IMPLICIT
 from .method import Method
 from .nystrom import Nystrom
 from .nystrom_tables import NYSTROM
@@ -17,5 +18,6 @@ METHODS: dict[str, Method] = {
     "yoshida4": YOSHIDA4,
     "explicit_adams": Adams(implicit=False),
     "implicit_adams": Adams(implicit=True),
+    **IMPLICIT,
 }
 """One entry a method; an entry may be used in any number of solves at once."""

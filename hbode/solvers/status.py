@@ -13,6 +13,7 @@ class Status(IntEnum):
     NON_FINITE = 2
     STEP_UNDERFLOW = 3
     MAX_STEPS = 4
+    NOT_CONVERGED = 5
 
     @property
     def failed(self) -> bool:
@@ -32,6 +33,8 @@ _REMEDIES = {
     "weights, or lower max_step",
     Status.STEP_UNDERFLOW: "the step became too small to move the time. The solution may blow up or the field jump: "
     "name jumps in jump_ts, loosen rtol and atol, or use float64",
+    Status.NOT_CONVERGED: "the inner solver of an implicit method did not converge, however small the step. Take "
+    "another options['inner'], smaller fixed steps, or an explicit method if the field is not stiff",
     Status.MAX_STEPS: "max_steps was reached. Raise max_steps, loosen rtol and atol, or take an implicit method if "
     "the field is stiff",
 }

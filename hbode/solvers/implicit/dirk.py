@@ -1,0 +1,69 @@
+"""Diagonally implicit Runge-Kutta methods."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from dataclasses import field as entry
+
+import torch
+from torch import Tensor
+
+from ..field import Field
+from ..hermite import Hermite
+from ..method import Carry
+from .stage import slope, solve_stage
+from .step import Implicit, Stages
+
+
+@dataclass(frozen=True)
+class DirkTableau:
+    """Nodes c, rows a of length 1 … s with the diagonal last, weights b, and those of the error or none."""
+
+    order: int
+    c: tuple[float, ...]
+    a: tuple[tuple[float, ...], ...]
+    b: tuple[float, ...]
+    b_error: tuple[float, ...] | None = None
+    error_order: int | None = None
+
+
+@dataclass(frozen=True)
+class Dirk(Implicit):
+    """A method whose stages are solved one after the other. The carry is (y, slope at y)."""
+
+    tableau: DirkTableau = entry(kw_only=True)
+
+    @property
+    def order(self) -> int:
+        return self.tableau.order
+
+    @property
+    def error_order(self) -> int | None:
+        return self.tableau.error_order
+
+    def step(self, field: Field, t: Tensor, dt: Tensor, carry: Carry) -> tuple[Carry, Stages]:
+        y, k = carry
+        tab, size = self.tableau, dt.to(y.real.dtype)
+        slopes: list[Tensor] = []
+        converged = torch.ones((), dtype=torch.bool, device=y.device)
+        z = y
+        for c, row in zip(tab.c, tab.a, strict=True):
+            known = _sum(y, size, row[:-1], slopes)
+            if row[-1] == 0.0:
+                z, k = known, carry[1] if not slopes else slope(field, t + c * dt, known, self.settings.reduced)
+            else:
+                z, k, fine = solve_stage(field, t + c * dt, known, row[-1] * size, k, self.settings)
+                converged = converged & fine
+            slopes.append(k)
+        stiffly_accurate = tab.b == tab.a[-1] and tab.c[-1] == 1.0
+        y1 = z if stiffly_accurate else _sum(y, size, tab.b, slopes)
+        f1 = slopes[-1] if stiffly_accurate else slope(field, t + dt, y1, self.settings.reduced)
+        error = None if tab.b_error is None else _sum(torch.zeros_like(y), size, tab.b_error, slopes)
+        return (y1, f1), Stages(Hermite(y, carry[1], y1, f1, size), error, converged)
+
+
+def _sum(y: Tensor, size: Tensor, weights: tuple[float, ...], slopes: list[Tensor]) -> Tensor:
+    for weight, k in zip(weights, slopes, strict=True):
+        if weight:
+            y = torch.addcmul(y, size, k, value=weight)
+    return y

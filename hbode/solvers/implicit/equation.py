@@ -1,0 +1,139 @@
+"""The equation that a stage of an implicit step leaves, as inner solvers see it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+
+class Answer(NamedTuple):
+    """What an inner solver found: z, rows (B, n), and which rows converged, (B,)."""
+
+    z: Tensor
+    converged: Tensor
+
+
+class Inner(Protocol):
+    """A solver of g(z) = 0, row by row."""
+
+    def __call__(self, equation: Equation, z: Tensor, scale: Tensor, limit: float) -> Answer:
+        """Iterate from z, rows (B, n), until the root mean square of g / scale is at most `limit` in each row."""
+        ...
+
+
+class Equation:
+    """The root of g(z) = z - r(z) for states z, with the products of its Jacobian.
+
+    Samples that are independent of each other are rows (B, n), each with steps and a test of its own in the inner
+    solver; a batch that is solved as one is a single row (1, n). Complex numbers are pairs of real ones.
+
+    Parameters
+    ----------
+    r
+        The map whose fixed point is wanted, from and to states.
+    like
+        A state, for shape and dtype.
+    samples
+        The axis of the samples, or None for a single row.
+    count
+        Called with the number of products whenever some are made; r counts its evaluations itself.
+    """
+
+    def __init__(
+        self, r: Callable[[Tensor], Tensor], like: Tensor, samples: int | None, count: Callable[[int], None]
+    ) -> None:
+        self.r, self.samples, self.count = r, samples, count
+        self.complex = like.is_complex()
+        self.shape = like.shape if samples is None else like.movedim(samples, 0).shape
+
+    def rows(self, x: Tensor) -> Tensor:
+        """Return a state as rows (B, n)."""
+        if self.complex:
+            x = torch.view_as_real(x.resolve_conj())
+        if self.samples is None:
+            return x.reshape(1, -1)
+        x = x.movedim(self.samples, 0)
+        return x.reshape(len(x), -1)
+
+    def state(self, rows: Tensor) -> Tensor:
+        """Return rows as a state."""
+        x = torch.view_as_complex(rows.reshape(*self.shape, 2)) if self.complex else rows.reshape(self.shape)
+        return x if self.samples is None else x.movedim(0, self.samples)
+
+    @torch.no_grad()
+    def residual(self, z: Tensor) -> Tensor:
+        """Return g(z), rows (B, n)."""
+        return z - self.rows(self.r(self.state(z)))
+
+    def linearised(self, z: Tensor) -> Linear:
+        """Return g(z) and its linearisation there, for one evaluation of r."""
+        with torch.enable_grad():
+            point = z.detach().requires_grad_()
+            image = self.rows(self.r(self.state(point)))
+        return Linear(point, image, self.count)
+
+
+class Linear:
+    """The linearisation I - ∂r/∂z of an equation at a point, by its products with rows v (B, n)."""
+
+    def __init__(self, point: Tensor, image: Tensor, count: Callable[[int], None]) -> None:
+        self.point, self.image, self.count = point, image, count
+        self.value = (point - image).detach()
+        self._dual: tuple[Tensor, Tensor] | None = None
+
+    def transposed(self, v: Tensor) -> Tensor:
+        """Return (I - ∂r/∂z)ᵀ v."""
+        self.count(1)
+        if not self.image.requires_grad:
+            return v
+        (product,) = torch.autograd.grad(self.image, self.point, v, retain_graph=True, allow_unused=True)
+        return v if product is None else v - product
+
+    def product(self, v: Tensor) -> Tensor:
+        """Return (I - ∂r/∂z) v, as the transpose of the transposed product, which is linear."""
+        self.count(1)
+        if not self.image.requires_grad:
+            return v
+        if self._dual is None:
+            with torch.enable_grad():
+                w = torch.zeros_like(self.image, requires_grad=True)
+                (back,) = torch.autograd.grad(self.image, self.point, w, create_graph=True, allow_unused=True)
+            self._dual = (w, self.point if back is None else back)
+        w, back = self._dual
+        if back is self.point or not back.requires_grad:
+            return v
+        (product,) = torch.autograd.grad(back, w, v, retain_graph=True, allow_unused=True)
+        return v if product is None else v - product
+
+
+def rms(x: Tensor, scale: Tensor | None = None) -> Tensor:
+    """Return the root mean square of rows (B, n), in units of a scale, shape (B,)."""
+    weighed = x if scale is None else x / scale
+    norms: Tensor = torch.linalg.vector_norm(weighed, dim=1) / max(x.shape[1], 1) ** 0.5
+    return norms
+
+
+def dot(x: Tensor, y: Tensor) -> Tensor:
+    """Return the products of rows, shape (B, 1)."""
+    return (x * y).sum(1, keepdim=True)
+
+
+def exact_length(downhill: Tensor, direction: Tensor, image: Tensor) -> Tensor:
+    """Return the step along a direction that is exact for a quadratic of the curvature seen, shape (B, 1).
+
+    Where the curvature <d, A d> is not positive, the step that makes the residual least instead.
+    """
+    curvature, size = dot(direction, image), dot(image, image)
+    exact = dot(downhill, direction) / curvature
+    least = dot(downhill, image) / size
+    return torch.where(curvature > 0, exact, torch.where(size > 0, least, 0.0)).nan_to_num(0.0, 0.0, 0.0)
+
+
+def unfinished(g: Tensor, scale: Tensor, limit: float) -> Tensor | None:
+    """Return which rows are to go on, (B, 1), or None: those that have not converged and have not failed."""
+    size = rms(g, scale)
+    going = (size > limit) & size.isfinite()
+    return going.unsqueeze(1) if bool(going.any()) else None

@@ -1,0 +1,49 @@
+"""Anderson's acceleration of the fixed-point iteration (J. ACM 12, 1965)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..equation import Answer, Equation, rms, unfinished
+
+
+@dataclass(frozen=True)
+class Anderson:
+    """The combination of the last residuals that is least, and one plain step from where it leads.
+
+    Parameters
+    ----------
+    iterations
+        The most steps, an evaluation each.
+    kept
+        How many differences are kept, each twice the size of a state.
+    """
+
+    iterations: int = 500
+    kept: int = 10
+
+    def __call__(self, equation: Equation, z: Tensor, scale: Tensor, limit: float) -> Answer:
+        g = equation.residual(z)
+        moves: list[Tensor] = []
+        changes: list[Tensor] = []
+        for _ in range(self.iterations):
+            open_rows = unfinished(g, scale, limit)
+            if open_rows is None:
+                break
+            move = -g
+            if moves:
+                a, m = torch.stack(changes, -1), torch.stack(moves, -1)  # (B, n, k)
+                size = torch.linalg.vector_norm(a, dim=1, keepdim=True).clamp(min=torch.finfo(g.dtype).tiny)
+                q, r = torch.linalg.qr(a / size)
+                eps = 10 * torch.finfo(g.dtype).eps
+                r = r + torch.diag_embed(torch.where(r.diagonal(dim1=1, dim2=2).abs() < eps, 1.0, 0.0))
+                weights = torch.linalg.solve_triangular(r, q.mT @ g.unsqueeze(-1), upper=True) / size.mT
+                move = move - ((m - a) @ weights).squeeze(-1)
+            move = open_rows * move
+            after = equation.residual(z + move)
+            moves, changes = [*moves[-self.kept + 1 :], move], [*changes[-self.kept + 1 :], after - g]
+            z, g = z + move, after
+        return Answer(z, rms(g, scale) <= limit)

@@ -1,0 +1,41 @@
+"""Descent with two-point step lengths (Barzilai, Borwein, IMA J. Numer. Anal. 8, 1988)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..equation import Answer, Equation, dot, exact_length, rms, unfinished
+
+
+@dataclass(frozen=True)
+class BarzilaiBorwein:
+    """z ← z - α g(z) with the α of the last step's secant; the first is exact. No products but one.
+
+    A row whose residual grew tenfold over the best one goes back there, and steps exactly once.
+
+    Parameters
+    ----------
+    iterations
+        The most steps, an evaluation each.
+    """
+
+    iterations: int = 2000
+
+    def __call__(self, equation: Equation, z: Tensor, scale: Tensor, limit: float) -> Answer:
+        at = equation.linearised(z)
+        g = at.value
+        length = exact_length(g, g, at.product(g))
+        for _ in range(self.iterations):
+            open_rows = unfinished(g, scale, limit)
+            if open_rows is None:
+                break
+            move = torch.where(open_rows, -length * g, 0.0)
+            after = equation.residual(z + move)
+            change = after - g
+            secant = dot(move, move) / dot(move, change)
+            length = torch.where(torch.isfinite(secant) & (secant > 0), secant, length)
+            z, g = z + move, after
+        return Answer(z, rms(g, scale) <= limit)

@@ -1,0 +1,40 @@
+"""Nonlinear conjugate gradients (Fletcher, Reeves, Computer J. 7, 1964)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..equation import Answer, Equation, dot, exact_length, rms, unfinished
+
+
+@dataclass(frozen=True)
+class FletcherReeves:
+    """Conjugate directions with the exact step along each; they start afresh where one does not descend.
+
+    Parameters
+    ----------
+    iterations
+        The most steps; each costs an evaluation and a product.
+    """
+
+    iterations: int = 1000
+
+    def __call__(self, equation: Equation, z: Tensor, scale: Tensor, limit: float) -> Answer:
+        at = equation.linearised(z)
+        direction, square = -at.value, dot(at.value, at.value)
+        for _ in range(self.iterations):
+            open_rows = unfinished(at.value, scale, limit)
+            if open_rows is None:
+                break
+            length = exact_length(-at.value, direction, at.product(direction))
+            z = z + open_rows * length * direction
+            at = equation.linearised(z)
+            after = dot(at.value, at.value)
+            share = after / square.clamp(min=torch.finfo(z.dtype).tiny)
+            following = share * direction - at.value
+            fails = ~(dot(following, at.value) < 0) | (share > 4)
+            direction, square = torch.where(fails, -at.value, following), after
+        return Answer(z, rms(at.value, scale) <= limit)

@@ -1,0 +1,32 @@
+"""Steepest descent, the residual in the place of the gradient."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ..equation import Answer, Equation, exact_length, rms, unfinished
+
+
+@dataclass(frozen=True)
+class GradientDescent:
+    """z ← z - α g(z), with the α that is exact where g is linear.
+
+    Parameters
+    ----------
+    iterations
+        The most steps; each costs an evaluation and a product.
+    """
+
+    iterations: int = 1000
+
+    def __call__(self, equation: Equation, z: Tensor, scale: Tensor, limit: float) -> Answer:
+        at = equation.linearised(z)
+        for _ in range(self.iterations):
+            open_rows = unfinished(at.value, scale, limit)
+            if open_rows is None:
+                break
+            z = z - open_rows * exact_length(at.value, at.value, at.product(at.value)) * at.value
+            at = equation.linearised(z)
+        return Answer(z, rms(at.value, scale) <= limit)

@@ -1,0 +1,177 @@
+"""The stages of implicit steps, z = y + σ k with k = f(t, z), solved for k."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from dataclasses import field as entry
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..field import Field
+from .equation import Equation, Inner, Linear
+from .inner import NewtonKrylov
+from .krylov import solve_rows
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How stages are solved.
+
+    Parameters
+    ----------
+    inner
+        The inner solver.
+    rtol, atol
+        Tolerances of the step control.
+    share
+        The share of them that the inner solver may leave, as a residual of z.
+    reduced
+        Whether the field is the force of a damped system with h' = m: the stage is then solved for m' alone, from which
+        h and m follow, half the unknowns (Baker et al. 2022).
+    """
+
+    inner: Inner = entry(default_factory=NewtonKrylov)
+    rtol: float | Tensor = 1e-5
+    atol: float | Tensor = 1e-7
+    share: float = 0.01
+    reduced: bool = False
+
+
+class Stage(NamedTuple):
+    """A stage value z, its slope k, and which samples converged, (B,) or (1,)."""
+
+    z: Tensor
+    k: Tensor
+    converged: Tensor
+
+
+def slope(field: Field, t: Tensor, y: Tensor, reduced: bool) -> Tensor:
+    """Return dy/dt at a state."""
+    if not reduced:
+        return field(t, y)
+    h, m = y.unbind()
+    return torch.stack((m, acceleration(field, field(t, h), h, m)))
+
+
+def solve_stage(field: Field, t: Tensor, y: Tensor, sigma: Tensor, guess: Tensor, settings: Settings) -> Stage:
+    """Solve a stage from a guess of its slope.
+
+    Parameters
+    ----------
+    t
+        Its time.
+    y
+        What is known of z, in the shape of the state.
+    sigma
+        The rest in units of the slope, shape () or (B, 1, …, 1), in which case samples are independent of each other.
+    """
+    scale = tolerance(settings, y, sigma)
+    samples = y.ndim - sigma.ndim if sigma.ndim else None
+
+    def solved(r: Callable[[Tensor], Tensor], guess: Tensor, samples: int | None) -> tuple[Tensor, Tensor]:
+        return fixed_point(r, guess, scale, samples, settings, field)
+
+    if not settings.reduced:
+        k, converged = solved(lambda k: field(t, torch.addcmul(y, sigma, k)), guess, samples)
+        return Stage(torch.addcmul(y, sigma, k), k, converged)
+    h, m = y.unbind()
+    ahead = torch.addcmul(h, sigma, m)
+    rest = 1 + sigma * field.damping.gamma_h
+
+    def rate(q: Tensor) -> Tensor:
+        """Return q of (1 + σγ) q = F - γ m - ξ h, with F and h where q leads."""
+        at = torch.addcmul(ahead, sigma * sigma, q)
+        return acceleration(field, field(t, at), at, m) / rest
+
+    q, converged = solved(rate, guess[1], None if samples is None else samples - 1)
+    m1 = torch.addcmul(m, sigma, q)
+    return Stage(torch.stack((torch.addcmul(h, sigma, m1), m1)), torch.stack((m1, q)), converged)
+
+
+def tolerance(settings: Settings, y: Tensor, sigma: Tensor) -> Tensor:
+    """Return how far off the slope may be that moves a state by σ times it; of the reduced equation, the last slope."""
+    size = sigma.detach().abs().clamp(min=torch.finfo(y.real.dtype).tiny ** 0.25)
+    scale = (settings.atol + settings.rtol * y.detach().abs()) / size
+    return torch.minimum(scale[1], scale[0] / size) if settings.reduced else scale
+
+
+def fixed_point(
+    r: Callable[[Tensor], Tensor],
+    guess: Tensor,
+    scale: Tensor,
+    samples: int | None,
+    settings: Settings,
+    field: Field,
+) -> tuple[Tensor, Tensor]:
+    """Return z = r(z), and which samples converged.
+
+    Its gradient is that of the implicit function: one transposed linear equation for the cotangent, and no graph
+    through the iteration. It has a gradient once more.
+    """
+
+    def count(products: int) -> None:
+        field.calls += products
+
+    equation = Equation(r, guess, samples, count)
+    with torch.no_grad():
+        scales = equation.rows(scale.expand(guess.shape).to(guess.dtype))
+        rows, converged = settings.inner(equation, equation.rows(guess), scales, settings.share)
+        z = equation.state(rows)
+    if not torch.is_grad_enabled():
+        return z, converged
+    image = r(z)
+    if image.requires_grad:
+        z = _Attached.apply(image, z, lambda bar, z: _pulled(equation, bar, z))
+    return z, converged
+
+
+class _Attached(torch.autograd.Function):
+    """A solution z with a gradient: `solve(bar, z)` is what its cotangent is for the image that z is the same as."""
+
+    @staticmethod
+    def forward(ctx: Any, image: Tensor, z: Tensor, solve: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        out = z.clone()
+        ctx.solve = solve
+        ctx.save_for_backward(out)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, bar: Tensor) -> tuple[Tensor, None, None]:
+        return ctx.solve(bar, *ctx.saved_tensors), None, None
+
+
+def _pulled(equation: Equation, bar: Tensor, z: Tensor) -> Tensor:
+    """Return u = (I - ∂r/∂z)⁻ᵀ bar: from dz = ∂r/∂z dz + ∂r/∂θ dθ, the cotangent of r(z, θ) as a function of θ."""
+    linear = equation.linearised(equation.rows(z.detach()))
+    u = _solved(linear.transposed, equation, bar)
+    if not torch.is_grad_enabled():
+        return u
+    z = z * 1  # no leaf, but in the graph
+    (back,) = torch.autograd.grad(equation.r(z), z, u, create_graph=True, allow_unused=True)
+    image = bar if back is None else bar + back
+    return _Attached.apply(image, u, lambda bar, _: _solved_last(linear, equation, bar)) if image.requires_grad else u
+
+
+def _solved_last(linear: Linear, equation: Equation, bar: Tensor) -> Tensor:
+    if torch.is_grad_enabled():
+        raise RuntimeError("implicit methods have first and second derivatives; for a third take an explicit one")
+    return _solved(linear.product, equation, bar)
+
+
+def _solved(product: Callable[[Tensor], Tensor], equation: Equation, b: Tensor) -> Tensor:
+    """Solve a linear equation to rounding, or nearly."""
+    rows = equation.rows(b.detach())
+    limit = max(1e-10, 50 * torch.finfo(rows.dtype).eps)
+    size = torch.linalg.vector_norm(rows, dim=1)
+    found, _ = solve_rows(product, rows, lambda x: torch.linalg.vector_norm(x, dim=1), limit * size)
+    return equation.state(found)
+
+
+def acceleration(field: Field, force: Tensor, h: Tensor, m: Tensor) -> Tensor:
+    """Return F - γ m - ξ h."""
+    damping = field.damping
+    out = torch.addcmul(force, damping.gamma_h, m, value=-1)
+    return out if damping.xi_h is None else torch.addcmul(out, damping.xi_h, h, value=-1)

@@ -1,0 +1,58 @@
+"""What all implicit methods share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from dataclasses import field as entry
+from typing import NamedTuple
+
+from torch import Tensor
+
+from ..field import Field
+from ..hermite import Hermite
+from ..method import Carry
+from .stage import Settings, slope
+
+
+class Stages(NamedTuple):
+    """A step: its interpolant, its error estimate if there is one, and which samples converged, (B,) or (1,)."""
+
+    interpolant: Hermite
+    error: Tensor | None
+    converged: Tensor
+
+
+@dataclass(frozen=True)
+class Implicit:
+    """A method whose stages are solved by an inner solver. Its carry begins with (y, slope at y)."""
+
+    settings: Settings = entry(default_factory=Settings)
+
+    @property
+    def damped(self) -> bool:
+        return self.settings.reduced
+
+    @property
+    def identity_only(self) -> bool:
+        return self.settings.reduced
+
+    def start(self, field: Field, t: Tensor, y: Tensor) -> Carry:
+        return y, slope(field, t, y, self.settings.reduced)
+
+    def resume(self, field: Field, t: Tensor, carry: Carry) -> Carry:
+        return self.start(field, t, carry[0])
+
+    def slope(self, field: Field, carry: Carry) -> Tensor:
+        return carry[1]
+
+    def error(self, stages: Stages) -> Tensor:
+        if stages.error is None:
+            raise NotImplementedError("the method has no error estimate; it runs on a fixed grid")
+        return stages.error
+
+    def interpolate(self, stages: Stages, theta: Tensor) -> Tensor:
+        return stages.interpolant(theta)
+
+    def converged(self, stages: Stages) -> Tensor:
+        """Return for which samples the inner solver converged, (B,) or (1,)."""
+        return stages.converged

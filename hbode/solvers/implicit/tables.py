@@ -1,0 +1,86 @@
+"""Coefficients of implicit one-step methods."""
+
+from __future__ import annotations
+
+import math
+
+from .collocation import CollocationTableau
+from .dirk import DirkTableau
+
+
+def _kvaerno3() -> DirkTableau:
+    g = 0.43586652150845899941601945
+    rows = (
+        (0.0,),
+        (g, g),
+        ((-4 * g * g + 6 * g - 1) / (4 * g), (1 - 2 * g) / (4 * g), g),
+        ((6 * g - 1) / (12 * g), -1 / ((24 * g - 12) * g), (-6 * g * g + 6 * g - 1) / (6 * g - 3), g),
+    )
+    return _embedded(3, (0.0, 2 * g, 1.0, 1.0), rows)
+
+
+def _kvaerno5() -> DirkTableau:
+    rows = (
+        (0.0,),
+        (0.26, 0.26),
+        (0.13, 0.84033320996790809, 0.26),
+        (0.22371961478320505, 0.47675532319799699, -0.06470895363112615, 0.26),
+        (0.16648564323248321, 0.10450018841591720, 0.03631482272098715, -0.13090704451073998, 0.26),
+        (0.13855640231268224, 0.0, -0.04245337201752043, 0.02446657898003141, 0.61943039072480676, 0.26),
+        (
+            *(0.13659751177640291, 0.0, -0.05496908796538376, -0.04118626728321046, 0.62993304899016403),
+            *(0.06962479448202728, 0.26),
+        ),
+    )
+    return _embedded(5, (*(sum(row) for row in rows[:5]), 1.0, 1.0), rows)
+
+
+def _embedded(order: int, c: tuple[float, ...], rows: tuple[tuple[float, ...], ...]) -> DirkTableau:
+    """Return a stiffly accurate method whose last stage but one is the embedded method, of an order less."""
+    last, other = rows[-1], (*rows[-2], 0.0)
+    error = tuple(x - y for x, y in zip(last, other, strict=True))
+    return DirkTableau(order, c, rows, last, error, order - 1)
+
+
+_G = 1 - 1 / math.sqrt(2)
+_W = math.sqrt(2) / 4
+DIRK: dict[str, DirkTableau] = {
+    "implicit_euler": DirkTableau(1, (1.0,), ((1.0,),), (1.0,)),
+    "implicit_midpoint": DirkTableau(2, (0.5,), ((0.5,),), (1.0,)),
+    "trapezoid": DirkTableau(2, (0.0, 1.0), ((0.0,), (0.5, 0.5)), (0.5, 0.5)),
+    "sdirk2": DirkTableau(2, (_G, 1.0), ((_G,), (1 - _G, _G)), (1 - _G, _G)),
+    "trbdf2": DirkTableau(2, (0.0, 2 * _G, 1.0), ((0.0,), (_G, _G), (_W, _W, _G)), (_W, _W, _G)),
+    "kvaerno3": _kvaerno3(),
+    "kvaerno5": _kvaerno5(),
+}
+"""Alexander's SDIRK2 (SIAM J. Numer. Anal. 14, 1977), TR-BDF2 (Bank et al., IEEE Trans. CAD 4, 1985), ESDIRK 3/2 and
+5/4 (Kværnø, BIT 44, 2004)."""
+
+_R6, _R15, _R3 = math.sqrt(6), math.sqrt(15), math.sqrt(3)
+COLLOCATION: dict[str, CollocationTableau] = {
+    "radauIIA3": CollocationTableau(3, (1 / 3, 1.0), ((5 / 12, -1 / 12), (0.75, 0.25)), (0.75, 0.25)),
+    "radauIIA5": CollocationTableau(
+        5,
+        ((4 - _R6) / 10, (4 + _R6) / 10, 1.0),
+        (
+            ((88 - 7 * _R6) / 360, (296 - 169 * _R6) / 1800, (-2 + 3 * _R6) / 225),
+            ((296 + 169 * _R6) / 1800, (88 + 7 * _R6) / 360, (-2 - 3 * _R6) / 225),
+            ((16 - _R6) / 36, (16 + _R6) / 36, 1 / 9),
+        ),
+        ((16 - _R6) / 36, (16 + _R6) / 36, 1 / 9),
+    ),
+    "gl4": CollocationTableau(
+        4, (0.5 - _R3 / 6, 0.5 + _R3 / 6), ((0.25, 0.25 - _R3 / 6), (0.25 + _R3 / 6, 0.25)), (0.5, 0.5)
+    ),
+    "gl6": CollocationTableau(
+        6,
+        (0.5 - _R15 / 10, 0.5, 0.5 + _R15 / 10),
+        (
+            (5 / 36, 2 / 9 - _R15 / 15, 5 / 36 - _R15 / 30),
+            (5 / 36 + _R15 / 24, 2 / 9, 5 / 36 - _R15 / 24),
+            (5 / 36 + _R15 / 30, 2 / 9 + _R15 / 15, 5 / 36),
+        ),
+        (5 / 18, 4 / 9, 5 / 18),
+    ),
+}
+"""Radau IIA and Gauss methods (Hairer, Wanner, Solving Ordinary Differential Equations II, 1996, IV.5)."""

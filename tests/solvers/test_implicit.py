@@ -1,0 +1,255 @@
+"""Implicit methods: orders, stiff problems against closed forms and scipy, inner solvers, failures."""
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import nn
+
+from hbode import FirstOrder, HeavyBall, SecondOrder, SolverError, hbodeint
+from hbode.solvers import METHODS, Implicit, Status
+
+ORDERS = {
+    "prox_euler": 1,
+    "prox_cn": 2,
+    "prox_bdf2": 2,
+    "prox_bdf3": 3,
+    "prox_bdf4": 4,
+    "prox_multistage3": 2,
+    "implicit_euler": 1,
+    "implicit_midpoint": 2,
+    "trapezoid": 2,
+    "sdirk2": 2,
+    "trbdf2": 2,
+    "kvaerno3": 3,
+    "kvaerno5": 5,
+    "radauIIA3": 3,
+    "radauIIA5": 5,
+    "gl4": 4,
+    "gl6": 6,
+}
+
+
+def driven(rate):
+    """y' = k y + (1 - k) cos t - (1 + k) sin t, whose solution from 1 is sin t + cos t."""
+    return FirstOrder(lambda t, y: rate * y + (1 - rate) * torch.cos(t) - (1 + rate) * torch.sin(t))
+
+
+def slopes(errors):
+    return [math.log2(a / b) for a, b in pairwise(errors)]
+
+
+def error_with(name, system, count, exact):
+    y0 = torch.ones(1, dtype=torch.float64)
+    options = {"step_size": 2.0 / count, "inner_share": 1.0}
+    sol = hbodeint(system, y0, [0.0, 2.0], method=name, rtol=0.0, atol=1e-12, options=options)
+    return abs(sol.h[-1].item() - exact)
+
+
+def test_all_implicit_methods_are_listed():
+    assert {name for name, method in METHODS.items() if isinstance(method, Implicit)} == set(ORDERS)
+
+
+@pytest.mark.parametrize("name", ORDERS)
+def test_orders_on_the_driven_equation(name):
+    order = ORDERS[name]
+    counts = {1: (40, 80), 2: (40, 80), 3: (40, 80), 4: (32, 64), 5: (16, 32), 6: (8, 16)}[order]
+    errors = [error_with(name, driven(-1.0), count, math.sin(2.0) + math.cos(2.0)) for count in counts]
+    if name == "prox_bdf2":  # its error passes through zero here
+        assert errors[-1] < 5e-6
+    else:
+        assert slopes(errors)[-1] == pytest.approx(order, abs=0.4)
+
+
+@pytest.mark.parametrize("name", ORDERS)
+def test_orders_on_the_stiff_driven_equation(name):
+    """Multistep methods keep their order; one-step methods have theirs or, as they must, that of their stages."""
+    stage_order = {"sdirk2": 1, "prox_multistage3": 1, "kvaerno3": 2, "kvaerno5": 2, "radauIIA3": 2, "radauIIA5": 3}
+    order = {**ORDERS, **stage_order, "gl4": 2, "gl6": 3}[name]
+    counts = (40, 80) if order < 4 else (32, 64)
+    errors = [error_with(name, driven(-1000.0), count, math.sin(2.0) + math.cos(2.0)) for count in counts]
+    assert errors[-1] < 2e-5
+    assert slopes(errors)[-1] > order - 0.4
+
+
+def nonlinear(t, h):
+    return -torch.sin(h) * (1 + 0.5 * torch.cos(3 * t))
+
+
+@pytest.mark.parametrize("name", ORDERS)
+def test_orders_on_a_heavy_ball(name):
+    """A nonlinear, non-autonomous one, in the form reduced to the acceleration."""
+    order = ORDERS[name]
+    system = HeavyBall(nonlinear, 0.5, trainable=False)
+    exact = hbodeint(system, torch.ones(1, dtype=torch.float64), [0.0, 2.0], method="dprkn8", rtol=1e-13, atol=1e-13)
+    counts = {1: (64, 128), 2: (64, 128), 3: (64, 128), 4: (32, 64), 5: (16, 32), 6: (8, 16)}[order]
+    errors = [error_with(name, system, count, exact.h[-1].item()) for count in counts]
+    assert slopes(errors)[-1] == pytest.approx(order, abs=0.5)
+
+
+@pytest.mark.parametrize("name", ["prox_bdf3", "kvaerno3", "prox_cn", "radauIIA5"])
+def test_the_reduced_equation_takes_the_same_steps(name):
+    reduced = HeavyBall(nonlinear, 0.5, trainable=False)
+    whole = SecondOrder(lambda t, h, m: nonlinear(t, h) - 0.5 * m)
+    call = {"rtol": 1e-6, "atol": 1e-6, "method": name, "options": {"inner_share": 1e-4}}
+    if METHODS[name].error_order is None:
+        call["options"]["step_size"] = 0.1
+    h0 = torch.ones(3, 2, dtype=torch.float64)
+    one, other = (hbodeint(system, h0, [0.0, 1.0, 2.0], **call) for system in (reduced, whole))
+    assert one.stats.accepted == other.stats.accepted
+    torch.testing.assert_close(one.h, other.h, rtol=1e-7, atol=1e-7)
+    torch.testing.assert_close(one.m, other.m, rtol=1e-7, atol=1e-7)
+
+
+def van_der_pol(t, y):
+    return torch.stack((y[1], 1e3 * (1 - y[0] ** 2) * y[1] - y[0]))
+
+
+def rober(t, y):
+    fast, slow, decay = 1e4 * y[1] * y[2], 0.04 * y[0], 3e7 * y[1] ** 2
+    return torch.stack((fast - slow, slow - fast - decay, decay))
+
+
+STIFF = {
+    "van_der_pol": (van_der_pol, [2.0, 0.0], 2000.0, 1e-9),
+    "rober": (rober, [1.0, 0.0, 0.0], 1e4, 1e-11),
+}
+
+
+@pytest.mark.parametrize("name", ["prox_bdf4", "kvaerno5"])
+@pytest.mark.parametrize("problem", STIFF)
+def test_stiff_problems_to_five_digits(problem, name):
+    f, start, end, atol = STIFF[problem]
+    y0 = torch.tensor(start, dtype=torch.float64)
+    sol = hbodeint(FirstOrder(f), y0, [0.0, end], method=name, rtol=1e-8, atol=atol)
+    exact = hbodeint(FirstOrder(f), y0, [0.0, end], method="scipy:Radau", rtol=1e-10, atol=1e-14)
+    torch.testing.assert_close(sol.h[-1], exact.h[-1], rtol=1e-5, atol=1e-10)
+
+
+def diffusion(n):
+    def f(t, y):
+        padded = torch.nn.functional.pad(y, (1, 1))
+        return (padded[..., 2:] - 2 * y + padded[..., :-2]) * (n + 1) ** 2
+
+    return f
+
+
+@pytest.mark.parametrize("inner", ["newton_krylov", "nesterov", "fletcher_reeves", "barzilai_borwein", "lbfgs"])
+def test_inner_solvers_agree_on_the_heat_equation(inner):
+    n = 32
+    x = torch.linspace(0, 1, n + 2, dtype=torch.float64)[1:-1]
+    y0 = torch.sin(math.pi * x) + 0.5 * torch.sin(5 * math.pi * x)
+    rate = [-4 * (n + 1) ** 2 * math.sin(k * math.pi / (2 * (n + 1))) ** 2 for k in (1, 5)]
+    exact = math.exp(0.1 * rate[0]) * torch.sin(math.pi * x) + 0.5 * math.exp(0.1 * rate[1]) * torch.sin(5 * math.pi * x)
+    system = FirstOrder(diffusion(n))
+    sol = hbodeint(system, y0, [0.0, 0.1], method="prox_bdf3", rtol=1e-6, atol=1e-6, options={"inner": inner})
+    assert (sol.h[-1] - exact).norm() <= 3e-4 * exact.norm()
+
+
+@pytest.mark.parametrize("inner", ["gradient_descent", "anderson"])
+def test_the_simplest_inner_solvers(inner):
+    call = {"method": "prox_bdf2", "rtol": 1e-5, "atol": 1e-5, "options": {"inner": inner}}
+    sol = hbodeint(driven(-20.0), torch.ones(4, dtype=torch.float64), [0.0, 2.0], **call)
+    torch.testing.assert_close(sol.h[-1], torch.full((4,), math.sin(2) + math.cos(2), dtype=torch.float64), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("per_sample", [False, True])
+def test_one_stiff_sample(per_sample):
+    rates = torch.tensor([[-1.0], [-2.0], [-1e4]], dtype=torch.float64)
+    y0 = torch.ones(3, 1, dtype=torch.float64)
+
+    def solved(rates, y0):
+        call = {"method": "prox_bdf3", "rtol": 1e-6, "atol": 1e-6, "per_sample": per_sample}
+        return hbodeint(driven(rates), y0, [0.0, 2.0], **call)
+
+    sol, alone = solved(rates, y0), solved(rates[:2], y0[:2])
+    exact = math.sin(2.0) + math.cos(2.0)
+    assert (sol.h[-1] - exact).abs().max() <= 1e-4
+    if per_sample:
+        assert sol.stats.accepted[:2] == alone.stats.accepted
+
+
+def test_an_equation_that_cannot_be_solved_is_a_status():
+    def f(t, y):
+        return torch.where(t > 0.5, torch.sign(torch.sin(1e8 * y)) * 1e6, -y)
+
+    y0 = torch.ones(2, dtype=torch.float64)
+    with pytest.raises(SolverError, match="inner solver"):
+        hbodeint(FirstOrder(f), y0, [0.0, 1.0], method="implicit_euler", options={"step_size": 0.1})
+    sol = hbodeint(FirstOrder(f), y0, [0.0, 1.0], method="implicit_euler", options={"step_size": 0.1}, throw=False)
+    assert sol.stats.status == Status.NOT_CONVERGED
+    assert sol.h[-1].isnan().all()
+
+
+def test_options_that_do_not_fit():
+    y0 = torch.ones(2, dtype=torch.float64)
+    for options, said in (({"inner": "simplex"}, "inner'] must be one of"), ({"inner_share": 2.0}, "inner_share'] must")):
+        with pytest.raises(ValueError, match=said):
+            hbodeint(driven(-1.0), y0, [0.0, 1.0], method="prox_euler", options=options)
+    with pytest.raises(ValueError, match="got inner"):
+        hbodeint(driven(-1.0), y0, [0.0, 1.0], method="dopri5", options={"inner": "lbfgs"})
+
+
+class Force(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.net = nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 2)).double()
+        self.rate = nn.Parameter(torch.tensor(30.0, dtype=torch.float64))
+
+    def forward(self, t, h):
+        return self.net(h) * torch.cos(t) - self.rate * h
+
+
+@pytest.mark.parametrize("name", ORDERS)
+@pytest.mark.parametrize("system", [HeavyBall, FirstOrder])
+def test_gradients_against_finite_differences(name, system):
+    force = Force()
+    made = HeavyBall(force, 0.3).double() if system is HeavyBall else FirstOrder(force)
+    h0 = torch.tensor([[0.5, -0.2], [0.1, 0.9]], dtype=torch.float64, requires_grad=True)
+    call = {"method": name, "rtol": 1e-4, "atol": 1e-4, "options": {"step_size": 0.1, "inner_share": 1e-9}}
+
+    def loss():
+        sol = hbodeint(made, h0, [0.0, 0.25, 0.5], **call)
+        return sol.h.square().sum()
+
+    inputs = [h0, force.rate, force.net[0].weight]
+    grads = torch.autograd.grad(loss(), inputs)
+    for x, grad in zip(inputs, grads, strict=True):
+        direction = torch.randn(x.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        with torch.no_grad():
+            eps = 1e-5
+            x += eps * direction
+            up = loss()
+            x -= 2 * eps * direction
+            down = loss()
+            x += eps * direction
+        assert (grad * direction).sum().item() == pytest.approx(((up - down) / (2 * eps)).item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["prox_bdf3", "kvaerno3"])
+def test_gradients_of_adaptive_solves_and_second_derivatives(name):
+    force = Force()
+    h0 = torch.tensor([0.5, -0.2], dtype=torch.float64, requires_grad=True)
+
+    def solved(h0):
+        options = {"inner_share": 1e-6}
+        return hbodeint(HeavyBall(force, 0.3, trainable=False), h0, [0.0, 0.5], method=name, options=options).h[-1]
+
+    assert torch.autograd.gradcheck(solved, h0, eps=1e-5, atol=1e-5, rtol=1e-4)
+    (first,) = torch.autograd.grad(solved(h0).square().sum(), h0, create_graph=True)
+    (second,) = torch.autograd.grad(first[0], h0)
+    eps, shifted = 1e-4, []
+    for sign in (1, -1):
+        moved = (h0.detach() + sign * eps * torch.tensor([1.0, 0.0], dtype=torch.float64)).requires_grad_()
+        shifted.append(torch.autograd.grad(solved(moved).square().sum(), moved)[0])
+    difference = (shifted[0] - shifted[1]) / (2 * eps)
+    torch.testing.assert_close(second, difference, rtol=1e-3, atol=1e-4)
+
+
+def test_complex_states():
+    y0 = torch.tensor([1.0 + 0.5j], dtype=torch.complex128)
+    sol = hbodeint(FirstOrder(lambda t, y: (-50.0 + 3.0j) * y), y0, [0.0, 0.1], method="prox_bdf3", rtol=1e-7, atol=1e-9)
+    exact = y0 * torch.exp(torch.tensor(0.1 * (-50.0 + 3.0j)))
+    torch.testing.assert_close(sol.h[-1], exact, rtol=1e-4, atol=1e-6)
