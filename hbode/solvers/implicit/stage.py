@@ -117,7 +117,8 @@ def fixed_point(
 
     equation = Equation(r, guess, samples, count)
     with torch.no_grad():
-        scales = equation.rows(scale.expand(guess.shape).to(guess.dtype))
+        scale = scale.expand(guess.shape).to(guess.real.dtype)
+        scales = equation.rows(torch.complex(scale, scale) if guess.is_complex() else scale)
         rows, converged = settings.inner(equation, equation.rows(guess), scales, settings.share)
         z = equation.state(rows)
     if not torch.is_grad_enabled():

@@ -12,7 +12,7 @@ from ..equation import Answer, Equation, dot, rms, unfinished
 
 @dataclass(frozen=True)
 class Nesterov:
-    """Accelerated descent without its momentum where that points uphill (O'Donoghue, Candès, Found. Comput. Math. 2015).
+    """Accelerated descent that restarts where its momentum points uphill (O'Donoghue, Candès, FoCM 15, 2015).
 
     The step length is one over the largest stretch of a residual by ∂g/∂z seen so far.
 
