@@ -242,7 +242,7 @@ def _reference(
         at = float(times[max(int(reached.sum()) - 1, 0)])
         raise SolverError(status, at, math.nan, detail=f"{name} says: {done.failure}")
     none = torch.zeros(0, dtype=torch.float64)
-    stats = Stats(field.calls, 0, 0, status, none, none)
+    stats = Stats(field.calls, 0, 0, status, none, none, 0)
     h, m = done.rows.unbind(1) if system.second_order else (done.rows, None)
     return Solution(times, h, m, stats)
 
@@ -257,6 +257,7 @@ def _stats(solved: Solved, samples: bool) -> Stats:
             tape.status,
             torch.stack(tape.t) if tape.t else torch.zeros(0, len(tape.status), dtype=torch.float64),
             torch.stack(tape.dt) if tape.dt else torch.zeros(0, len(tape.status), dtype=torch.float64),
+            tape.products,
         )
     return Stats(
         tape.evaluations[0],
@@ -265,6 +266,7 @@ def _stats(solved: Solved, samples: bool) -> Stats:
         tape.status[0],
         torch.tensor(tape.t, dtype=torch.float64),
         torch.tensor(tape.dt, dtype=torch.float64),
+        tape.products[0],
     )
 
 

@@ -41,7 +41,8 @@ class Stats:
     """
 
     nfe: int | list[int]
-    """Evaluations of the field in the forward pass, those of rejected steps and of the first step included."""
+    """Evaluations of the field in the forward pass, those of rejected steps and of the first step included, and
+    products with its Jacobian, which implicit methods make."""
     accepted: int | list[int]
     rejected: int | list[int]
     status: Status | list[Status]
@@ -49,6 +50,8 @@ class Stats:
     """Where the accepted steps start: shape (n,), or (n, B) with NaN where a sample did not move."""
     dt: Tensor
     """Lengths of the accepted steps, signed, shape of `t`."""
+    products: int | list[int]
+    """How many of `nfe` are products with the Jacobian."""
     nfe_backward: int | None = None
     """Evaluations of the field in the last backward pass; None before it. Backpropagation needs none."""
 

@@ -56,13 +56,15 @@ class Field:
     Attributes
     ----------
     calls
-        How often the field was evaluated.
+        How often the field was evaluated, products with its Jacobian included.
+    products
+        How many of them were products.
     after, before
         Times within which it may be evaluated, exclusively, set by `between`: a step that ends on a discontinuity
         sees the field from its own side only.
     """
 
-    __slots__ = ("after", "before", "calls", "damping", "dtype", "fn", "memory", "sigma")
+    __slots__ = ("after", "before", "calls", "damping", "dtype", "fn", "memory", "products", "sigma")
 
     def __init__(
         self,
@@ -75,7 +77,7 @@ class Field:
         self.dtype = dtype
         self.damping = damping or Damping.of(None, None, torch.zeros((), dtype=dtype))
         self.sigma = sigma
-        self.calls = 0
+        self.calls = self.products = 0
         self.memory: dict[object, Any] = {}
         self.after: float | None = None
         self.before: float | None = None
@@ -89,6 +91,11 @@ class Field:
             inside = t.detach().clamp(min=self._next(self.after, torch.inf), max=self._next(self.before, -torch.inf))
             t = t + (inside - t.detach()) if t.requires_grad else inside
         return self.fn(t, y)
+
+    def count_products(self, number: int) -> None:
+        """Count products with the Jacobian, each as an evaluation too, which it costs about as much as."""
+        self.calls += number
+        self.products += number
 
     def prepared(self, method: object, make: Callable[[], T]) -> T:
         """Return what `method` makes once for this field, such as weights that depend on its damping."""

@@ -103,15 +103,14 @@ def solve(
             error = _scaled_error(method, control, stages, carry[0], carry1[0])
         else:
             error = 0.0 if not plan.check_finite or _finite(carry1[0]) else math.nan
+        broken = None if math.isfinite(error) else Status.NON_FINITE
         solved = converged(method, stages)
-        unsolved = solved is not None and not bool(solved.all())
-        if unsolved:
-            error = math.nan
+        if broken is None and solved is not None and not bool(solved.all()):
+            error, broken = math.nan, Status.NOT_CONVERGED
         if not (error <= 1.0 or (plan.adaptive and least and math.isfinite(error))):
             rejected += 1
             if plan.on_reject is not None:
                 plan.on_reject(node.value, carry[0], end.value - node.value)
-            broken = None if math.isfinite(error) else Status.NOT_CONVERGED if unsolved else Status.NON_FINITE
             if not plan.adaptive or (broken is not None and least):
                 status = broken
                 break
@@ -156,6 +155,7 @@ def solve(
 
     tape.status = [Status.SUCCESS if status is None else status]
     tape.accepted, tape.rejected, tape.evaluations = [accepted], [rejected], [field.calls]
+    tape.products = [field.products]
     if tape.status[0].failed:
         dt = min(dt, abs(plan.stops[stop].value - node.value))
     tape.failed_at = [(node.value, dt)]

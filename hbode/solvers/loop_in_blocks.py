@@ -72,6 +72,7 @@ def solve_in_blocks(
     accepted = len(tape.t)
     tape.accepted, tape.rejected = [accepted], [tries - accepted]
     tape.evaluations = [calls + tries * method.evaluations]
+    tape.products = [0]
     if tape.status[0].failed and plan.stops:
         dt = min(dt, abs(plan.stops[min(stop, len(plan.stops) - 1)].value - node.value))
     tape.failed_at = [(node.value, dt)]

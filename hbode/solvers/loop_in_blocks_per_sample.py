@@ -60,6 +60,7 @@ def solve_per_sample_in_blocks(
     tape.accepted = writer.accepted.tolist()
     tape.rejected = (march[6].long() - writer.accepted).tolist()
     tape.evaluations = [calls + int(tries) * method.evaluations for tries in march[6].tolist()]
+    tape.products = [0] * len(tape.evaluations)
     remaining = (course.stop(march[4]) - march[0]).abs()
     tape.failed_at = list(zip(march[0].tolist(), torch.minimum(march[1], remaining).tolist(), strict=True))
     return tape

@@ -86,7 +86,7 @@ def solve_per_sample(
     device = times.device
     zero = torch.zeros(batch, dtype=torch.long, device=device)
     node = Nodes(times[:, 0], zero)
-    accepted, rejected, evaluations = zero.clone(), zero.clone(), zero.clone()
+    accepted, rejected, evaluations, products = zero.clone(), zero.clone(), zero.clone(), zero.clone()
     control, k, axis = plan.control, (method.error_order or 0) + 1, y0.ndim - clock.ndim
     if (status < 0).any() and plan.adaptive and control.first_step is None:
         scale = torch.mul(y0.abs(), control.rtol).add_(control.atol)
@@ -123,9 +123,10 @@ def solve_per_sample(
         least = torch.minimum(dt, length) <= control.min_step  # rounding may have made the length more than dt
         nothing = zero.new_zeros((0, batch))
         step = SampleStep(carry, node, end, active, nothing, nothing.bool())
-        calls = field.calls
+        calls, made = field.calls, field.products
         carry1, stages = step.run(method, field, clock)
         evaluations += active * (field.calls - calls)
+        products += active * (field.products - made)
         with torch.no_grad():
             if not plan.adaptive:
                 finite = torch.isfinite(batch_first(carry1[0], clock.ndim).reshape(batch, -1)).all(1)
@@ -135,16 +136,15 @@ def solve_per_sample(
                 error = norm_samples(scaled, axis)
                 if tied:
                     error = error.square().mean().sqrt().expand(batch)
+        kind = torch.where(torch.isfinite(error), 0, int(Status.NON_FINITE))
         solved = converged(method, stages)
         if solved is not None:
+            kind = torch.where((kind == 0) & ~solved, int(Status.NOT_CONVERGED), kind)
             error = torch.where(solved, error, math.nan)
-        finite = torch.isfinite(error)
+        finite = kind == 0
         accept = active & ((error <= 1.0) | (finite & least & plan.adaptive))
         refuse = active & ~accept
-        kind = torch.full_like(zero, int(Status.NON_FINITE))
-        if solved is not None:
-            kind = torch.where(solved, kind, int(Status.NOT_CONVERGED))
-        broken = torch.where(refuse, torch.where(finite, 0, kind), broken)
+        broken = torch.where(refuse, kind, broken)
         accepted, rejected = accepted + accept, rejected + refuse
         hopeless = refuse & ~finite & least if plan.adaptive else refuse
         status = torch.where(hopeless, broken, status)
@@ -196,7 +196,7 @@ def solve_per_sample(
     tape.carry = carry
     tape.status = [Status(s) for s in status.tolist()]
     tape.accepted, tape.rejected = accepted.tolist(), rejected.tolist()
-    tape.evaluations = evaluations.tolist()
+    tape.evaluations, tape.products = evaluations.tolist(), products.tolist()
     tried = torch.minimum(dt, remaining)
     tape.failed_at = list(zip(node.value.tolist(), tried.tolist(), strict=True))
     return tape

@@ -81,6 +81,7 @@ class Tape:
     accepted: list[int] = field(default_factory=list)
     rejected: list[int] = field(default_factory=list)
     evaluations: list[int] = field(default_factory=list)
+    products: list[int] = field(default_factory=list)
     t: list[Any] = field(default_factory=list)
     dt: list[Any] = field(default_factory=list)
     failed_at: list[tuple[float, float]] = field(default_factory=list)

@@ -209,7 +209,7 @@ def test_refusals(net, draw):
     ):
         with pytest.raises(ValueError, match=message):
             hbodeint(net(), h0, [0.0, 1.0], gradient="continuous_adjoint", options=settings)
-    with pytest.raises(ValueError, match="dense=True with gradient='continuous_adjoint' needs a one-step method"):
+    with pytest.raises(ValueError, match="dense=True with gradient='continuous_adjoint' needs an explicit one-step"):
         hbodeint(net(), h0, [0.0, 1.0], gradient="continuous_adjoint", method="explicit_adams", dense=True)
     mode, rtol = ContinuousAdjoint(adjoint_norm="full"), torch.full((2, 2, 2), 1e-6)
     with pytest.raises(ValueError, match="must be numbers where adjoint_norm is 'full'"):

@@ -12,18 +12,25 @@ from torch import Tensor
 from ..field import Field
 from ..hermite import Hermite
 from ..method import Carry
+from .quartic import Quartic
 from .stage import acceleration, fixed_point, slope, tolerance
-from .step import Implicit, Stages
+from .step import Implicit, Interpolant, Stages
 
 
 @dataclass(frozen=True)
 class CollocationTableau:
-    """Nodes c, matrix a and weights b."""
+    """Nodes c, matrix a and weights b; those of the quartic or none: of the slopes at the start, inside, at the end."""
 
     order: int
     c: tuple[float, ...]
     a: tuple[tuple[float, ...], ...]
     b: tuple[float, ...]
+    quartic: tuple[float, ...] | None = None
+
+    @property
+    def dense_order(self) -> int:
+        """Order of the interpolant."""
+        return 3 if self.quartic is None else 4
 
 
 @dataclass(frozen=True)
@@ -71,6 +78,16 @@ class Collocation(Implicit):
             slopes = torch.stack((m + along(q), q), 1)
         else:
             slopes, converged = solved(lambda k: fields(y + along(k)), k)
-        y1 = y + size * torch.tensordot(torch.tensor(tab.b, dtype=y.dtype, device=y.device), slopes, 1)
+
+        def weighed(weights: tuple[float, ...], slopes: Tensor) -> Tensor:
+            moved: Tensor = size * torch.tensordot(torch.tensor(weights, dtype=y.dtype, device=y.device), slopes, 1)
+            return moved
+
+        y1 = y + weighed(tab.b, slopes)
         f1 = slopes[-1] if tab.c[-1] == 1.0 else slope(field, t + dt, y1, settings.reduced)
-        return (y1, f1), Stages(Hermite(y, k, y1, f1, size), None, converged)
+        cubic = Hermite(y, k, y1, f1, size)
+        inside: Interpolant = cubic
+        if tab.quartic is not None:
+            ends = k.unsqueeze(0), slopes, f1.unsqueeze(0)
+            inside = Quartic(cubic, weighed(tab.quartic, torch.cat(ends)))
+        return (y1, f1), Stages(inside, None, converged)

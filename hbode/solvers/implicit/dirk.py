@@ -11,13 +11,17 @@ from torch import Tensor
 from ..field import Field
 from ..hermite import Hermite
 from ..method import Carry
+from .quartic import Quartic
 from .stage import slope, solve_stage
-from .step import Implicit, Stages
+from .step import Implicit, Interpolant, Stages
 
 
 @dataclass(frozen=True)
 class DirkTableau:
-    """Nodes c, rows a of length 1 … s with the diagonal last, weights b, and those of the error or none."""
+    """Nodes c, rows a of length 1 … s with the diagonal last, weights b; those of the error and of the quartic or none.
+
+    A quartic is for a method of order four and more, whose first stage is explicit and whose last one ends the step.
+    """
 
     order: int
     c: tuple[float, ...]
@@ -25,6 +29,12 @@ class DirkTableau:
     b: tuple[float, ...]
     b_error: tuple[float, ...] | None = None
     error_order: int | None = None
+    quartic: tuple[float, ...] | None = None
+
+    @property
+    def dense_order(self) -> int:
+        """Order of the interpolant."""
+        return 3 if self.quartic is None else 4
 
 
 @dataclass(frozen=True)
@@ -59,7 +69,11 @@ class Dirk(Implicit):
         y1 = z if stiffly_accurate else _sum(y, size, tab.b, slopes)
         f1 = slopes[-1] if stiffly_accurate else slope(field, t + dt, y1, self.settings.reduced)
         error = None if tab.b_error is None else _sum(torch.zeros_like(y), size, tab.b_error, slopes)
-        return (y1, f1), Stages(Hermite(y, carry[1], y1, f1, size), error, converged)
+        cubic = Hermite(y, carry[1], y1, f1, size)
+        inside: Interpolant = cubic
+        if tab.quartic is not None:
+            inside = Quartic(cubic, _sum(torch.zeros_like(y), size, tab.quartic, slopes))
+        return (y1, f1), Stages(inside, error, converged)
 
 
 def _sum(y: Tensor, size: Tensor, weights: tuple[float, ...], slopes: list[Tensor]) -> Tensor:

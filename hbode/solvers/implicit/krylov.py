@@ -41,8 +41,9 @@ def solve_rows(
         (B, n) and (B,).
     """
     x, residual = torch.zeros_like(b), b
+    kept = min(kept, max(b.shape[1], 1))
     directions, images = b.new_empty(2, kept, *b.shape).unbind()
-    tiny = torch.finfo(b.dtype).tiny
+    eps = torch.finfo(b.dtype).eps
     stuck = torch.zeros(len(b), 1, dtype=torch.bool, device=b.device)
     image = residual
     at = 0
@@ -54,16 +55,17 @@ def solve_rows(
             at = 0
         direction = torch.where(stuck, image, residual)
         image = product(direction)
+        length = torch.linalg.vector_norm(image, dim=1, keepdim=True)
         for _ in range(2):  # twice is enough
             share = torch.einsum("jbn,bn->jb", images[:at], image)
             image = image - torch.einsum("jbn,jb->bn", images[:at], share)
             direction = direction - torch.einsum("jbn,jb->bn", directions[:at], share)
-        length = torch.linalg.vector_norm(image, dim=1, keepdim=True).clamp(min=tiny)
-        directions[at], images[at] = direction / length, image / length
+        rest = torch.linalg.vector_norm(image, dim=1, keepdim=True)
+        new = (rest > 10 * eps * length) & ~done.unsqueeze(1)  # else it lies in the space already
+        directions[at], images[at] = torch.where(new, direction / rest, 0.0), torch.where(new, image / rest, 0.0)
         image = images[at]
         step = (image * residual).sum(1, keepdim=True)
         stuck = step.abs() <= 1e-3 * torch.linalg.vector_norm(residual, dim=1, keepdim=True)
-        step = torch.where(done.unsqueeze(1), 0.0, step)
         x, residual = x + step * directions[at], residual - step * image
         at += 1
     return x, norm(residual) <= limit

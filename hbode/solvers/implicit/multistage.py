@@ -25,9 +25,18 @@ def _nodes() -> tuple[float, ...]:
     return tuple(nodes[1:])
 
 
+def _third_order() -> tuple[float, ...]:
+    """Return the weights of the slopes at 0 and in the stages that satisfy the four conditions of order three."""
+    a = np.zeros((4, 4))
+    for m, row in enumerate(_WEIGHTS):
+        a[m + 1] = np.asarray(row) / sum(row) @ a[: m + 1]
+        a[m + 1, m + 1] = 1 / sum(row)
+    c = a.sum(1)
+    return tuple(np.linalg.solve(np.stack((c**0, c, c**2, a @ c)), (1, 1 / 2, 1 / 3, 1 / 6)).tolist())
+
+
 _NODES = _nodes()
-_POWERS = np.vander((0.0, *_NODES), increasing=True).T
-_QUADRATURE = tuple(float(w) for w in np.linalg.solve(_POWERS, 1 / np.arange(1, 5)))
+_EMBEDDED = _third_order()
 
 
 @dataclass(frozen=True)
@@ -36,7 +45,7 @@ class Multistage(Implicit):
 
     Σ_{i<m} γ_mi (z_m - z_i) = s f(t + c_m s, z_m) for m = 1, 2, 3; second order, unconditionally energy stable for
     gradient flows. The published scheme is for autonomous fields; c is what makes it second order for others. The local
-    error is estimated by the distance from the quadrature of the slopes at 0, c_1, c_2, c_3 that is exact for cubics.
+    error is estimated by the distance from the third-order combination of the slopes at 0, c_1, c_2, c_3.
     """
 
     @property
@@ -59,6 +68,6 @@ class Multistage(Implicit):
             states.append(z)
             slopes.append(k1)
             converged = converged & fine
-        moved = sum((w * k for w, k in zip(_QUADRATURE, slopes, strict=True)), torch.zeros_like(y))
+        moved = sum((w * k for w, k in zip(_EMBEDDED, slopes, strict=True)), torch.zeros_like(y))
         error = torch.addcmul(z - y, size, moved, value=-1)
         return (z, k1), Stages(Hermite(y, k, z, k1, size), error, converged)

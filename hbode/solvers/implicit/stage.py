@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from dataclasses import field as entry
@@ -92,9 +93,16 @@ def solve_stage(field: Field, t: Tensor, y: Tensor, sigma: Tensor, guess: Tensor
 
 
 def tolerance(settings: Settings, y: Tensor, sigma: Tensor) -> Tensor:
-    """Return how far off the slope may be that moves a state by σ times it; of the reduced equation, the last slope."""
+    """Return how far off the slope may be that moves a state by σ times it; of the reduced equation, the last slope.
+
+    No less than what rounding leaves of a residual, in the share of the tolerance that is the inner solver's.
+    """
     size = sigma.detach().abs().clamp(min=torch.finfo(y.real.dtype).tiny ** 0.25)
-    scale = (settings.atol + settings.rtol * y.detach().abs()) / size
+    y = y.detach().abs()
+    rounding = 4 * torch.finfo(y.dtype).eps / settings.share
+    axes = [axis for axis in range(y.ndim) if not sigma.ndim or axis != y.ndim - sigma.ndim]
+    largest = y.amax(axes, keepdim=True) if axes and y.numel() else y
+    scale = torch.maximum(settings.atol + settings.rtol * y, rounding * largest) / size
     return torch.minimum(scale[1], scale[0] / size) if settings.reduced else scale
 
 
@@ -112,14 +120,15 @@ def fixed_point(
     through the iteration. It has a gradient once more.
     """
 
-    def count(products: int) -> None:
-        field.calls += products
-
-    equation = Equation(r, guess, samples, count)
+    equation = Equation(r, guess, samples, field.count_products)
     with torch.no_grad():
         scale = scale.expand(guess.shape).to(guess.real.dtype)
         scales = equation.rows(torch.complex(scale, scale) if guess.is_complex() else scale)
-        rows, converged = settings.inner(equation, equation.rows(guess), scales, settings.share)
+        first = equation.rows(guess)
+        rows, converged = settings.inner(equation, first, scales, settings.share)
+        if not bool(converged.all()):  # what the field is to blame for shows in the state
+            finite = equation.residual(first).isfinite().all(1) | converged
+            rows = torch.where(finite.unsqueeze(1), rows, math.nan)
         z = equation.state(rows)
     if not torch.is_grad_enabled():
         return z, converged

@@ -11,13 +11,16 @@ from torch import Tensor
 from ..field import Field
 from ..hermite import Hermite
 from ..method import Carry
+from .quartic import Quartic
 from .stage import Settings, slope
+
+Interpolant = Hermite | Quartic
 
 
 class Stages(NamedTuple):
     """A step: its interpolant, its error estimate if there is one, and which samples converged, (B,) or (1,)."""
 
-    interpolant: Hermite
+    interpolant: Interpolant
     error: Tensor | None
     converged: Tensor
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from .collocation import CollocationTableau
 from .dirk import DirkTableau
+from .quartic import fourth_power
 
 
 def _kvaerno3() -> DirkTableau:
@@ -32,7 +34,14 @@ def _kvaerno5() -> DirkTableau:
             *(0.06962479448202728, 0.26),
         ),
     )
-    return _embedded(5, (*(sum(row) for row in rows[:5]), 1.0, 1.0), rows)
+    five = _embedded(5, (*(sum(row) for row in rows[:5]), 1.0, 1.0), rows)
+    return replace(five, quartic=fourth_power(rows))
+
+
+def _with_quartic(tableau: CollocationTableau) -> CollocationTableau:
+    """Return the tableau with a quartic on the slopes at both ends and in the stages."""
+    rows = ((0.0,), *((0.0, *row) for row in tableau.a), (0.0, *tableau.b, 0.0))
+    return replace(tableau, quartic=fourth_power(rows))
 
 
 def _embedded(order: int, c: tuple[float, ...], rows: tuple[tuple[float, ...], ...]) -> DirkTableau:
@@ -59,28 +68,32 @@ DIRK: dict[str, DirkTableau] = {
 _R6, _R15, _R3 = math.sqrt(6), math.sqrt(15), math.sqrt(3)
 COLLOCATION: dict[str, CollocationTableau] = {
     "radauIIA3": CollocationTableau(3, (1 / 3, 1.0), ((5 / 12, -1 / 12), (0.75, 0.25)), (0.75, 0.25)),
-    "radauIIA5": CollocationTableau(
-        5,
-        ((4 - _R6) / 10, (4 + _R6) / 10, 1.0),
-        (
-            ((88 - 7 * _R6) / 360, (296 - 169 * _R6) / 1800, (-2 + 3 * _R6) / 225),
-            ((296 + 169 * _R6) / 1800, (88 + 7 * _R6) / 360, (-2 - 3 * _R6) / 225),
+    "radauIIA5": _with_quartic(
+        CollocationTableau(
+            5,
+            ((4 - _R6) / 10, (4 + _R6) / 10, 1.0),
+            (
+                ((88 - 7 * _R6) / 360, (296 - 169 * _R6) / 1800, (-2 + 3 * _R6) / 225),
+                ((296 + 169 * _R6) / 1800, (88 + 7 * _R6) / 360, (-2 - 3 * _R6) / 225),
+                ((16 - _R6) / 36, (16 + _R6) / 36, 1 / 9),
+            ),
             ((16 - _R6) / 36, (16 + _R6) / 36, 1 / 9),
-        ),
-        ((16 - _R6) / 36, (16 + _R6) / 36, 1 / 9),
+        )
     ),
     "gl4": CollocationTableau(
         4, (0.5 - _R3 / 6, 0.5 + _R3 / 6), ((0.25, 0.25 - _R3 / 6), (0.25 + _R3 / 6, 0.25)), (0.5, 0.5)
     ),
-    "gl6": CollocationTableau(
-        6,
-        (0.5 - _R15 / 10, 0.5, 0.5 + _R15 / 10),
-        (
-            (5 / 36, 2 / 9 - _R15 / 15, 5 / 36 - _R15 / 30),
-            (5 / 36 + _R15 / 24, 2 / 9, 5 / 36 - _R15 / 24),
-            (5 / 36 + _R15 / 30, 2 / 9 + _R15 / 15, 5 / 36),
-        ),
-        (5 / 18, 4 / 9, 5 / 18),
+    "gl6": _with_quartic(
+        CollocationTableau(
+            6,
+            (0.5 - _R15 / 10, 0.5, 0.5 + _R15 / 10),
+            (
+                (5 / 36, 2 / 9 - _R15 / 15, 5 / 36 - _R15 / 30),
+                (5 / 36 + _R15 / 24, 2 / 9, 5 / 36 - _R15 / 24),
+                (5 / 36 + _R15 / 30, 2 / 9 + _R15 / 15, 5 / 36),
+            ),
+            (5 / 18, 4 / 9, 5 / 18),
+        )
     ),
 }
 """Radau IIA and Gauss methods (Hairer, Wanner, Solving Ordinary Differential Equations II, 1996, IV.5)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +17,9 @@ class NewtonKrylov:
     """Inexact Newton: each correction is solved for until the linear residual is a share of the present one.
 
     The share follows Eisenstat and Walker's second choice (SIAM J. Sci. Comput. 17, 1996), but asks for no more than
-    the limit. A row whose residual grows takes half of the correction, and half of that.
+    the limit. A row whose residual grows takes half of the correction, and half of that. A row has converged as well
+    when a correction that solves the linear equation to the limit is itself below it: of a very stiff equation,
+    rounding alone may leave a residual above the limit, many times the error of z.
 
     Parameters
     ----------
@@ -36,19 +39,22 @@ class NewtonKrylov:
         at = equation.linearised(z)
         size = rms(at.value, scale)
         share = torch.full_like(size, 0.1)
+        settled = torch.zeros_like(size, dtype=torch.bool)
         for _ in range(self.iterations):
-            if bool((~(size > limit)).all()):
+            going = (size > limit) & ~settled
+            if not bool(going.any()):
                 break
-            goal = torch.maximum(share * size, torch.full_like(size, 0.3 * limit))
-            change, _ = solve_rows(at.product, -at.value, lambda x: rms(x, scale), goal, self.kept, self.products)
-            change = torch.where((size > limit).unsqueeze(1), change, 0.0)
+            goal = (share * size).clamp(min=0.3 * limit).where(going, math.inf)
+            change, solved = solve_rows(at.product, -at.value, lambda x: rms(x, scale), goal, self.kept, self.products)
+            change = torch.where(going.unsqueeze(1), change, 0.0)
+            settled = settled | (going & solved & (goal <= limit) & (rms(change, scale) <= limit))
             for _ in range(4):
                 ahead = equation.linearised(z + change)
                 after = rms(ahead.value, scale)
-                worse = ~(after < size) & (size > limit)
+                worse = ~(after < size) & going & ~settled
                 if not bool(worse.any()):
                     break
                 change = torch.where(worse.unsqueeze(1), 0.5 * change, change)
-            share = (0.9 * (after / size) ** 2).clamp(1e-4, 0.1).where(after.isfinite(), 0.1)
+            share = (0.9 * (after / size) ** 2).clamp(1e-4, 0.1).where(after < 0.5 * size, 0.3 * limit / size)
             z, at, size = z + change, ahead, after
-        return Answer(z, size <= limit)
+        return Answer(z, (size <= limit) | settled)
