@@ -56,8 +56,10 @@ class BDF(Implicit):
         count = there.sum(0)
         first, past, ahead, share = self._weights(_nodes(line, there, t, dt), count)
         base = _combine(past, known)
-        z, k1, converged = solve_stage(field, t + dt, base, size * first.to(size.dtype), k, self.settings)
+        sigma = size * first.to(size.dtype)
         predicted = torch.where(there[0], _combine(ahead, known), torch.addcmul(y, size, k))
+        guess = torch.where(there[0] & (dt != 0), (predicted - base) / sigma, k)
+        z, k1, converged = solve_stage(field, t + dt, base, sigma, guess, self.settings)
         error = share.to(size.dtype) * (z - predicted)
         starting = count < self.highest - 1
         if self.starter is not None and bool(starting.any()):

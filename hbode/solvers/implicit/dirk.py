@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from dataclasses import field as entry
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -36,6 +38,11 @@ class DirkTableau:
         """Order of the interpolant."""
         return 3 if self.quartic is None else 4
 
+    @cached_property
+    def guesses(self) -> tuple[tuple[float, ...], ...]:
+        """Weights of the slopes so far that extrapolate to each stage: from the three nearest nodes, at most."""
+        return tuple(_extrapolation(self.c[:i], c) for i, c in enumerate(self.c))
+
 
 @dataclass(frozen=True)
 class Dirk(Implicit):
@@ -55,29 +62,42 @@ class Dirk(Implicit):
         y, k = carry
         tab, size = self.tableau, dt.to(y.real.dtype)
         slopes: list[Tensor] = []
+        zero = torch.zeros_like(y)
         converged = torch.ones((), dtype=torch.bool, device=y.device)
         z = y
-        for c, row in zip(tab.c, tab.a, strict=True):
+        for c, row, guess in zip(tab.c, tab.a, tab.guesses, strict=True):
             known = _sum(y, size, row[:-1], slopes)
             if row[-1] == 0.0:
                 z, k = known, carry[1] if not slopes else slope(field, t + c * dt, known, self.settings.reduced)
             else:
-                z, k, fine = solve_stage(field, t + c * dt, known, row[-1] * size, k, self.settings)
+                near = _sum(zero, None, guess, slopes) if slopes else k
+                z, k, fine = solve_stage(field, t + c * dt, known, row[-1] * size, near, self.settings)
                 converged = converged & fine
             slopes.append(k)
         stiffly_accurate = tab.b == tab.a[-1] and tab.c[-1] == 1.0
         y1 = z if stiffly_accurate else _sum(y, size, tab.b, slopes)
         f1 = slopes[-1] if stiffly_accurate else slope(field, t + dt, y1, self.settings.reduced)
-        error = None if tab.b_error is None else _sum(torch.zeros_like(y), size, tab.b_error, slopes)
+        error = None if tab.b_error is None else _sum(zero, size, tab.b_error, slopes)
         cubic = Hermite(y, carry[1], y1, f1, size)
         inside: Interpolant = cubic
         if tab.quartic is not None:
-            inside = Quartic(cubic, _sum(torch.zeros_like(y), size, tab.quartic, slopes))
+            inside = Quartic(cubic, _sum(zero, size, tab.quartic, slopes))
         return (y1, f1), Stages(inside, error, converged)
 
 
-def _sum(y: Tensor, size: Tensor, weights: tuple[float, ...], slopes: list[Tensor]) -> Tensor:
+def _sum(y: Tensor, size: Tensor | None, weights: tuple[float, ...], slopes: list[Tensor]) -> Tensor:
     for weight, k in zip(weights, slopes, strict=True):
         if weight:
-            y = torch.addcmul(y, size, k, value=weight)
+            y = torch.add(y, k, alpha=weight) if size is None else torch.addcmul(y, size, k, value=weight)
     return y
+
+
+def _extrapolation(nodes: tuple[float, ...], c: float) -> tuple[float, ...]:
+    nearest: dict[float, int] = {}
+    for i in sorted(range(len(nodes)), key=lambda i: (abs(nodes[i] - c), -i)):
+        nearest.setdefault(nodes[i], i)
+    chosen = list(nearest.items())[:3]
+    weights = [0.0] * len(nodes)
+    for node, i in chosen:
+        weights[i] = math.prod((c - other) / (node - other) for other, _ in chosen if other != node)
+    return tuple(weights)

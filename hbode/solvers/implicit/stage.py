@@ -37,7 +37,7 @@ class Settings:
     inner: Inner = entry(default_factory=NewtonKrylov)
     rtol: float | Tensor = 1e-5
     atol: float | Tensor = 1e-7
-    share: float = 0.01
+    share: float = 0.03
     reduced: bool = False
 
 

@@ -38,7 +38,7 @@ class NewtonKrylov:
     def __call__(self, equation: Equation, z: Tensor, scale: Tensor, limit: float) -> Answer:
         at = equation.linearised(z)
         size = rms(at.value, scale)
-        share = torch.full_like(size, 0.1)
+        share = torch.full_like(size, 0.01)
         settled = torch.zeros_like(size, dtype=torch.bool)
         for _ in range(self.iterations):
             going = (size > limit) & ~settled
