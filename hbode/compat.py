@@ -11,6 +11,9 @@ Amos, Nickel, ICLR 2021). What differs:
   for scipy_solver.
 - Adams methods know the true lengths of their steps. On equal steps explicit_adams agrees with torchdiffeq's to
   rounding, implicit_adams to the tolerance of its iteration.
+- The implicit methods are those of later releases: implicit_euler, implicit_midpoint, trapezoid, sdirk2, trbdf2,
+  radauIIA3, radauIIA5, gl4, gl6. Their stages are solved by Newton's method without matrices, and their gradients come
+  from the implicit function; one that does not converge within max_iters is an error.
 - The time of an event is the zero itself, not within atol of it, and its gradient reaches what event_fn uses.
 - `odeint_dense` takes tuples, any method but scipy_solver, decreasing time, and several times at once.
 - Arguments are checked before any work. The errors are ValueError or TypeError and AssertionError at once.
@@ -75,13 +78,15 @@ def odeint(
         Tolerances of the local error: numbers, tensors that broadcast to y0, or for a tuple y0 one for each entry.
     method
         dopri5 (default), dopri8, bosh3, fehlberg2, adaptive_heun; on a fixed grid euler, midpoint, heun2, heun3,
-        rk4 (the 3/8 rule), explicit_adams, implicit_adams, fixed_adams (the same); scipy_solver, without gradient.
+        rk4 (the 3/8 rule), explicit_adams, implicit_adams, fixed_adams (the same), and the implicit ones above;
+        scipy_solver, without gradient.
     options
         Adaptive: first_step, min_step, max_step, safety, ifactor, dfactor, step_t and jump_t (times to step to, and
         times at which func jumps), max_num_steps (between two times of t), norm (of the user's form of the state),
         dtype (accepted; time is in float64 always). Fixed grid: step_size or grid_constructor(func, y0, t), else t
         is the grid; interp ("linear", "cubic"); perturb, to evaluate func just inside the ends of each step. Adams
-        besides: max_order, max_iters. scipy_solver: solver, min_step, max_step. Others give a warning.
+        besides: max_order, max_iters; implicit ones: max_iters. scipy_solver: solver, min_step, max_step.
+        Others give a warning.
     event_fn
         ``event_fn(t, y)``, real, any shape: the solve ends where one of its entries first changes sign. The second
         and last entry of t then only gives the direction. A method on a fixed grid needs `step_size`.
@@ -97,9 +102,9 @@ def odeint(
     ArgumentError, ArgumentTypeError
         For arguments that do not fit; they are ValueError and TypeError.
     NotImplementedError
-        For an implicit method of later releases of torchdiffeq, and for events by scipy_solver.
+        For events by scipy_solver.
     SolveError
-        If an adaptive solve fails, or no event comes within 20,000 steps of a fixed grid.
+        If an adaptive solve or an implicit step fails, or no event comes within 20,000 steps of a fixed grid.
     """
     return run(func, y0, t, rtol, atol, method, options, event_fn)
 

@@ -3,31 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..solvers import METHODS, Adams, Carry, Field, Method
+from ..solvers import METHODS, Adams, Carry, Field, Implicit, Method, Settings
 from ..solvers.hermite import Hermite
+from ..solvers.implicit.inner import NewtonKrylov
+from ..solvers.method import converged
 from .state import ArgumentError, warn
 
 ADAPTIVE = ("dopri8", "dopri5", "bosh3", "fehlberg2", "adaptive_heun")
 FIXED = {"euler": "euler", "midpoint": "midpoint", "heun2": "heun2", "heun3": "heun3", "rk4": "rk38"}
+IMPLICIT = (
+    *("implicit_euler", "implicit_midpoint", "trapezoid", "sdirk2", "trbdf2"),
+    *("radauIIA3", "radauIIA5", "gl4", "gl6"),
+)
+FIXED |= {name: name for name in IMPLICIT}
 MULTISTEP = {"explicit_adams": False, "implicit_adams": True, "fixed_adams": True}
 SCIPY = "scipy_solver"
 NAMES = (*ADAPTIVE, *FIXED, *MULTISTEP, SCIPY)
-IMPLICIT = (
-    "implicit_euler",
-    "implicit_midpoint",
-    "trapezoid",
-    "radauIIA3",
-    "gl4",
-    "radauIIA5",
-    "gl6",
-    "sdirk2",
-    "trbdf2",
-)
 
 _FIXED_OPTIONS = {"step_size", "grid_constructor", "interp", "perturb", "norm"}
 _ADAPTIVE_OPTIONS = {
@@ -49,11 +46,6 @@ _SCIPY_OPTIONS = {"solver", "min_step", "max_step", "norm", "grid_points", "eps"
 def check_method(method: Any, argument: str = "method") -> str:
     """Return the name of the method, dopri5 where none is given."""
     name = "dopri5" if method is None else method
-    if name in IMPLICIT:
-        raise NotImplementedError(
-            f"{argument} {name!r} has no counterpart here yet; take 'implicit_adams', 'scipy_solver' with "
-            "options={'solver': 'Radau'}, or for a field that is not stiff 'dopri5'"
-        )
     if name not in NAMES:
         raise ArgumentError(f"{argument} must be one of {', '.join(NAMES)}; got {name!r}")
     return str(name)
@@ -69,6 +61,8 @@ def warn_unknown(name: str, options: Mapping[str, Any], argument: str = "options
         known = _FIXED_OPTIONS
         if name in MULTISTEP:
             known = known | {"max_order", "max_iters"} | ({"implicit"} if MULTISTEP[name] else set())
+        elif name in IMPLICIT:
+            known = known | {"max_iters"}
     unknown = {key: value for key, value in options.items() if key not in known}
     if unknown:
         names = ", ".join(sorted(known))
@@ -85,6 +79,13 @@ class Line(NamedTuple):
         """Return the states at θ of shape (n,), shape (n, *y)."""
         x = theta.to(self.y0.dtype).view(-1, *[1] * self.y0.ndim)
         return torch.addcmul(self.y0, x, self.y1 - self.y0)
+
+
+class GridStages(NamedTuple):
+    """A step: what interpolates it, and what the method itself says of it."""
+
+    interpolant: Line | Hermite
+    inner: Any
 
 
 class OnGrid:
@@ -105,27 +106,31 @@ class OnGrid:
     def start(self, field: Field, t: Tensor, y: Tensor) -> Carry:
         return self.inner.start(field, t, y)
 
-    def step(self, field: Field, t: Tensor, dt: Tensor, carry: Carry) -> tuple[Carry, Line | Hermite]:
+    def step(self, field: Field, t: Tensor, dt: Tensor, carry: Carry) -> tuple[Carry, GridStages]:
         if self.perturb:
             field.between(float(t.detach()), float((t + dt).detach()))
             fresh = self.inner.start(field, t, carry[0])
             if isinstance(self.inner, Adams):
                 fresh = (carry[0], torch.cat((fresh[1], carry[1][1:])), carry[2])
             carry = fresh
-        carry1, _ = self.inner.step(field, t, dt, carry)
+        carry1, stages = self.inner.step(field, t, dt, carry)
         if not self.cubic:
-            return carry1, Line(carry[0], carry1[0])
+            return carry1, GridStages(Line(carry[0], carry1[0]), stages)
         slopes = self.inner.slope(field, carry), self.inner.slope(field, carry1)
-        return carry1, Hermite(carry[0], slopes[0], carry1[0], slopes[1], dt.to(carry[0].dtype))
+        cubic = Hermite(carry[0], slopes[0], carry1[0], slopes[1], dt.to(carry[0].dtype))
+        return carry1, GridStages(cubic, stages)
 
     def slope(self, field: Field, carry: Carry) -> Tensor:
         return self.inner.slope(field, carry)
 
-    def error(self, stages: Line | Hermite) -> Tensor:
+    def error(self, stages: GridStages) -> Tensor:
         raise NotImplementedError("a method on a fixed grid has no error estimate")
 
-    def interpolate(self, stages: Line | Hermite, theta: Tensor) -> Tensor:
-        return stages(theta)
+    def interpolate(self, stages: GridStages, theta: Tensor) -> Tensor:
+        return stages.interpolant(theta)
+
+    def converged(self, stages: GridStages) -> Tensor | None:
+        return converged(self.inner, stages.inner)
 
 
 def grid_method(name: str, options: Mapping[str, Any], rtol: Any, atol: Any) -> OnGrid:
@@ -134,6 +139,9 @@ def grid_method(name: str, options: Mapping[str, Any], rtol: Any, atol: Any) -> 
     if interp not in ("linear", "cubic"):
         raise ArgumentError(f"options['interp'] must be 'linear' or 'cubic', got {interp!r}")
     inner = METHODS[FIXED.get(name, "rk38")]
+    if isinstance(inner, Implicit):
+        solver = NewtonKrylov(iterations=int(options.get("max_iters", 100)))
+        inner = replace(inner, settings=Settings(solver, rtol, atol, share=1.0))
     if name in MULTISTEP:
         order = int(options.get("max_order", 12))
         if order > 12:

@@ -23,6 +23,8 @@ _REMEDIES = {
     "options['max_step']",
     Status.STEP_UNDERFLOW: "underflow in dt. Name the times at which func jumps in options['jump_t'], set "
     "options['min_step'], loosen rtol and atol, or use float64",
+    Status.NOT_CONVERGED: "the iteration for an implicit step did not converge. Lower options['step_size'], raise "
+    "options['max_iters'], or loosen rtol and atol",
     Status.MAX_STEPS: "Reached maximum number of iterations without an event. Raise options['step_size']",
 }
 
