@@ -242,13 +242,14 @@ def _reference(
         at = float(times[max(int(reached.sum()) - 1, 0)])
         raise SolverError(status, at, math.nan, detail=f"{name} says: {done.failure}")
     none = torch.zeros(0, dtype=torch.float64)
-    stats = Stats(field.calls, 0, 0, status, none, none, 0)
+    stats = Stats(field.calls, 0, 0, status, none, none, 0, math.nan)
     h, m = done.rows.unbind(1) if system.second_order else (done.rows, None)
     return Solution(times, h, m, stats)
 
 
 def _stats(solved: Solved, samples: bool) -> Stats:
     tape = solved.tape
+    shares = [stiff / looked if looked else math.nan for stiff, looked in zip(tape.stiff, tape.looked, strict=True)]
     if samples:
         return Stats(
             tape.evaluations,
@@ -258,6 +259,7 @@ def _stats(solved: Solved, samples: bool) -> Stats:
             torch.stack(tape.t) if tape.t else torch.zeros(0, len(tape.status), dtype=torch.float64),
             torch.stack(tape.dt) if tape.dt else torch.zeros(0, len(tape.status), dtype=torch.float64),
             tape.products,
+            shares,
         )
     return Stats(
         tape.evaluations[0],
@@ -267,6 +269,7 @@ def _stats(solved: Solved, samples: bool) -> Stats:
         torch.tensor(tape.t, dtype=torch.float64),
         torch.tensor(tape.dt, dtype=torch.float64),
         tape.products[0],
+        shares[0],
     )
 
 

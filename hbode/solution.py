@@ -52,6 +52,14 @@ class Stats:
     """Lengths of the accepted steps, signed, shape of `t`."""
     products: int | list[int]
     """How many of `nfe` are products with the Jacobian."""
+    stiffness: float | list[float]
+    """The share of steps that stability held back rather than accuracy, from 0 to 1, NaN where no step was looked at.
+
+    Of an explicit adaptive method, one in eight accepted steps (all of them in a compiled solve) is looked at for the
+    largest |λ| of the Jacobian that shows in its stages: dt |λ| near the boundary of stability means that errors of
+    the fastest mode, not the solution, keep the steps small. Near 1 the field is stiff for the method, and
+    ``method="auto"``, an implicit method, or a heavy ball in its place will need fewer evaluations.
+    """
     nfe_backward: int | None = None
     """Evaluations of the field in the last backward pass; None before it. Backpropagation needs none."""
 

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from .control import Controller, first_steps, norm, norm_samples, scaled, tie
 from .field import Field
-from .method import Carry, Uniform
+from .method import Carry, Uniform, stiffness
 from .plan import Plan
 from .status import Status
+from .stiffness import BOUNDARY
 
 STEPS = 32
 """How many accepted steps fill a block that runs as one compiled loop."""
@@ -27,7 +28,7 @@ _CODES = {status: float(status) for status in Status}
 
 
 class March(NamedTuple):
-    """What a step changes besides the carry: numbers of one tensor, float64, shape (10,) or (10, B)."""
+    """What a step changes besides the carry: numbers of one tensor, float64, shape (12,) or (12, B)."""
 
     t: Tensor
     dt: Tensor
@@ -40,6 +41,10 @@ class March(NamedTuple):
     """A `Status`, or -1 while there is none."""
     refused: Tensor
     blown: Tensor
+    looked: Tensor
+    """Accepted steps that were looked at for stiffness."""
+    stiff: Tensor
+    """How many of them stability held back."""
 
 
 class Course(NamedTuple):
@@ -154,17 +159,30 @@ def run_tries(
 ) -> tuple[Tensor, Carry]:
     """Try as many steps as fit into the block, without a look at how they go; those after the last change nothing."""
     method.prepare(field, course.axes or 0)
-    for _ in range(len(ledger.start) - 1):
-        march, carry = (step or step_once)(method, field, plan, course, ledger, march, carry)
+    for i in range(len(ledger.start) - 1):
+        if step is None:
+            march, carry = step_once(method, field, plan, course, ledger, march, carry, look=not i)
+        else:
+            march, carry = step(method, field, plan, course, ledger, march, carry)
     return march, carry
 
 
 def step_once(
-    method: Uniform, field: Field, plan: Plan, course: Course, ledger: Ledger, march: Tensor, carry: Carry
+    method: Uniform,
+    field: Field,
+    plan: Plan,
+    course: Course,
+    ledger: Ledger,
+    march: Tensor,
+    carry: Carry,
+    look: bool = True,
 ) -> tuple[Tensor, Carry]:
-    """Try one step, as `solve` does, and write it down; where the solve is over or the block full, change nothing."""
+    """Try one step, as `solve` does, and write it down; where the solve is over or the block full, change nothing.
+
+    `look` says whether the step is looked at for stiffness.
+    """
     control, k = plan.control, (method.error_order or 0) + 1
-    t, dt, last, before, stop, filled, tries, status, refused, blown = march.unbind()
+    t, dt, last, before, stop, filled, tries, status, refused, blown, looked, stiff = march.unbind()
     sign, final, most, rtol, atol = course.numbers[:5].unbind()
     if course.tolerances:
         rtol, atol = course.tolerances
@@ -223,6 +241,10 @@ def step_once(
         dt = torch.where(accept, grown, torch.where(refuse, length * factor.clamp(max=0.9), dt))
         before = torch.where(accept, last, before)
         last = torch.where(accept, error.clamp(min=1e-10), last)
+    ratio = stiffness(method) if plan.adaptive and look else None
+    if ratio is not None:
+        looked, stiff = looked + accept, stiff + (accept & (ratio(stages) > BOUNDARY))
+
     onward = March(
         torch.where(accept, end, t),
         dt,
@@ -234,6 +256,8 @@ def step_once(
         status,
         torch.where(halted, refused, refuse.double()),
         torch.where(refuse, (~finite).double(), blown),
+        looked,
+        stiff,
     )
     mask = course.wide(accept)
     return torch.stack(onward), tuple(torch.where(mask, new, old) for new, old in zip(carry1, carry, strict=True))

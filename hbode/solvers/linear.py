@@ -78,6 +78,10 @@ class Sums:
             return self._block.view(len(self._rows), *self._rows[0].shape)[index : index + 2]
         return torch.stack((self.row(index), self.row(index + 1)))
 
+    def column(self, index: int) -> Tensor:
+        """Return one of the columns."""
+        return self._columns[index]
+
     def columns(self) -> Tensor:
         """Return the columns so far as one tensor, shape (k, ...)."""
         return torch.stack(self._columns)

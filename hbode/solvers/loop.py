@@ -12,10 +12,11 @@ from torch import Tensor
 from .clock import Clock, Node
 from .control import Controller, first_step
 from .field import Field
-from .method import Carry, Method, converged
+from .method import Carry, Method, converged, stiffness
 from .plan import Plan
 from .shared_step import SharedStep, crossing_value, find_crossings
 from .status import Status
+from .stiffness import BOUNDARY, EVERY
 from .tape import Tape
 
 
@@ -80,6 +81,8 @@ def solve(
     accepted = rejected = stop = 0
     refused = restart = False
     broken: Status | None = None
+    look = stiffness(method) if plan.adaptive else None
+    ratios: list[Tensor] = []
 
     while row < count and status is None:
         if accepted + rejected >= plan.max_steps:
@@ -119,6 +122,8 @@ def solve(
             continue
 
         accepted += 1
+        if look is not None and accepted % EVERY == EVERY // 2:
+            ratios.append(look(stages))
         if plan.on_accept is not None:
             plan.on_accept(node.value, carry[0], end.value - node.value)
         over, reach = None, end.value
@@ -156,6 +161,7 @@ def solve(
     tape.status = [Status.SUCCESS if status is None else status]
     tape.accepted, tape.rejected, tape.evaluations = [accepted], [rejected], [field.calls]
     tape.products = [field.products]
+    tape.looked, tape.stiff = [len(ratios)], [int((torch.stack(ratios) > BOUNDARY).sum()) if ratios else 0]
     if tape.status[0].failed:
         dt = min(dt, abs(plan.stops[stop].value - node.value))
     tape.failed_at = [(node.value, dt)]

@@ -39,7 +39,7 @@ def solve_in_blocks(
     """
     tape, carry, row, sign, dt, status = begin(method, field, y0, clock, plan, start, estimate=False)
     node, stop, calls = Node(clock.values[0], 0), 0, field.calls
-    state = [node.value, dt, 1.0, 1.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0]
+    state = [node.value, dt, 1.0, 1.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 0.0]
     if status is None and row < len(clock.values):
         method.lay_out(y0.device)
         course = _course(y0, plan, sign, stop, steps)
@@ -53,7 +53,7 @@ def solve_in_blocks(
             ledger = writer.ledger(carry)
             march, carry = run(method, field, plan, course, ledger, march, carry)
             starts, state = ledger.start.tolist(), march.tolist()
-            t, dt, _, _, passed, filled, _, code, _, _ = state
+            t, dt, _, _, passed, filled, _, code, *_ = state
             nodes, behind = [node], 0
             for value, now in [*starts[1 : int(filled)], (t, passed)] if filled else ():
                 nodes.append(plan.stops[stop + behind] if now > behind else Node(value, nodes[-1].anchor))
@@ -73,6 +73,7 @@ def solve_in_blocks(
     tape.accepted, tape.rejected = [accepted], [tries - accepted]
     tape.evaluations = [calls + tries * method.evaluations]
     tape.products = [0]
+    tape.looked, tape.stiff = [int(state[10])], [int(state[11])]
     if tape.status[0].failed and plan.stops:
         dt = min(dt, abs(plan.stops[min(stop, len(plan.stops) - 1)].value - node.value))
     tape.failed_at = [(node.value, dt)]

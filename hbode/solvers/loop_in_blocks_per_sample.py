@@ -39,7 +39,7 @@ def solve_per_sample_in_blocks(
     course, anchors = _course(y0, clock, plan, begun, tied)
     zero = torch.zeros_like(begun.dt)
     one = torch.ones_like(begun.dt)
-    march = torch.stack((begun.times[:, 0], begun.dt, one, one, zero, zero, zero, begun.status.double(), zero, zero))
+    march = torch.stack((begun.times[:, 0], begun.dt, one, one, zero, zero, zero, begun.status.double(), *[zero] * 4))
     method.lay_out(y0.device)
     active = bool((begun.status < 0).any())
     if active and plan.adaptive and plan.control.first_step is None:
@@ -61,6 +61,7 @@ def solve_per_sample_in_blocks(
     tape.rejected = (march[6].long() - writer.accepted).tolist()
     tape.evaluations = [calls + int(tries) * method.evaluations for tries in march[6].tolist()]
     tape.products = [0] * len(tape.evaluations)
+    tape.looked, tape.stiff = march[10:].long().tolist()
     remaining = (course.stop(march[4]) - march[0]).abs()
     tape.failed_at = list(zip(march[0].tolist(), torch.minimum(march[1], remaining).tolist(), strict=True))
     return tape

@@ -12,10 +12,11 @@ from torch import Tensor
 from .clock import Nodes, SampleClock
 from .control import first_steps, norm_samples, tie
 from .field import Field
-from .method import Carry, Method, converged
+from .method import Carry, Method, converged, stiffness
 from .plan import Plan
 from .sample_step import SampleStep, batch_first, find_sample_crossings
 from .status import Status
+from .stiffness import BOUNDARY, EVERY
 from .tape import Tape
 
 
@@ -100,6 +101,9 @@ def solve_per_sample(
     last = before = torch.ones(batch, dtype=torch.float64, device=device)
     refused = torch.zeros(batch, dtype=torch.bool, device=device)
     broken = zero
+    look = stiffness(method) if plan.adaptive else None
+    looked = stiff = zero
+    tries = 0
 
     while True:
         active = status < 0
@@ -148,6 +152,9 @@ def solve_per_sample(
         accepted, rejected = accepted + accept, rejected + refuse
         hopeless = refuse & ~finite & least if plan.adaptive else refuse
         status = torch.where(hopeless, broken, status)
+        tries += 1
+        if look is not None and tries % EVERY == EVERY // 2:
+            looked, stiff = looked + accept, stiff + (accept & (look(stages) > BOUNDARY))
         if accept.any():
             step.moved = accept
             if torch.is_grad_enabled() and not finite.all():
@@ -196,6 +203,7 @@ def solve_per_sample(
     tape.carry = carry
     tape.status = [Status(s) for s in status.tolist()]
     tape.accepted, tape.rejected = accepted.tolist(), rejected.tolist()
+    tape.looked, tape.stiff = looked.tolist(), stiff.tolist()
     tape.evaluations, tape.products = evaluations.tolist(), products.tolist()
     tried = torch.minimum(dt, remaining)
     tape.failed_at = list(zip(node.value.tolist(), tried.tolist(), strict=True))

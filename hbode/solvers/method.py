@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol, TypeGuard, runtime_checkable
 
 import torch
@@ -106,6 +107,14 @@ def converged(method: Method, stages: Any) -> Tensor | None:
     """Return for which samples an implicit step was solved, (B,) or (1,); None for explicit ones, which always are."""
     asked = getattr(method, "converged", None)
     return None if asked is None else asked(stages)
+
+
+def stiffness(method: Method) -> Callable[[Any], Tensor] | None:
+    """Return what a method makes of the stages of a step: how near it came to the boundary of stability, () or (B,).
+
+    One is on the boundary. None for methods that are not explicit, or have no error estimate to choose steps by.
+    """
+    return None if method.error_order is None else getattr(method, "stiffness", None)
 
 
 def is_uniform(method: Method) -> TypeGuard[Uniform]:

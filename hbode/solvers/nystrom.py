@@ -22,6 +22,7 @@ from torch import Tensor
 from .field import Damping, Field, damped_slope
 from .linear import Sums, combine, combine_rows, powers, stage_times
 from .method import Carry
+from .stiffness import probe
 from .tableau import NystromTableau
 
 
@@ -83,6 +84,8 @@ class Nystrom:
         self.order = tableau.order
         self.error_order: int | None = tableau.error_order
         self.evaluations = tableau.stages - 1
+        if tableau.error_order is not None:
+            self.probe = probe(tableau)
         self._cache: dict[torch.device, Weights] = {}
 
     def start(self, field: Field, t: Tensor, y: Tensor) -> Carry:
@@ -111,6 +114,12 @@ class Nystrom:
 
     def error(self, stages: Stages) -> Tensor:
         return stages.sums.pair(len(self.tableau.c))
+
+    def stiffness(self, stages: Stages) -> Tensor:
+        """Return dt² |μ| in units of the boundary of stability, shape () or (B,) (see `Probe`)."""
+        sums = stages.sums
+        dt = stages.dt
+        return self.probe.ratio(lambda i: sums.row(i - 1), lambda i: sums.column(i + 2), dt.square(), dt.ndim)
 
     def interpolate(self, stages: Stages, theta: Tensor) -> Tensor:
         rows = _rows(stages.weights, stages.damped, theta, stages.dt)

@@ -10,6 +10,7 @@ from torch import Tensor
 from .field import Field
 from .linear import Sums, combine_rows, expand, lift, powers, stage_times
 from .method import Carry
+from .stiffness import probe
 from .tableau import ButcherTableau
 
 
@@ -28,12 +29,13 @@ class Weights(NamedTuple):
 
 
 class Stages(NamedTuple):
-    """One step: its start, its sums, its length in the dtype of y, its weights."""
+    """One step: its start, its sums, its length in the dtype of y, its weights, and the axes of a dt of samples."""
 
     y: Tensor
     sums: Sums
     dt: Tensor
     weights: Weights
+    axes: int
 
 
 class RungeKutta:
@@ -51,6 +53,8 @@ class RungeKutta:
         self.order = tableau.order
         self.error_order = tableau.error_order
         self.evaluations = tableau.stages - 1
+        if tableau.error_order is not None:
+            self.probe = probe(tableau)
         self._cache: dict[torch.device, Weights] = {}
 
     def start(self, field: Field, t: Tensor, y: Tensor) -> Carry:
@@ -69,7 +73,7 @@ class RungeKutta:
             y = sums.row(i)
             f = field(t_i, y)
             sums.add(f)
-        return (y.clone(), f), Stages(carry[0], sums, size, w)
+        return (y.clone(), f), Stages(carry[0], sums, size, w, dt.ndim)
 
     def slope(self, field: Field, carry: Carry) -> Tensor:
         return carry[1]
@@ -77,8 +81,13 @@ class RungeKutta:
     def error(self, stages: Stages) -> Tensor:
         return stages.sums.row(-1)
 
+    def stiffness(self, stages: Stages) -> Tensor:
+        """Return dt |λ| in units of the boundary of stability, shape () or (B,) (see `Probe`)."""
+        sums = stages.sums
+        return self.probe.ratio(lambda i: sums.row(i - 1), lambda i: sums.column(i + 1), stages.dt, stages.axes)
+
     def interpolate(self, stages: Stages, theta: Tensor) -> Tensor:
-        y, sums, dt, w = stages
+        y, sums, dt, w, _ = stages
         weights = powers(theta.unsqueeze(-1), w.powers, len(w.dense)) @ w.dense  # (n, [B, 1, …,] s)
         weights = lift(weights.movedim(-1, 1), y.ndim, keep=2).to(y.dtype)
         moved = combine_rows(weights, sums.columns()[1:])

@@ -71,7 +71,8 @@ class Tape:
     `row_blocks` hold the output states in the order of the steps, `row_places` where they belong if samples have times
     of their own. `event_t_blocks` and `event_y_blocks` hold the events likewise; `event_index` says which function
     each belongs to and `event_sample` which sample (-1: the batch). `gathered` joins the blocks. `carry` is what the
-    last accepted step ended with, or the first carry where there was none. `blocks` hold the carries of the steps
+    last accepted step ended with, or the first carry where there was none. Of the accepted steps, so many were `looked`
+    at for stiffness, and `stiff`. `blocks` hold the carries of the steps
     once more, joined, where the loop wrote them so.
     """
 
@@ -82,6 +83,8 @@ class Tape:
     rejected: list[int] = field(default_factory=list)
     evaluations: list[int] = field(default_factory=list)
     products: list[int] = field(default_factory=list)
+    looked: list[int] = field(default_factory=list)
+    stiff: list[int] = field(default_factory=list)
     t: list[Any] = field(default_factory=list)
     dt: list[Any] = field(default_factory=list)
     failed_at: list[tuple[float, float]] = field(default_factory=list)
