@@ -12,7 +12,21 @@ import torch
 from torch import Tensor
 
 from .gradients import GRADIENTS, Gradient
-from .solvers import INNER, PID_COEFFICIENTS, Adams, Controller, Coupled, Implicit, Method, Node, Plan, Settings
+from .solvers import (
+    INNER,
+    PID_COEFFICIENTS,
+    Adams,
+    Auto,
+    Controller,
+    Coupled,
+    Implicit,
+    Method,
+    Node,
+    Plan,
+    Settings,
+    is_explicit_one_step,
+    switching,
+)
 
 CONTROL = ("first_step", "min_step", "max_step", "safety", "min_factor", "max_factor", "norm", "controller")
 GRID = ("step_size", "grid_constructor")
@@ -37,14 +51,15 @@ def gradient_mode(gradient: str | Gradient, options: Mapping[str, Any]) -> tuple
 
 def configured(method: Method, options: Mapping[str, Any], rtol: Any, atol: Any, reduced: bool) -> Method:
     """Return the method with its own options set; `reduced` says that a damped system has h' = m."""
-    if isinstance(method, Implicit):
-        inner, share = options.get("inner", "newton_krylov"), float(options.get("inner_share", method.settings.share))
+    if isinstance(method, Implicit | Auto):
+        inner, share = options.get("inner", "newton_krylov"), float(options.get("inner_share", Settings.share))
         if isinstance(inner, str) and inner not in INNER:
             raise ValueError(f"options['inner'] must be one of {', '.join(INNER)}, or a solver; got {inner!r}")
         if not 0 < share <= 1:
             raise ValueError(f"options['inner_share'] must be in (0, 1], got {share:g}")
         solver = INNER[inner] if isinstance(inner, str) else inner
-        method = replace(method, settings=Settings(solver, rtol, atol, share, reduced))
+        settings = Settings(solver, rtol, atol, share, reduced)
+        return switching(reduced, settings) if isinstance(method, Auto) else replace(method, settings=settings)
     if not isinstance(method, Adams):
         return Coupled(method, float(options["coupling"])) if "coupling" in options else method
     own = {key: options[key] for key in ADAMS if key in options}
@@ -61,8 +76,10 @@ def number(key: str, tol: float | Tensor) -> float:
 def check_names(options: Mapping[str, Any], method: Method, name: str) -> None:
     """Raise unless every option is known to the method."""
     allowed = [*GRID, *POINTS, "max_steps", *(CONTROL if method.error_order is not None else ())]
-    allowed += ADAMS if isinstance(method, Adams) else ["coupling"]
-    allowed += IMPLICIT_OPTIONS if isinstance(method, Implicit) else ()
+    if is_explicit_one_step(method):
+        allowed.append("coupling")
+    else:
+        allowed += ADAMS if isinstance(method, Adams) else IMPLICIT_OPTIONS
     unknown = sorted(set(options) - set(allowed))
     if unknown:
         raise ValueError(f"options for method {name!r} may be {', '.join(sorted(allowed))}; got {', '.join(unknown)}")

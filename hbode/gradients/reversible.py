@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..solvers import Adams, Coupled, Invertible, Method
+from ..solvers import Coupled, Invertible, Method, is_explicit_one_step
 from .problem import Problem, Solved
 from .replay import replayed
 from .walks import Inverted, Stored
@@ -35,8 +35,11 @@ class Reversible:
         """Return the method itself if it is reversible, coupled if not."""
         if isinstance(method, Invertible):
             return method
-        if isinstance(method, Adams):
-            raise ValueError("gradient='reversible' needs a one-step method, such as leapfrog or dprkn6, not Adams")
+        if not is_explicit_one_step(method):
+            raise ValueError(
+                "gradient='reversible' needs an explicit one-step method, such as leapfrog or dprkn6, not one that "
+                "iterates or has a history"
+            )
         return Coupled(method, self.coupling)
 
     def solve(self, problem: Problem, on_backward: Callable[[int], None]) -> Solved:

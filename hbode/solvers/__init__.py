@@ -14,9 +14,10 @@ from .loop_in_blocks_per_sample import solve_per_sample_in_blocks
 from .loop_per_sample import place_per_sample, solve_per_sample
 from .method import Carry, Invertible, Method, Uniform, is_uniform
 from .plan import Keep, Plan
-from .registry import METHODS
+from .registry import METHODS, is_explicit_one_step, switching
 from .sample_step import batch_first
 from .status import Status
+from .switching import Auto
 from .tableau import ButcherTableau, NystromTableau
 from .tape import Crossing, Replayed, Step, Tape
 
@@ -26,6 +27,7 @@ __all__ = [
     "TRIES",
     "PID_COEFFICIENTS",
     "Adams",
+    "Auto",
     "ButcherTableau",
     "CannotCompileError",
     "Carry",
@@ -50,8 +52,10 @@ __all__ = [
     "Step",
     "Tape",
     "Uniform",
+    "switching",
     "batch_first",
     "compiled",
+    "is_explicit_one_step",
     "is_uniform",
     "place",
     "place_per_sample",

@@ -44,7 +44,7 @@ class Probe(NamedTuple):
         """
         with torch.no_grad():
             used = [(i, w) for i, w in enumerate(self.weights, 1) if w]
-            size, rate = (_norms(_weighed(of, used), axes) for of in (stage, slope))
+            size, rate = (norms(_weighed(of, used), axes) for of in (stage, slope))
             scaled = dt.detach().abs().reshape(size.shape) * rate / self.boundary
             return torch.where(size > 0, scaled / size, 0.0)
 
@@ -98,7 +98,7 @@ def _weighed(of: Callable[[int], Tensor], used: list[tuple[int, float]]) -> Tens
     return total
 
 
-def _norms(x: Tensor, axes: int) -> Tensor:
+def norms(x: Tensor, axes: int) -> Tensor:
     """Return the norm of all, or of each sample of a state whose last axes begin with them."""
     if not axes:
         whole: Tensor = torch.linalg.vector_norm(x)

@@ -140,7 +140,7 @@ def test_dense_output_keeps_the_gradient(net, draw):
 
 
 def test_refuses_what_cannot_be_taken_back(net, draw):
-    with pytest.raises(ValueError, match="gradient='reversible' needs a one-step method"):
+    with pytest.raises(ValueError, match="gradient='reversible' needs an explicit one-step method"):
         hbodeint(net(), draw(2, 2), [0.0, 1.0], method="explicit_adams", gradient="reversible")
     for coupling in (0.0, 1.5):
         with pytest.raises(ValueError, match=r"options\['coupling'\] must be in \(0, 1\]"):

@@ -71,8 +71,11 @@ class Dirk(Implicit):
                 z, k = known, carry[1] if not slopes else slope(field, t + c * dt, known, self.settings.reduced)
             else:
                 near = _sum(zero, None, guess, slopes) if slopes else k
-                z, k, fine = solve_stage(field, t + c * dt, known, row[-1] * size, near, self.settings)
-                converged = converged & fine
+                if bool(converged.any()):
+                    z, k, fine = solve_stage(field, t + c * dt, known, row[-1] * size, near, self.settings)
+                    converged = converged & fine
+                else:  # the step will be refused
+                    z, k = known, near
             slopes.append(k)
         stiffly_accurate = tab.b == tab.a[-1] and tab.c[-1] == 1.0
         y1 = z if stiffly_accurate else _sum(y, size, tab.b, slopes)
