@@ -1,6 +1,7 @@
 """Numerics: pure steps, the loops that drive them, and the tape they leave. Imports torch, nothing of hbode."""
 
 from .adams import Adams
+from .auto import Auto
 from .blocks import STEPS, TRIES, run_block, run_tries, step_once
 from .clock import Clock, Node, SampleClock
 from .compiled import CannotCompileError, compiled
@@ -17,7 +18,6 @@ from .plan import Keep, Plan
 from .registry import METHODS, is_explicit_one_step, switching
 from .sample_step import batch_first
 from .status import Status
-from .switching import Auto
 from .tableau import ButcherTableau, NystromTableau
 from .tape import Crossing, Replayed, Step, Tape
 

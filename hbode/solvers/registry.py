@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .adams import Adams
+from .auto import Auto
 from .butcher_tables import BUTCHER
 from .implicit import IMPLICIT, Dirk, Implicit, Settings
 from .implicit.tables import DIRK
@@ -10,7 +11,6 @@ from .method import Method
 from .nystrom import Nystrom
 from .nystrom_tables import NYSTROM
 from .runge_kutta import RungeKutta
-from .switching import Auto
 from .symplectic import LEAPFROG, YOSHIDA4
 
 _RUNGE_KUTTA = {name: RungeKutta(tableau) for name, tableau in BUTCHER.items()}

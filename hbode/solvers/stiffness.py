@@ -22,7 +22,7 @@ from .tableau import ButcherTableau, NystromTableau
 Array = npt.NDArray[np.float64]
 _AXIS = np.geomspace(0.1, 100.0, 1000)
 """Where the boundary is looked for."""
-GROWTH = 1.1
+GROWTH = 1.01
 """By how much an error grows in a step on what is taken as the boundary: Nyström methods go over 1 little by little."""
 BOUNDARY = 0.7
 """From which share of the boundary on a step counts as held back by stability."""

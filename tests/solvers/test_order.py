@@ -22,7 +22,7 @@ STEPS = {
     6: (12, 16, 24),
     8: (4, 6, 8, 12),
 }
-NAMES = list(METHODS)
+NAMES = [name for name in METHODS if name != "auto"]  # whose steps are those of others
 
 
 def slope(counts, errors):

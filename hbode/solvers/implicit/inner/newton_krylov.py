@@ -11,7 +11,6 @@ from torch import Tensor
 from ..equation import Answer, Equation, rms
 from ..krylov import solve_rows
 
-
 HALVINGS = 4
 
 

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from .field import Field
 from .implicit import Dirk
-from .method import Carry, Method
-from .nystrom import Nystrom
-from .runge_kutta import RungeKutta
-from .stiffness import BOUNDARY, norms
+from .method import Carry, Method, Uniform
+from .stiffness import BOUNDARY, Probe, norms
 
 TO_IMPLICIT = 8
 """After how many more steps held back by stability than others the method becomes implicit."""
@@ -22,6 +20,16 @@ TO_EXPLICIT = 4
 """After how many implicit steps that explicit ones could do for less it becomes explicit."""
 PAUSE = 8
 """How many times as long an explicit phase takes to end that began because it costs less, although steps are stiff."""
+
+
+class Probed(Uniform, Protocol):
+    """An explicit method that tells how near its steps are to the boundary of stability."""
+
+    probe: Probe
+
+    def stiffness(self, stages: Any) -> Tensor:
+        """Return dt |λ|, or dt² |μ|, in units of the boundary, shape () or (B,)."""
+        ...
 
 
 class Stages(NamedTuple):
@@ -37,7 +45,7 @@ class Auto:
     """An explicit method, and an implicit one for the samples or the time in which it is held back by stability.
 
     The explicit method tells from its stages (`Probe`). In implicit steps, the largest |λ| is followed by a power
-    iteration, one evaluation a step, as in Sommeijer, Shampine, Verwer (J. Comput. Appl. Math. 88, 1998); the method
+    iteration, two evaluations a step, as in Sommeijer, Shampine, Verwer (J. Comput. Appl. Math. 88, 1998); the method
     becomes explicit when as many explicit steps as stability would ask for cost fewer evaluations than the implicit
     step did. What is decided in a step holds from the next one on.
 
@@ -45,7 +53,7 @@ class Auto:
     implicit steps, and moves towards the other kind of step with each that speaks for it.
     """
 
-    explicit: RungeKutta | Nystrom
+    explicit: Probed
     implicit: Dirk
 
     @property
@@ -124,7 +132,9 @@ class Auto:
             return beyond
         return torch.where(beyond > 0, beyond, self.explicit.stiffness(stages.explicit).double())
 
-    def _either(self, stages: Stages, of_explicit: Callable[[Any], Tensor], of_implicit: Callable[[Any], Tensor]) -> Tensor:
+    def _either(
+        self, stages: Stages, of_explicit: Callable[[Any], Tensor], of_implicit: Callable[[Any], Tensor]
+    ) -> Tensor:
         if stages.implicit is None:
             return of_explicit(stages.explicit)
         if stages.explicit is None:
@@ -156,5 +166,5 @@ class Auto:
         size = lengths(x)
         reach = torch.finfo(size.dtype).eps ** 0.5 * torch.where(size > 0, size, 1.0)
         shift = reach / lengths(v).clamp(min=torch.finfo(size.dtype).tiny) * v
-        image = field(t, x + shift) - f
+        image = field(t, x + shift) - field(t, x)  # the slope of an implicit step is not that near to f
         return image, (lengths(image) / reach).double()
