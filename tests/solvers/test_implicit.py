@@ -1,6 +1,9 @@
 """Implicit methods: orders, stiff problems against closed forms and scipy, inner solvers, failures."""
 
 import math
+import subprocess
+import sys
+from functools import cache
 from itertools import pairwise
 
 import pytest
@@ -56,10 +59,7 @@ def test_orders_on_the_driven_equation(name):
     order = ORDERS[name]
     counts = {1: (40, 80), 2: (40, 80), 3: (40, 80), 4: (32, 64), 5: (16, 32), 6: (8, 16)}[order]
     errors = [error_with(name, driven(-1.0), count, math.sin(2.0) + math.cos(2.0)) for count in counts]
-    if name == "prox_bdf2":  # its error passes through zero here
-        assert errors[-1] < 5e-6
-    else:
-        assert slopes(errors)[-1] == pytest.approx(order, abs=0.4)
+    assert slopes(errors)[-1] == pytest.approx(order, abs=0.35)
 
 
 @pytest.mark.parametrize("name", ORDERS)
@@ -111,20 +111,44 @@ def rober(t, y):
     return torch.stack((fast - slow, slow - fast - decay, decay))
 
 
+def hires(t, y):
+    a, b, c, d, e, g, h, i = y
+    bound = 280 * g * i - 1.81 * h
+    return torch.stack(
+        (
+            -1.71 * a + 0.43 * b + 8.32 * c + 0.0007,
+            1.71 * a - 8.75 * b,
+            -10.03 * c + 0.43 * d + 0.035 * e,
+            8.32 * b + 1.71 * c - 1.12 * d,
+            -1.745 * e + 0.43 * g + 0.43 * h,
+            -280 * g * i + 0.69 * d + 1.71 * e - 0.43 * g + 0.69 * h,
+            bound,
+            -bound,
+        )
+    )
+
+
 STIFF = {
     "van_der_pol": (van_der_pol, [2.0, 0.0], 2000.0, 1e-9),
     "rober": (rober, [1.0, 0.0, 0.0], 1e4, 1e-11),
+    "hires": (hires, [1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0057], 321.8122, 1e-11),
 }
 
 
-@pytest.mark.parametrize("name", ["prox_bdf4", "kvaerno5"])
+@cache
+def reference(problem):
+    f, start, end, _ = STIFF[problem]
+    y0 = torch.tensor(start, dtype=torch.float64)
+    return hbodeint(FirstOrder(f), y0, [0.0, end], method="scipy:Radau", rtol=1e-10, atol=1e-14).h[-1]
+
+
+@pytest.mark.parametrize("name", ["prox_bdf4", "kvaerno5", "auto"])
 @pytest.mark.parametrize("problem", STIFF)
 def test_stiff_problems_to_five_digits(problem, name):
     f, start, end, atol = STIFF[problem]
     y0 = torch.tensor(start, dtype=torch.float64)
     sol = hbodeint(FirstOrder(f), y0, [0.0, end], method=name, rtol=1e-8, atol=atol)
-    exact = hbodeint(FirstOrder(f), y0, [0.0, end], method="scipy:Radau", rtol=1e-10, atol=1e-14)
-    torch.testing.assert_close(sol.h[-1], exact.h[-1], rtol=1e-5, atol=1e-10)
+    torch.testing.assert_close(sol.h[-1], reference(problem), rtol=1e-5, atol=1e-10)
 
 
 def diffusion(n):
@@ -248,6 +272,63 @@ def test_gradients_of_adaptive_solves_and_second_derivatives(name):
         shifted.append(torch.autograd.grad(solved(moved).square().sum(), moved)[0])
     difference = (shifted[0] - shifted[1]) / (2 * eps)
     torch.testing.assert_close(second, difference, rtol=1e-3, atol=1e-4)
+
+
+def test_gradients_are_those_of_backpropagation_through_a_converged_iteration():
+    """BDF2 by its published formula, each step by unrolled Newton iterations with a dense Jacobian in the graph."""
+    force, step, count = Force(), 0.1, 6
+    y0 = torch.tensor([0.5, -0.2], dtype=torch.float64, requires_grad=True)
+
+    def newton(residual, z):
+        for _ in range(6):
+            jacobian = torch.autograd.functional.jacobian(residual, z, create_graph=True)
+            z = z - torch.linalg.solve(jacobian, residual(z))
+        return z
+
+    states = [y0]
+    for n in range(1, count + 1):
+        t = torch.tensor(n * step, dtype=torch.float64)
+        if n == 1:
+            states.append(newton(lambda z, t=t: z - states[0] - step * force(t, z), states[0]))
+            continue
+        y, before = states[-1], states[-2]
+        states.append(newton(lambda z, t=t: 1.5 * z - 2 * y + 0.5 * before - step * force(t, z), y))
+    inputs = [y0, *force.parameters()]
+    expected = torch.autograd.grad(states[-1].square().sum(), inputs)
+
+    call = {"method": "prox_bdf2", "rtol": 1e-6, "atol": 1e-6, "options": {"step_size": step, "inner_share": 1e-8}}
+    for gradient in ("discrete_adjoint", "backprop"):
+        sol = hbodeint(FirstOrder(force), y0, [0.0, count * step], gradient=gradient, **call)
+        torch.testing.assert_close(sol.h[-1], states[-1], rtol=1e-10, atol=1e-10)
+        for a, b in zip(torch.autograd.grad(sol.h[-1].square().sum(), inputs), expected, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-9)
+
+
+def test_large_states_need_no_matrix():
+    """200,000 unknowns, nonlinear and coupled: the process may grow by 250 states; a Jacobian is 200,000 of them.
+
+    The Krylov solver keeps 40 directions and their images, BDF3 four states; the rest is what a step works with.
+    """
+    code = """
+import resource, torch
+from hbode import FirstOrder, hbodeint
+n = 200_000
+x = torch.linspace(0, 200, n, dtype=torch.float64)
+def f(t, y):
+    return 50 * (torch.roll(y, 1) - 2 * y + torch.roll(y, -1)) + y - y**3
+y0 = torch.sin(x)
+hbodeint(FirstOrder(f), y0, [0.0, 1e-3], method="prox_bdf3", rtol=1e-3, atol=1e-3)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+sol = hbodeint(FirstOrder(f), y0, [0.0, 2.0], method="prox_bdf3", rtol=1e-4, atol=1e-4)
+grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+print(grown * 1024 / (8 * n), sol.stats.accepted, sol.stats.products, float(sol.h[-1].abs().max()))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    states, accepted, products, largest = map(float, done.stdout.split())
+    assert states < 250
+    assert accepted > 10
+    assert products > 100
+    assert 0.5 < largest < 1.1
 
 
 def test_complex_states():

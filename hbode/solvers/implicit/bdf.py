@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from dataclasses import field as entry
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,12 +24,13 @@ class BDF(Implicit):
 
     The derivative at the end of the step is that of the polynomial through the new state and the last q ones, at
     whatever times they belong to. q grows from one to `highest` as the history does. The local error is estimated from
-    the distance between the new state and the polynomial through the last q + 1 states (Hairer, Nørsett, Wanner
-    1993, III.5, III.6); in the first step, the tangent takes its place. From order three on, steps of `starter` stand
-    for those of lower order, whose errors would show on a fixed grid.
+    the distance between the new state and the polynomial through the last q states that has the slope at the last of
+    them, which is also where the inner solver starts (as in Hairer, Nørsett, Wanner 1993, III.5, III.6, with a slope in
+    the place of the oldest state). From order three on, steps of `starter` stand for those of lower order, whose
+    errors would show on a fixed grid.
 
-    The carry is (y, slope at y, states before y (q, *y), their times (q, ...) in float64). Where there are none yet,
-    the time of the oldest one stands.
+    The carry is (y, slope at y, states before y (highest - 1, *y), their times (highest - 1, ...) in float64). Where
+    there are none yet, the time of the oldest one stands.
     """
 
     highest: int = entry(kw_only=True)
@@ -43,8 +45,8 @@ class BDF(Implicit):
         return self.highest
 
     def start(self, field: Field, t: Tensor, y: Tensor) -> Carry:
-        states = torch.zeros_like(y).expand(self.highest, *y.shape)
-        times = t.expand(self.highest, *t.shape)
+        states = torch.zeros_like(y).expand(self.highest - 1, *y.shape)
+        times = t.expand(self.highest - 1, *t.shape)
         return y, slope(field, t, y, self.settings.reduced), states, times
 
     def step(self, field: Field, t: Tensor, dt: Tensor, carry: Carry) -> tuple[Carry, Stages]:
@@ -53,15 +55,15 @@ class BDF(Implicit):
         known = torch.cat((y.unsqueeze(0), states))
         line = torch.cat((t.unsqueeze(0), times))
         there = line[1:] != line[:-1]
-        count = there.sum(0)
-        first, past, ahead, share = self._weights(_nodes(line, there, t, dt), count)
-        base = _combine(past, known)
-        sigma = size * first.to(size.dtype)
-        predicted = torch.where(there[0], _combine(ahead, known), torch.addcmul(y, size, k))
-        guess = torch.where(there[0] & (dt != 0), (predicted - base) / sigma, k)
+        formula = self._formula(_nodes(line, there, t, dt), there.sum(0))
+        base = _combine(formula.past, known)
+        sigma = size * formula.sigma.to(size.dtype)
+        predicted = torch.addcmul(_combine(formula.ahead, known), size * formula.along.to(size.dtype), k)
+        waits = dt == 0
+        guess = torch.where(waits, k, (predicted - base) / torch.where(waits, 1.0, sigma))
         z, k1, converged = solve_stage(field, t + dt, base, sigma, guess, self.settings)
-        error = share.to(size.dtype) * (z - predicted)
-        starting = count < self.highest - 1
+        error = formula.share.to(size.dtype) * (z - predicted)
+        starting = there.sum(0) < self.highest - 1
         if self.starter is not None and bool(starting.any()):
             one_step = Dirk(self.settings, tableau=self.starter)
             (z0, k0), begun = one_step.step(field, t, dt, (y, k))
@@ -70,17 +72,24 @@ class BDF(Implicit):
             converged = torch.where(starting.reshape(-1), begun.converged, converged)
         return (z, k1, known[:-1], line[:-1]), Stages(Hermite(y, k, z, k1, size), error, converged)
 
-    def _weights(self, nodes: Tensor, count: Tensor) -> tuple[Tensor, ...]:
-        """Return what the order that `count` older states allow makes of the nodes (q + 1, ...).
-
-        The step's share of σ; the weights of y and the older states in the stage equation and in the predictor; and the
-        share of the distance to the predictor that is the local error.
-        """
+    def _formula(self, nodes: Tensor, older: Tensor) -> Formula:
+        """Return the formula of the order that so many older states allow."""
         chosen = _of_order(nodes, 1)
         for q in range(2, self.highest + 1):
             pairs = zip(_of_order(nodes, q), chosen, strict=True)
-            chosen = tuple(torch.where(count >= q, new, old) for new, old in pairs)
+            chosen = Formula(*(torch.where(older >= q - 1, new, old) for new, old in pairs))
         return chosen
+
+
+class Formula(NamedTuple):
+    """One step's share of σ; weights of y and the older states in the stage equation (highest, ...); in the predictor
+    theirs and that of the slope; and the share of the distance to the predictor that is the local error."""
+
+    sigma: Tensor
+    past: Tensor
+    ahead: Tensor
+    along: Tensor
+    share: Tensor
 
 
 def _nodes(line: Tensor, there: Tensor, t: Tensor, dt: Tensor) -> Tensor:
@@ -88,30 +97,29 @@ def _nodes(line: Tensor, there: Tensor, t: Tensor, dt: Tensor) -> Tensor:
     equal = -torch.arange(1, len(line) + 1, dtype=dt.dtype, device=dt.device).view(-1, *[1] * dt.ndim)
     waits = dt == 0
     nodes = (line - t) / torch.where(waits, 1.0, dt) - 1
-    missing = torch.cat((torch.zeros_like(there[:1]), ~there)) | waits
+    missing = torch.cat((torch.zeros_like(line[:1], dtype=torch.bool), ~there)) | waits
     return torch.where(missing, equal.expand(nodes.shape), nodes)
 
 
-def _of_order(nodes: Tensor, q: int) -> tuple[Tensor, ...]:
-    """Return the weights of BDF q: Lagrange's polynomials of the nodes give value and derivative at the end, 0."""
-    slope0 = -(1 / nodes[:q]).sum(0)
-    past = -_lagrange(nodes[:q]) / nodes[:q] / slope0
-    ahead = _lagrange(nodes[: q + 1])
-    blank = torch.zeros_like(nodes)
-    return (
-        1 / slope0,
-        torch.cat((past, blank[q:])),
-        torch.cat((ahead, blank[q + 1 :])),
-        -1 / (slope0 * nodes[q]),
+def _of_order(nodes: Tensor, q: int) -> Formula:
+    """Return BDF q on the nodes x_0 = -1, x_1, … (highest, ...): Lagrange's polynomials l_j of the first q at 0."""
+    x, blank = nodes[:q], torch.zeros_like(nodes[q:])
+    one = torch.eye(q, dtype=torch.bool, device=x.device).view(q, q, *[1] * (x.ndim - 1))
+    gaps = torch.where(one, 1.0, x.unsqueeze(1) - x.unsqueeze(0))
+    values = torch.where(one, 1.0, -x.unsqueeze(0) / gaps).prod(1)
+    rate = -(1 / x).sum(0)  # of the polynomial that is one at 0 and zero at the nodes
+
+    spread = gaps.prod(1)  # ω'(x_j) of ω = Π (x - x_j)
+    slopes = spread[:1] / (spread * torch.where(one[:, 0], 1.0, x[:1] - x))  # l_j'(x_0), j > 0
+    own = (1 / (x[:1] - x[1:])).sum(0, keepdim=True)  # l_0'(x_0)
+    bend = (-x).prod(0) / spread[0]
+    return Formula(
+        1 / rate,
+        torch.cat((-values / (x * rate), blank)),
+        torch.cat((values - bend * torch.cat((own, slopes[1:])), blank)),
+        bend,
+        1 / (1 + rate),
     )
-
-
-def _lagrange(nodes: Tensor) -> Tensor:
-    """Return the values at 0 of Lagrange's polynomials of the nodes (k, ...)."""
-    one = torch.eye(len(nodes), dtype=torch.bool, device=nodes.device)
-    one = one.view(*one.shape, *[1] * (nodes.ndim - 1))
-    gaps = torch.where(one, 1.0, nodes.unsqueeze(1) - nodes.unsqueeze(0))
-    return torch.where(one, 1.0, -nodes.unsqueeze(0) / gaps).prod(1)
 
 
 def _combine(weights: Tensor, stack: Tensor) -> Tensor:
