@@ -66,7 +66,9 @@ def hbodeint(
         generalised heavy ball, as in `GeneralizedHeavyBall`; fixed, or tensors that receive gradients.
     method
         A name in `hbode.METHODS`, "scipy:<solve_ivp method>" or "torchdiffeq:<method>". Default: dprkn6 where the
-        momentum enters through linear damping alone, dopri5 elsewhere.
+        momentum enters through linear damping alone, dopri5 elsewhere. For stiff fields (``stats.stiffness`` near 1)
+        "auto", which is the default while the field is not stiff and kvaerno5 while it is, prox_bdf3, or another
+        implicit method; on a heavy ball they solve for the acceleration alone.
     rtol, atol
         Tolerances of the local error, relative and absolute; numbers, or tensors that broadcast to the state
         ((2, *h0) for a second-order system).
@@ -90,12 +92,14 @@ def hbodeint(
         Steps: first_step, min_step, max_step, safety, min_factor, max_factor, norm, controller ("I", "PI", "PID" or
         gains (p, i, d)), max_steps. Points: step_ts (to step to), jump_ts (discontinuities). Fixed grids, on any
         method: step_size or grid_constructor(func, h0, t); methods without an error estimate otherwise step from
-        one requested time to the next. Adams methods: max_order, max_iters; others: coupling, for the scheme of
-        `Reversible`. Settings of the gradient mode.
+        one requested time to the next. Adams methods: max_order, max_iters. Implicit methods and auto: inner, the
+        solver of their equations ("newton_krylov", "fletcher_reeves", "barzilai_borwein", "lbfgs", "nesterov",
+        "gradient_descent", "anderson", or one of them with settings), and inner_share, the share of the tolerances
+        that it may leave (0.03). Others: coupling, for the scheme of `Reversible`. Settings of the gradient mode.
     compile
         Run the loop of the solve, and that of its discrete adjoint, as compiled code (`torch.compile`; a CPU needs
         a C++ compiler). The first solve compiles, for some ten seconds a pass; later ones with the same code of f,
-        method and shapes do not, whatever their times and tolerances. For all methods but Adams, without events,
+        method and shapes do not, whatever their times and tolerances. For explicit one-step methods, without events,
         jump_ts, norm, dense output and checkpoints, and for parameters in modules that f holds, closes over or names.
         Everything else, and an f that cannot be compiled, runs uncompiled, with a warning that says why.
     progress
