@@ -4,7 +4,7 @@ Evaluations of the field count products with its Jacobian, and those that scipy 
 error is the largest over the outputs of the root-mean-square error relative to the largest values of each component;
 work at an error is read off the log-log curve over the tolerances 1e-2 … 1e-8, and is that of the loosest one where it
 is more accurate than asked for. Time is seconds per evaluation, a median over the tolerances, times evaluations. A run
-of more than 30,000 evaluations is given up (–), and with it all tighter tolerances, as they are after 15 seconds. Bar:
+of more than 30,000 evaluations is given up (–), and with it all tighter tolerances, as they are after 10 seconds. Bar:
 on the three diffusions, the default proximal solver (prox_bdf3 with newton_krylov) needs at most 0.15 of the
 evaluations of torchdiffeq's dopri5.
 """
@@ -31,7 +31,7 @@ from hbode.systems import System
 
 ERRORS = [1e-2, 1e-3, 1e-4, 1e-5, 1e-6]
 TOLERANCES = [10.0**-k for k in range(2, 9)]
-SECONDS = 15.0
+SECONDS = 10.0
 """What a method may spend on a problem before its remaining tolerances are left out."""
 MOST = 30_000
 DEFAULT = "prox_bdf3"

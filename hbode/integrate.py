@@ -67,8 +67,8 @@ def hbodeint(
     method
         A name in `hbode.METHODS`, "scipy:<solve_ivp method>" or "torchdiffeq:<method>". Default: dprkn6 where the
         momentum enters through linear damping alone, dopri5 elsewhere. For stiff fields (``stats.stiffness`` near 1)
-        "auto", which is the default while the field is not stiff and kvaerno5 while it is, prox_bdf3, or another
-        implicit method; on a heavy ball they solve for the acceleration alone.
+        "auto", which is the default while the field is not stiff and kvaerno5 while it is; prox_bdf3, or prox_bdf2 if
+        stiff modes oscillate; or another implicit method. On a heavy ball they solve for the acceleration alone.
     rtol, atol
         Tolerances of the local error, relative and absolute; numbers, or tensors that broadcast to the state
         ((2, *h0) for a second-order system).

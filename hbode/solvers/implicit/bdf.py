@@ -26,7 +26,9 @@ class BDF(Implicit):
     whatever times they belong to. q grows from one to `highest` as the history does. The local error is estimated from
     the distance between the new state and the polynomial through the last q states that has the slope at the last of
     them, which is also where the inner solver starts (as in Hairer, Nørsett, Wanner 1993, III.5, III.6, with a slope in
-    the place of the oldest state). From order three on, steps of `starter` stand for those of lower order, whose
+    the place of the oldest state). Orders three and four are not A-stable: their stability regions leave out a sector
+    along the imaginary axis (86° and 73° are in), where the stiff modes of a weakly damped heavy ball lie; for these,
+    take order two, or a one-step method. From order three on, steps of `starter` stand for those of lower order, whose
     errors would show on a fixed grid.
 
     The carry is (y, slope at y, states before y (highest - 1, *y), their times (highest - 1, ...) in float64). Where

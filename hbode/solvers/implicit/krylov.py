@@ -7,6 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+SETTLED = 3.0
+"""How large the last step may be, over the limit of the residual."""
+
 
 @torch.no_grad()
 def solve_rows(
@@ -22,7 +25,9 @@ def solve_rows(
     The iterates are those of GMRES (Eisenstat, Elman, Schultz, SIAM J. Numer. Anal. 20, 1983). Unlike there, x and
     the residual are at hand after each product, so that any norm can tell when to stop. A new direction is the
     residual, or, where the last step got nowhere along it, the last image; so that no matrix breaks the iteration down
-    before the space is exhausted. Rows that are done wait for the others. The host looks once a product.
+    before the space is exhausted. It ends when the residual is small and the last step was, too: of a matrix far from
+    normal, such as that of a heavy ball as a first-order system, a small residual may hide a large error. Rows that are
+    done wait for the others. The host looks once a product.
 
     Parameters
     ----------
@@ -47,8 +52,9 @@ def solve_rows(
     stuck = torch.zeros(len(b), 1, dtype=torch.bool, device=b.device)
     image = residual
     at = 0
+    moved = torch.zeros_like(limit)
     for _ in range(most + 1):
-        done = norm(residual) <= limit
+        done = (norm(residual) <= limit) & (moved <= SETTLED * limit)
         if bool(done.all()):
             break
         if at == kept:
@@ -66,6 +72,7 @@ def solve_rows(
         image = images[at]
         step = (image * residual).sum(1, keepdim=True)
         stuck = step.abs() <= 1e-3 * torch.linalg.vector_norm(residual, dim=1, keepdim=True)
+        moved = torch.where(done, moved, norm(step * directions[at]))
         x, residual = x + step * directions[at], residual - step * image
         at += 1
     return x, norm(residual) <= limit

@@ -12,7 +12,10 @@ from ..equation import Answer, Equation, rms, unfinished
 
 @dataclass(frozen=True)
 class Anderson:
-    """The combination of the last residuals that is least, and one plain step from where it leads.
+    """The combination of the last residuals that is least, and a step along it from where it leads.
+
+    A plain step, z ← r(z), blows up what is stiff; the length of the step is one over the largest stretch of a move by
+    ∂g/∂z seen so far.
 
     Parameters
     ----------
@@ -29,11 +32,12 @@ class Anderson:
         g = equation.residual(z)
         moves: list[Tensor] = []
         changes: list[Tensor] = []
+        stretch = torch.ones_like(z[:, :1])
         for _ in range(self.iterations):
             open_rows = unfinished(g, scale, limit)
             if open_rows is None:
                 break
-            move = -g
+            move = -g / stretch
             if moves:
                 a, m = torch.stack(changes, -1), torch.stack(moves, -1)  # (B, n, k)
                 size = torch.linalg.vector_norm(a, dim=1, keepdim=True).clamp(min=torch.finfo(g.dtype).tiny)
@@ -41,9 +45,11 @@ class Anderson:
                 eps = 10 * torch.finfo(g.dtype).eps
                 r = r + torch.diag_embed(torch.where(r.diagonal(dim1=1, dim2=2).abs() < eps, 1.0, 0.0))
                 weights = torch.linalg.solve_triangular(r, q.mT @ g.unsqueeze(-1), upper=True) / size.mT
-                move = move - ((m - a) @ weights).squeeze(-1)
+                move = move - ((m - a / stretch.unsqueeze(-1)) @ weights).squeeze(-1)
             move = open_rows * move
             after = equation.residual(z + move)
             moves, changes = [*moves[-self.kept + 1 :], move], [*changes[-self.kept + 1 :], after - g]
+            length, image = (torch.linalg.vector_norm(x, dim=1, keepdim=True) for x in (move, after - g))
+            stretch = torch.maximum(stretch, (image / length).nan_to_num(0.0, 0.0, 0.0))
             z, g = z + move, after
         return Answer(z, rms(g, scale) <= limit)

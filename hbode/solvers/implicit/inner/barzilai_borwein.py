@@ -12,9 +12,7 @@ from ..equation import Answer, Equation, dot, exact_length, rms, unfinished
 
 @dataclass(frozen=True)
 class BarzilaiBorwein:
-    """z ← z - α g(z) with the α of the last step's secant; the first is exact. No products but one.
-
-    A row whose residual grew tenfold over the best one goes back there, and steps exactly once.
+    """z ← z - α g(z) with the α of the last step's secant, if that is positive; the first is exact. One product.
 
     Parameters
     ----------
