@@ -52,7 +52,7 @@ def gradient_mode(gradient: str | Gradient, options: Mapping[str, Any]) -> tuple
 def configured(method: Method, options: Mapping[str, Any], rtol: Any, atol: Any, reduced: bool) -> Method:
     """Return the method with its own options set; `reduced` says that a damped system has h' = m."""
     if isinstance(method, Implicit | Auto):
-        inner, share = options.get("inner", "newton_krylov"), float(options.get("inner_share", Settings.share))
+        inner, share = options.get("inner", "anderson"), float(options.get("inner_share", Settings.share))
         if isinstance(inner, str) and inner not in INNER:
             raise ValueError(f"options['inner'] must be one of {', '.join(INNER)}, or a solver; got {inner!r}")
         if not 0 < share <= 1:

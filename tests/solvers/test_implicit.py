@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from hbode import FirstOrder, HeavyBall, SecondOrder, SolverError, hbodeint
-from hbode.solvers import METHODS, Implicit, Status
+from hbode.solvers import INNER, METHODS, Implicit, Status
 
 ORDERS = {
     "prox_euler": 1,
@@ -159,7 +159,7 @@ def diffusion(n):
     return f
 
 
-@pytest.mark.parametrize("inner", ["newton_krylov", "nesterov", "fletcher_reeves", "barzilai_borwein", "lbfgs"])
+@pytest.mark.parametrize("inner", [name for name in INNER if name != "gradient_descent"])
 def test_inner_solvers_agree_on_the_heat_equation(inner):
     n = 32
     x = torch.linspace(0, 1, n + 2, dtype=torch.float64)[1:-1]
@@ -172,9 +172,8 @@ def test_inner_solvers_agree_on_the_heat_equation(inner):
     assert (sol.h[-1] - exact).norm() <= 3e-4 * exact.norm()
 
 
-@pytest.mark.parametrize("inner", ["gradient_descent", "anderson"])
-def test_the_simplest_inner_solvers(inner):
-    call = {"method": "prox_bdf2", "rtol": 1e-5, "atol": 1e-5, "options": {"inner": inner}}
+def test_gradient_descent():
+    call = {"method": "prox_bdf2", "rtol": 1e-5, "atol": 1e-5, "options": {"inner": "gradient_descent"}}
     sol = hbodeint(driven(-20.0), torch.ones(4, dtype=torch.float64), [0.0, 2.0], **call)
     assert (sol.h[-1] - math.sin(2) - math.cos(2)).abs().max() <= 1e-3
 
@@ -197,7 +196,7 @@ def test_one_stiff_sample(per_sample):
 
 def test_an_equation_that_cannot_be_solved_is_a_status():
     def f(t, y):
-        return torch.where(t > 0.5, torch.sign(torch.sin(1e8 * y)) * 1e6, -y)
+        return torch.where(t > 0.5, torch.where(y > 0, -1e3, 1e3), -y)  # z = y ± 100, against the sign of z
 
     y0 = torch.ones(2, dtype=torch.float64)
     with pytest.raises(SolverError, match="inner solver"):
@@ -292,7 +291,7 @@ def test_gradients_are_those_of_backpropagation_through_a_converged_iteration():
             states.append(newton(lambda z, t=t: z - states[0] - step * force(t, z), states[0]))
             continue
         y, before = states[-1], states[-2]
-        states.append(newton(lambda z, t=t: 1.5 * z - 2 * y + 0.5 * before - step * force(t, z), y))
+        states.append(newton(lambda z, t=t, y=y, w=before: 1.5 * z - 2 * y + 0.5 * w - step * force(t, z), y))
     inputs = [y0, *force.parameters()]
     expected = torch.autograd.grad(states[-1].square().sum(), inputs)
 
@@ -304,30 +303,33 @@ def test_gradients_are_those_of_backpropagation_through_a_converged_iteration():
             torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-9)
 
 
-def test_large_states_need_no_matrix():
+@pytest.mark.parametrize("inner", ["anderson", "newton_krylov"])
+def test_large_states_need_no_matrix(inner):
     """200,000 unknowns, nonlinear and coupled: the process may grow by 250 states; a Jacobian is 200,000 of them.
 
-    The Krylov solver keeps 40 directions and their images, BDF3 four states; the rest is what a step works with.
+    Newton-Krylov keeps 40 directions and their images, Anderson 20 moves and changes and works on a copy of them, BDF3
+    three states; the rest is what a step works with.
     """
     code = """
-import resource, torch
+import resource, sys, torch
 from hbode import FirstOrder, hbodeint
 n = 200_000
 x = torch.linspace(0, 200, n, dtype=torch.float64)
 def f(t, y):
     return 50 * (torch.roll(y, 1) - 2 * y + torch.roll(y, -1)) + y - y**3
 y0 = torch.sin(x)
-hbodeint(FirstOrder(f), y0, [0.0, 1e-3], method="prox_bdf3", rtol=1e-3, atol=1e-3)
+call = {"method": "prox_bdf3", "options": {"inner": sys.argv[1]}}
+hbodeint(FirstOrder(f), y0, [0.0, 1e-3], rtol=1e-3, atol=1e-3, **call)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-sol = hbodeint(FirstOrder(f), y0, [0.0, 2.0], method="prox_bdf3", rtol=1e-4, atol=1e-4)
+sol = hbodeint(FirstOrder(f), y0, [0.0, 2.0], rtol=1e-4, atol=1e-4, **call)
 grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-print(grown * 1024 / (8 * n), sol.stats.accepted, sol.stats.products, float(sol.h[-1].abs().max()))
+print(grown * 1024 / (8 * n), sol.stats.accepted, sol.stats.nfe, float(sol.h[-1].abs().max()))
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    states, accepted, products, largest = map(float, done.stdout.split())
+    done = subprocess.run([sys.executable, "-c", code, inner], capture_output=True, text=True, check=True)
+    states, accepted, nfe, largest = map(float, done.stdout.split())
     assert states < 250
     assert accepted > 10
-    assert products > 100
+    assert nfe > 100
     assert 0.5 < largest < 1.1
 
 

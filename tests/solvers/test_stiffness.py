@@ -172,7 +172,7 @@ def test_auto_decides_for_each_sample():
     assert sol.stats.accepted[0] == alone.stats.accepted
     assert (sol.h[-1, 0] - alone.h[-1, 0]).abs().max() < 1e-12
     assert not sol.stats.stiffness[0] > 0.0
-    assert sol.stats.stiffness[1] > 0.5
+    assert sol.stats.stiffness[1] > 0.3  # a few looks, the first steps among them
     assert sol.stats.accepted[1] < 200
     exact = (3000.0**2 * math.cos(5.0) + 3000.0 * math.sin(5.0)) / (3000.0**2 + 1)
     assert abs(sol.h[-1, 1].item() - exact) < 1e-5

@@ -132,8 +132,10 @@ def exact_length(downhill: Tensor, direction: Tensor, image: Tensor) -> Tensor:
     return torch.where(curvature > 0, exact, torch.where(size > 0, least, 0.0)).nan_to_num(0.0, 0.0, 0.0)
 
 
-def unfinished(g: Tensor, scale: Tensor, limit: float) -> Tensor | None:
+def unfinished(g: Tensor, scale: Tensor, limit: float, hopeful: Tensor | None = None) -> Tensor | None:
     """Return which rows are to go on, (B, 1), or None: those that have not converged and have not failed."""
     size = rms(g, scale)
     going = (size > limit) & size.isfinite()
+    if hopeful is not None:
+        going = going & hopeful
     return going.unsqueeze(1) if bool(going.any()) else None

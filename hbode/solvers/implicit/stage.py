@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..field import Field
 from .equation import Equation, Inner, Linear
-from .inner import NewtonKrylov
+from .inner import Anderson
 from .krylov import solve_rows
 
 
@@ -34,10 +34,10 @@ class Settings:
         h and m follow, half the unknowns (Baker et al. 2022).
     """
 
-    inner: Inner = entry(default_factory=NewtonKrylov)
+    inner: Inner = entry(default_factory=Anderson)
     rtol: float | Tensor = 1e-5
     atol: float | Tensor = 1e-7
-    share: float = 0.03
+    share: float = 0.1
     reduced: bool = False
 
 

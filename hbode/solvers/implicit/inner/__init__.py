@@ -10,13 +10,13 @@ from .nesterov import Nesterov
 from .newton_krylov import NewtonKrylov
 
 INNER: dict[str, Inner] = {
+    "anderson": Anderson(),
     "newton_krylov": NewtonKrylov(),
     "gradient_descent": GradientDescent(),
     "nesterov": Nesterov(),
     "fletcher_reeves": FletcherReeves(),
     "barzilai_borwein": BarzilaiBorwein(),
     "lbfgs": LBFGS(),
-    "anderson": Anderson(),
 }
 
 __all__ = [

@@ -9,10 +9,17 @@ from torch import Tensor
 
 from ..equation import Answer, Equation, rms, unfinished
 
+PATIENCE = 50
+"""After how many steps without a residual smaller by a tenth a row is given up."""
+
 
 @dataclass(frozen=True)
 class Anderson:
     """The combination of the last residuals that is least, and a step along it from where it leads.
+
+    The default: a nonlinear form of GMRES (Walker, Ni, SIAM J. Numer. Anal. 49, 2011). It minimises a residual, and so
+    asks nothing of the field, not even a derivative. Descent methods take the residual for a gradient, which it is for
+    f = -∇F only; a learned field is no gradient field, and its eigenvalues are complex. MEASURED
 
     A plain step, z ← r(z), blows up what is stiff; the length of the step is one over the largest stretch of a move by
     ∂g/∂z seen so far.
@@ -25,16 +32,19 @@ class Anderson:
         How many differences are kept, each twice the size of a state.
     """
 
-    iterations: int = 500
-    kept: int = 10
+    iterations: int = 400
+    kept: int = 20
 
     def __call__(self, equation: Equation, z: Tensor, scale: Tensor, limit: float) -> Answer:
         g = equation.residual(z)
         moves: list[Tensor] = []
         changes: list[Tensor] = []
+        kept = min(self.kept, z.shape[1])
         stretch = torch.ones_like(z[:, :1])
+        best = rms(g, scale)
+        since = torch.zeros_like(best)
         for _ in range(self.iterations):
-            open_rows = unfinished(g, scale, limit)
+            open_rows = unfinished(g, scale, limit, since < PATIENCE)
             if open_rows is None:
                 break
             move = -g / stretch
@@ -48,8 +58,11 @@ class Anderson:
                 move = move - ((m - a / stretch.unsqueeze(-1)) @ weights).squeeze(-1)
             move = open_rows * move
             after = equation.residual(z + move)
-            moves, changes = [*moves[-self.kept + 1 :], move], [*changes[-self.kept + 1 :], after - g]
+            moves, changes = [*moves[1 - kept :], move][-kept:], [*changes[1 - kept :], after - g][-kept:]
             length, image = (torch.linalg.vector_norm(x, dim=1, keepdim=True) for x in (move, after - g))
             stretch = torch.maximum(stretch, (image / length).nan_to_num(0.0, 0.0, 0.0))
             z, g = z + move, after
+            size = rms(g, scale)
+            since = torch.where(size < 0.9 * best, 0, since + 1)
+            best = torch.minimum(best, size)
         return Answer(z, rms(g, scale) <= limit)

@@ -18,13 +18,8 @@ HALVINGS = 4
 class NewtonKrylov:
     """Inexact Newton: each correction is solved for until the linear residual is a share of the present one.
 
-    The default, because it asks nothing of the field: the corrections minimise a residual, for any Jacobian. The
-    others, but Anderson's, take the residual for a gradient, which it is for f = -∇F only; a learned field is no
-    gradient field, and its eigenvalues are complex. Evaluations and products, prox_bdf3: on the heat equation with 128
-    unknowns at an error of 1e-4, 574; barzilai_borwein 921, lbfgs 823, fletcher_reeves 911, nesterov 2,093,
-    gradient_descent 4,144, anderson over 29,000. On a tanh network with rates from 1 to 1e4, at a tolerance of 1e-4,
-    4,357; barzilai_borwein 6,157, nesterov 14,340, lbfgs 49,311, gradient_descent 75,740, anderson 158,354,
-    fletcher_reeves 402,937 (`benchmarks/stiff.py`).
+    For large states and stiff equations beyond dt |λ| of some thousand: a product costs less than a step of Anderson's,
+    whose least squares grow with the square of what it keeps, and 40 directions are kept.
 
     The share follows Eisenstat and Walker's second choice (SIAM J. Sci. Comput. 17, 1996), but asks for no more than
     the limit. A row whose residual grows takes half of the correction, and half of that. A row has converged as well
