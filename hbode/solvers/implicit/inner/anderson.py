@@ -19,7 +19,11 @@ class Anderson:
 
     The default: a nonlinear form of GMRES (Walker, Ni, SIAM J. Numer. Anal. 49, 2011). It minimises a residual, and so
     asks nothing of the field, not even a derivative. Descent methods take the residual for a gradient, which it is for
-    f = -∇F only; a learned field is no gradient field, and its eigenvalues are complex. MEASURED
+    f = -∇F only; a learned field is no gradient field, and its eigenvalues are complex. Evaluations and products of
+    prox_bdf3 (`benchmarks/stiff.py`): on the heat equation with 128 unknowns, at an error of 1e-4, 431; newton_krylov
+    552, barzilai_borwein 736, lbfgs and fletcher_reeves 804, nesterov 1,610, gradient_descent 4,989. On a tanh network
+    with rates from 1 to 1e4, at a tolerance of 1e-4, 2,835; newton_krylov 3,650, barzilai_borwein 4,989, nesterov
+    11,094, lbfgs 43,248, and more for the others.
 
     A plain step, z ← r(z), blows up what is stiff; the length of the step is one over the largest stretch of a move by
     ∂g/∂z seen so far.
