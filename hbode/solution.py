@@ -58,7 +58,8 @@ class Stats:
     Of an explicit adaptive method, one in eight accepted steps (all of them in a compiled solve) is looked at for the
     largest |λ| of the Jacobian that shows in its stages: dt |λ| near the boundary of stability means that errors of
     the fastest mode, not the solution, keep the steps small. Near 1 the field is stiff for the method, and
-    ``method="auto"``, an implicit method, or a heavy ball in its place will need fewer evaluations.
+    ``method="auto"``, an implicit method, or a heavy ball in its place will need fewer evaluations. The implicit steps
+    of "auto" count as held back. The boundary is that of real λ: modes that oscillate are noticed less surely.
     """
     nfe_backward: int | None = None
     """Evaluations of the field in the last backward pass; None before it. Backpropagation needs none."""
