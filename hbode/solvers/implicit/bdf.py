@@ -57,22 +57,33 @@ class BDF(Implicit):
         known = torch.cat((y.unsqueeze(0), states))
         line = torch.cat((t.unsqueeze(0), times))
         there = line[1:] != line[:-1]
-        formula = self._formula(_nodes(line, there, t, dt), there.sum(0))
+        older = there.sum(0)
+        starting = older < (0 if self.starter is None else self.highest - 1)
+        ends: list[_End] = []  # of the samples that the starter steps, and of the others
+        if self.starter is not None and bool(starting.any()):
+            one_step = Dirk(self.settings, tableau=self.starter)
+            (z, k1), begun = one_step.step(field, t, dt, (y, k))
+            ends.append(_End(z, k1, one_step.error(begun), begun.converged))
+        if not ends or not bool(starting.all()):
+            formula = self._formula(_nodes(line, there, t, dt), older)
+            ends.append(self._advanced(field, t, dt, known, k, formula))
+        end = ends[0]
+        if len(ends) == 2:
+            z, k1, error = (torch.where(starting, a, b) for a, b in zip(ends[0][:3], ends[1][:3], strict=True))
+            end = _End(z, k1, error, torch.where(starting.reshape(-1), ends[0].converged, ends[1].converged))
+        stages = Stages(Hermite(y, k, end.z, end.k, size), end.error, end.converged)
+        return (end.z, end.k, known[:-1], line[:-1]), stages
+
+    def _advanced(self, field: Field, t: Tensor, dt: Tensor, known: Tensor, k: Tensor, formula: Formula) -> _End:
+        """Take the step by the formula, from the states `known` and the slope at the first of them."""
+        size = dt.to(known.real.dtype)
         base = _combine(formula.past, known)
         sigma = size * formula.sigma.to(size.dtype)
         predicted = torch.addcmul(_combine(formula.ahead, known), size * formula.along.to(size.dtype), k)
         waits = dt == 0
         guess = torch.where(waits, k, (predicted - base) / torch.where(waits, 1.0, sigma))
         z, k1, converged = solve_stage(field, t + dt, base, sigma, guess, self.settings)
-        error = formula.share.to(size.dtype) * (z - predicted)
-        starting = there.sum(0) < self.highest - 1
-        if self.starter is not None and bool(starting.any()):
-            one_step = Dirk(self.settings, tableau=self.starter)
-            (z0, k0), begun = one_step.step(field, t, dt, (y, k))
-            pairs = ((z0, z), (k0, k1), (one_step.error(begun), error))
-            z, k1, error = (torch.where(starting, new, old) for new, old in pairs)
-            converged = torch.where(starting.reshape(-1), begun.converged, converged)
-        return (z, k1, known[:-1], line[:-1]), Stages(Hermite(y, k, z, k1, size), error, converged)
+        return _End(z, k1, formula.share.to(size.dtype) * (z - predicted), converged)
 
     def _formula(self, nodes: Tensor, older: Tensor) -> Formula:
         """Return the formula of the order that so many older states allow."""
@@ -81,6 +92,15 @@ class BDF(Implicit):
             pairs = zip(_of_order(nodes, q), chosen, strict=True)
             chosen = Formula(*(torch.where(older >= q - 1, new, old) for new, old in pairs))
         return chosen
+
+
+class _End(NamedTuple):
+    """The state and the slope at the end of a step, its error, and for which samples it was solved."""
+
+    z: Tensor
+    k: Tensor
+    error: Tensor
+    converged: Tensor
 
 
 class Formula(NamedTuple):
