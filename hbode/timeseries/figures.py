@@ -10,18 +10,11 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
+from ..analysis.looks import SYSTEM_LINES
 from .evaluation import typical_window
 from .learners import Learned
 from .report import label, short
 from .windows import Dataset
-
-# Okabe-Ito colours, told apart in black and white by line and marker.
-LOOKS: dict[str, dict[str, Any]] = {
-    "node": {"color": "#0072B2", "linestyle": (0, (1, 1.2)), "marker": "s"},
-    "sonode": {"color": "#E69F00", "linestyle": (0, (5, 1.5)), "marker": "^"},
-    "hbnode": {"color": "#009E73", "linestyle": (0, (6, 1.5, 1, 1.5)), "marker": "D"},
-    "ghbnode": {"color": "#D55E00", "linestyle": "solid", "marker": "o"},
-}
 
 
 def save_figures(folder: Path, data: Dataset, learned: Sequence[Learned], baseline: float) -> list[str]:
@@ -72,7 +65,7 @@ def forecast_figure(data: Dataset, learned: Sequence[Learned]) -> Figure:
         line.set_label("measured")
         for one, forecast in zip(good, forecasts, strict=True):
             y = forecast[window, :, c] * data.std[c] + data.mean[c]
-            style = LOOKS[one.task.name]
+            style = SYSTEM_LINES[one.task.name]
             panel.plot(
                 t[protocol.observed :],
                 y,
@@ -184,7 +177,7 @@ def loss_figure(learned: Sequence[Learned], baseline: float) -> Figure:
 def _over_epochs(panel: Any, one: Learned, values: Sequence[float]) -> None:
     epochs = np.arange(1, len(values) + 1)
     every = max(len(values) // 8, 1)
-    panel.plot(epochs, values, linewidth=2, markersize=6, markevery=every, label=label(one), **LOOKS[one.task.name])
+    panel.plot(epochs, values, linewidth=2, markersize=6, markevery=every, label=label(one), **SYSTEM_LINES[one.task.name])
 
 
 def _legend(figure: Figure, panel: Any) -> None:
