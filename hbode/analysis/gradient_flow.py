@@ -17,6 +17,7 @@ from ..solution import Solution, SolverError
 from ..solvers import Adams, Clock
 from ..systems import FirstOrder, System
 from .gradient_flow_result import GradientFlow, NodeFlow
+from .linearised import interacting
 from .matrix_free import matrix_free_spectrum, probed_asymmetry
 from .propagator import Propagator, PropagatorError
 from .spectrum import Spectrum, dense_spectrum, eigenvalue_pairs
@@ -225,11 +226,7 @@ def _checked(system: System, sol: Solution) -> tuple[DenseOutput, Tensor]:
 
 def _check_independence(propagator: Propagator) -> None:
     """Raise if the first sample after a step depends on another sample before it."""
-    if propagator.samples < 2:
-        return
-    bar = torch.zeros(1, propagator.samples, propagator.size, dtype=torch.float64)
-    bar[0, 0] = torch.randn(propagator.size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    if bool((propagator.step(0).pull(bar)[0, 1:] != 0).any()):
+    if propagator.samples > 1 and interacting(propagator.step(0)):
         raise ValueError("the samples of h0 must not interact, but the first depends on others; pass batch=False")
 
 
@@ -246,7 +243,7 @@ def _loss_gradient(loss: Loss, propagator: Propagator) -> Tensor:
         if propagator.second_order:
             raise ValueError("loss must depend on h_T or m_T, but has no gradient with respect to either")
         found = torch.zeros_like(y)  # a loss of m_T alone, which the NODE does not have
-    return propagator.layout.rows(found.unsqueeze(0)).cpu()
+    return propagator.layout.rows(found.unsqueeze(0)).double().cpu()
 
 
 def _determinant_miss(spectrum: Spectrum, expected: Tensor) -> float:

@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from .propagator import Linearised, Propagator, PropagatorError
+from .linearised import Linearised
+from .propagator import Propagator, PropagatorError
 from .spectrum import Spectrum, scaled
 
 MAX_TERMS = 200

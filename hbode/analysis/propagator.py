@@ -2,104 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from ..dense import DenseOutput
 from ..solvers import Clock, Status
-
-Apply = Callable[[Tensor], Tensor]
+from .linearised import Apply, Layout, Linearised
 
 
 class PropagatorError(ValueError):
     """The Jacobian of a step is not finite, cannot be inverted, or is not that of the recorded step."""
 
 
-@dataclass(frozen=True)
-class Layout:
-    """Where the samples of a state are: `shape` of the state, and its batch axis (None: it is one sample)."""
+class Checked(Linearised):
+    """A linearised map whose products are vectors in float64 on the CPU, and finite.
 
-    shape: torch.Size
-    axis: int | None
-
-    @property
-    def samples(self) -> int:
-        return 1 if self.axis is None else self.shape[self.axis]
-
-    def per_sample(self, x: Tensor) -> Tensor:
-        """Return values (n, B) with the axis B only where there is a batch axis."""
-        return x[:, 0] if self.axis is None else x
-
-    def rows(self, y: Tensor) -> Tensor:
-        """Return states (k, *shape) as vectors (k, B, P) in float64."""
-        if self.axis is not None:
-            y = y.movedim(1 + self.axis, 1)
-        return y.reshape(len(y), self.samples, -1).double()
-
-    def states(self, rows: Tensor, like: Tensor) -> Tensor:
-        """Return vectors (k, B, P) as states (k, *shape), in the dtype and on the device of `like`."""
-        shape = list(self.shape)
-        if self.axis is not None:
-            del shape[self.axis]
-            shape.insert(0, self.samples)
-        y = rows.to(like).reshape(len(rows), *shape)
-        return y if self.axis is None else y.movedim(1, 1 + self.axis)
-
-
-class Linearised:
-    """A map y ↦ fn(y) of states around one point: its value there, and its Jacobian J applied from either side.
-
-    Vectors have shape (k, B, P): k for each of B samples that do not interact, so that one pass serves them all. The
-    graph lives as long as the object, and each further product costs a backward pass.
+    Raises
+    ------
+    PropagatorError
+        From a product that is not, with `name` for the map.
     """
 
     def __init__(self, fn: Apply, y: Tensor, layout: Layout, name: str) -> None:
-        self.layout, self.name = layout, name
-        with torch.enable_grad():
-            self.y = y.detach().clone().requires_grad_()
-            self.value = fn(self.y)
-        self._transposed: tuple[Tensor, Tensor] | None = None
-
-    def pull(self, rows: Tensor) -> Tensor:
-        """Return Jᵀ applied to cotangents."""
-        return self._product(self.value, self.y, rows)
-
-    def push(self, columns: Tensor) -> Tensor:
-        """Return J applied to tangents: the derivative of the linear map u ↦ Jᵀ u, pulled back once more."""
-        if self._transposed is None:
-            with torch.enable_grad():
-                u = torch.zeros_like(self.value, requires_grad=True)
-                (back,) = torch.autograd.grad(self.value, self.y, u, create_graph=True, materialize_grads=True)
-                self._transposed = u, back
-        u, back = self._transposed
-        return self._product(back, u, columns)
-
-    def matrix(self) -> Tensor:
-        """Return J of every sample, shape (B, P, P), on the CPU."""
-        samples = self.layout.samples
-        eye = torch.eye(self.y.numel() // samples, dtype=torch.float64)
-        return self.pull(eye.unsqueeze(1).expand(-1, samples, -1)).transpose(0, 1)
+        super().__init__(fn, y, layout)
+        self.name = name
 
     def _product(self, out: Tensor, of: Tensor, rows: Tensor) -> Tensor:
-        moved = self.layout.rows(_vjp(out, of, self.layout.states(rows, out))).cpu()
+        moved = super()._product(out, of, rows).double().cpu()
         if not bool(torch.isfinite(moved).all()):
             raise PropagatorError(f"the Jacobian of {self.name} must be finite, got NaN or Inf")
         return moved
-
-
-def _vjp(out: Tensor, of: Tensor, bars: Tensor) -> Tensor:
-    """Return the cotangents of `of`, (k, *of), for cotangents (k, *out) of `out`."""
-    try:
-        (found,) = torch.autograd.grad(out, of, bars, retain_graph=True, is_grads_batched=True, materialize_grads=True)
-    except RuntimeError:
-        # Not every operation can be batched, such as a custom backward in numpy. One by one, an error of the field
-        # itself comes again.
-        each = [torch.autograd.grad(out, of, bar, retain_graph=True, materialize_grads=True)[0] for bar in bars]
-        found = torch.stack(each)
-    return found.detach()
 
 
 class Propagator:
@@ -155,7 +87,7 @@ class Propagator:
         start = torch.zeros(1, dtype=torch.float64, device=self.device)
         return self.method.interpolate(self._interpolants[n], start)[0].detach()
 
-    def step(self, n: int) -> Linearised:
+    def step(self, n: int) -> Checked:
         """Return step n around y_n.
 
         Raises
@@ -165,7 +97,7 @@ class Propagator:
             carries more than the state.
         """
         start = self.state(n)
-        linear = Linearised(lambda y: self._advance(n, y), start, self.layout, self._name(n))
+        linear = Checked(lambda y: self._advance(n, y), start, self.layout, self._name(n))
         if n + 1 < self.count:
             there, here = self.state(n + 1), linear.value.detach()
             size = torch.maximum(start.abs().max(), there.abs().max())
@@ -177,11 +109,11 @@ class Propagator:
                 )
         return linear
 
-    def step_back(self, n: int) -> Linearised:
+    def step_back(self, n: int) -> Checked:
         """Return step n taken back in time from its end: its Jacobian is J_n⁻¹ up to the local error of a step."""
         with torch.no_grad():
             end = self.state(n + 1) if n + 1 < self.count else self.final()
-        return Linearised(lambda y: self._advance(n, y, back=True), end, self.layout, self._name(n))
+        return Checked(lambda y: self._advance(n, y, back=True), end, self.layout, self._name(n))
 
     def final(self) -> Tensor:
         """Return y_N, the state at T."""
@@ -214,10 +146,10 @@ class Propagator:
         self.field.between(*((None if n is None else self.steps[n].sides) or (None, None)))
         return self.method.slope(self.field, self.method.start(self.field, t, y))
 
-    def slope_at(self, t: float, y: Tensor, n: int) -> Linearised:
+    def slope_at(self, t: float, y: Tensor, n: int) -> Checked:
         """Return `slope` around (t, y), within step n: its Jacobian is A = ∂(dy/dt)/∂y."""
         time = self._time(t)
-        return Linearised(lambda y: self.slope(time, y, n), y, self.layout, f"the field at t = {t:.6g}")
+        return Checked(lambda y: self.slope(time, y, n), y, self.layout, f"the field at t = {t:.6g}")
 
     def _advance(self, n: int, y: Tensor, back: bool = False) -> Tensor:
         start, end = self.times[n : n + 2]

@@ -177,7 +177,8 @@ def loss_figure(learned: Sequence[Learned], baseline: float) -> Figure:
 def _over_epochs(panel: Any, one: Learned, values: Sequence[float]) -> None:
     epochs = np.arange(1, len(values) + 1)
     every = max(len(values) // 8, 1)
-    panel.plot(epochs, values, linewidth=2, markersize=6, markevery=every, label=label(one), **SYSTEM_LINES[one.task.name])
+    look = SYSTEM_LINES[one.task.name]
+    panel.plot(epochs, values, linewidth=2, markersize=6, markevery=every, label=label(one), **look)
 
 
 def _legend(figure: Figure, panel: Any) -> None:

@@ -20,8 +20,9 @@ from scipy.linalg import expm
 
 from hbode import FirstOrder, GeneralizedHeavyBall, HeavyBall, SecondOrder, hbodeint
 from hbode.analysis import gradient_flow
+from hbode.analysis.linearised import Layout
 from hbode.analysis.matrix_free import largest_eigenvalue, trace_of_log
-from hbode.analysis.propagator import Layout, Linearised
+from hbode.analysis.propagator import Checked
 from hbode.analysis.spectrum import pairing_gap
 
 TIGHT = {"rtol": 1e-10, "atol": 1e-10}
@@ -318,9 +319,9 @@ def test_trace_of_log(draw):
     j = torch.eye(3, dtype=torch.float64) + 0.2 * draw(3, 3)
     signs = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0], dtype=torch.float64)] * 3).unsqueeze(1)
     layout = Layout(torch.Size((3,)), None)
-    step = Linearised(lambda y: j @ y, draw(3), layout, "the map")
+    step = Checked(lambda y: j @ y, draw(3), layout, "the map")
     assert trace_of_log(step, signs, 1e-15).mean().item() == pytest.approx(j.logdet().item(), abs=1e-12)
-    assert trace_of_log(Linearised(lambda y: 3 * y, draw(3), layout, "the map"), signs, 1e-15) is None
+    assert trace_of_log(Checked(lambda y: 3 * y, draw(3), layout, "the map"), signs, 1e-15) is None
 
 
 def test_largest_eigenvalue(draw):
