@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from matplotlib.axis import Axis
+from matplotlib.ticker import LogLocator, NullFormatter
+
 LINES: tuple[dict[str, Any], ...] = (
     {"color": "#0072B2", "linestyle": (0, (1, 1.2)), "marker": "s"},
     {"color": "#E69F00", "linestyle": (0, (5, 1.5)), "marker": "^"},
@@ -17,6 +20,15 @@ LINES: tuple[dict[str, Any], ...] = (
 
 SYSTEM_LINES = dict(zip(("node", "sonode", "hbnode", "ghbnode"), LINES, strict=False))
 """The same for the systems that are compared, by name."""
+
+
+def log_axis(axis: Axis, low: float, high: float) -> None:
+    """Label a logarithmic axis with plain numbers where it spans little more than a decade."""
+    if 0 < low <= high < 30 * low:
+        subs = (1, 2, 5) if high > 3 * low else tuple(x / 2 for x in range(2, 20))
+        axis.set_major_locator(LogLocator(subs=subs))
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_formatter(NullFormatter())
 
 
 def line(index: int) -> dict[str, Any]:

@@ -1,0 +1,131 @@
+"""The ends of the spectrum of a Jacobian from products with vectors, for states too large for matrices."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .eigenvalues import quadratic_roots
+from .jacobian import Trajectory
+from .krylov import Key, Product, arnoldi, lanczos
+from .linearised import Linearised
+
+
+class Ends(NamedTuple):
+    """Of the Jacobians of one state, (B,) each; what did not converge is the best that was found.
+
+    Attributes
+    ----------
+    leftmost, rightmost
+        The least and the largest Re λ.
+    largest
+        The largest |λ|.
+    log_norm
+        The largest eigenvalue of (A + Aᵀ) / 2.
+    converged
+        Whether each of the four converged, (4, B).
+    by
+        Whose method found the eigenvalues.
+    """
+
+    leftmost: Tensor
+    rightmost: Tensor
+    largest: Tensor
+    log_norm: Tensor
+    converged: Tensor
+    by: str
+
+
+@torch.no_grad()
+def ends(trajectory: Trajectory, n: int, closed_form: bool, tol: float, most: int, kept: int) -> Ends:
+    """Return the ends of the spectrum at state n.
+
+    A damped system with one γ is looked at through (∂f/∂h - ξ) diag σ'(m), of half the size, whose eigenvalues μ
+    belong to λ² + γ λ = μ. The sets {max Re λ ≤ c}, {min Re λ ≥ c} and {|λ| ≤ c} of such μ are convex, or so is their
+    image on the real axis: the extreme λ come from extreme μ, which are what Krylov methods find.
+
+    Parameters
+    ----------
+    trajectory, n
+        Where.
+    closed_form
+        As in `eigenvalues`.
+    tol, most, kept
+        Relative error asked for, the most products of each search, and vectors kept by Arnoldi's method.
+    """
+    first_order = trajectory.linearised(n)
+    damped = closed_form and trajectory.system.damped and trajectory.coefficients()[0].ndim == 0
+    product, symmetric = _reduced(trajectory, n) if damped else (partial(_push, first_order), is_symmetric(first_order))
+    start = _start(trajectory, trajectory.size // 2 if damped else trajectory.size)
+    gamma = trajectory.coefficients()[0].double().cpu() if damped else None
+    if symmetric:
+        found, by = lanczos(product, start, tol, most), "Lanczos"
+        values, both = _of(found.values.real + 0j, gamma), found.converged.all(1)
+        left, right, size = values.real.amin(1), values.real.amax(1), values.abs().amax(1)
+        converged = torch.stack((both if damped else found.converged[:, 0], found.converged[:, 1], both))
+        if not damped:
+            return Ends(left, right, size, right, torch.cat((converged, converged[1:2])), by)
+    else:
+        keys: list[Key] = [partial(_score, end=end, gamma=gamma) for end in ("left", "right", "size")]
+        found, by = arnoldi(product, start, keys, tol, kept, most), "Arnoldi"
+        parts = [_of(found.values[:, i : i + 1], gamma) for i in range(3)]
+        left, right, size = parts[0].real.amin(1), parts[1].real.amax(1), parts[2].abs().amax(1)
+        converged = found.converged.T
+    norm = lanczos(partial(_symmetrised, first_order), _start(trajectory, trajectory.size), tol, most)
+    return Ends(left, right, size, norm.values[:, 1].real, torch.cat((converged, norm.converged[:, 1:].T)), by)
+
+
+def is_symmetric(linear: Linearised) -> bool:
+    """Return whether J v = Jᵀ v to rounding for a random v, which a matrix that is not symmetric has never been seen
+    to do."""
+    layout = linear.layout
+    v = _normal(layout.samples, layout.size, 1).to(linear.y).unsqueeze(0)
+    right, left = linear.push(v), linear.pull(v)
+    apart = torch.linalg.vector_norm(right - left, dim=-1)
+    return bool((apart <= 100 * torch.finfo(v.dtype).eps * torch.linalg.vector_norm(right, dim=-1)).all())
+
+
+def _reduced(trajectory: Trajectory, n: int) -> tuple[Product, bool]:
+    """Return products with (∂f/∂h - ξ) D, or, if symmetric, with D^½ (∂f/∂h - ξ) D^½, and whether they are."""
+    linear = trajectory.linearised_force(n)
+    xi, d = trajectory.coefficients()[1], trajectory.activation_slope(n)
+    symmetric = is_symmetric(linear) and (xi.ndim == 0 or d is None) and (d is None or bool((d >= 0).all()))
+    left, right = (None, d) if d is None or not symmetric else (d.sqrt(), d.sqrt())
+
+    def product(v: Tensor) -> Tensor:
+        v = v if right is None else right * v
+        image = _push(linear, v) - xi * v
+        return image if left is None else left * image
+
+    return product, symmetric
+
+
+def _push(linear: Linearised, v: Tensor) -> Tensor:
+    return linear.push(v.unsqueeze(0))[0]
+
+
+def _symmetrised(linear: Linearised, v: Tensor) -> Tensor:
+    return 0.5 * (linear.push(v.unsqueeze(0)) + linear.pull(v.unsqueeze(0)))[0]
+
+
+def _of(values: Tensor, gamma: Tensor | None) -> Tensor:
+    """Return the λ (B, …) that belong to what a Krylov method found (B, k)."""
+    return values if gamma is None else quadratic_roots(values, gamma.to(values.device, values.real.dtype)).flatten(1)
+
+
+def _score(values: Tensor, end: str, gamma: Tensor | None) -> Tensor:
+    rates = values.unsqueeze(-1) if gamma is None else quadratic_roots(values, gamma)
+    if end == "size":
+        return rates.abs().amax(-1)
+    return rates.real.amax(-1) if end == "right" else -rates.real.amin(-1)
+
+
+def _start(trajectory: Trajectory, size: int) -> Tensor:
+    return _normal(trajectory.samples, size, 0).to(trajectory.y)
+
+
+def _normal(samples: int, size: int, seed: int) -> Tensor:
+    return torch.randn(samples, size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)

@@ -1,0 +1,57 @@
+"""Numbers and tables of reports."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+
+def short(x: float | None) -> str:
+    """Return a number with three digits, or a dash where there is none."""
+    if x is None or math.isnan(x):
+        return "–"
+    if x == round(x) and abs(x) < 1e4:
+        return f"{x:.0f}"
+    return f"{x:.3g}" if abs(x) >= 1e4 or abs(x) < 1e-3 else f"{x:#.3g}".rstrip(".")
+
+
+def as_number(x: float | Tensor) -> float | None:
+    """Return a number that JSON can hold: None in place of NaN and infinities."""
+    value = float(x)
+    return value if math.isfinite(value) else None
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the lines of a table for a terminal: the first column to the left, the others to the right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return [
+        "  ".join(
+            [row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))]
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def markdown_table(rows: Sequence[Sequence[str]]) -> str:
+    """Return a table of Markdown, the first row as its head; the first column to the left, the others to the right."""
+    head, *rest = ["| " + " | ".join(row).replace("|λ|", "\\|λ\\|") + " |" for row in rows]
+    return "\n".join([head, "|---|" + "---:|" * (len(rows[0]) - 1), *rest])
+
+
+def dataframe(columns: Mapping[str, Sequence[Any] | Tensor]) -> Any:
+    """Return a pandas table.
+
+    Raises
+    ------
+    ImportError
+        Without pandas, which is not a dependency.
+    """
+    try:
+        pandas = importlib.import_module("pandas")
+    except ImportError as error:
+        raise ImportError("to_dataframe needs pandas: pip install pandas") from error
+    return pandas.DataFrame({k: v.cpu().numpy() if isinstance(v, Tensor) else list(v) for k, v in columns.items()})
