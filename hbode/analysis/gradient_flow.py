@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -19,10 +18,8 @@ from ..systems import FirstOrder, System
 from .gradient_flow_result import GradientFlow, NodeFlow
 from .linearised import interacting
 from .matrix_free import matrix_free_spectrum, probed_asymmetry
-from .propagator import Propagator, PropagatorError
+from .propagator import Loss, Propagator, PropagatorError
 from .spectrum import Spectrum, dense_spectrum, eigenvalue_pairs
-
-Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 @torch.inference_mode(False)
@@ -182,7 +179,7 @@ class _Analysis(NamedTuple):
         return sorted({round(i) for i in torch.linspace(0, propagator.count, self.nodes).tolist()})
 
     def spectrum(self, propagator: Propagator, gamma: float | None) -> Spectrum:
-        gradient = None if self.loss is None else _loss_gradient(self.loss, propagator)
+        gradient = None if self.loss is None else propagator.loss_gradient(self.loss)
         inverse = propagator.second_order
         if self.matrices:
             return dense_spectrum(propagator, gradient, gamma, inverse)
@@ -228,22 +225,6 @@ def _check_independence(propagator: Propagator) -> None:
     """Raise if the first sample after a step depends on another sample before it."""
     if propagator.samples > 1 and interacting(propagator.step(0)):
         raise ValueError("the samples of h0 must not interact, but the first depends on others; pass batch=False")
-
-
-def _loss_gradient(loss: Loss, propagator: Propagator) -> Tensor:
-    """Return ∂L/∂(h_T, m_T), or ∂L/∂h_T of a NODE, shape (1, B, P)."""
-    y = propagator.final().requires_grad_()
-    with torch.enable_grad():
-        value = loss(*y.unbind()) if propagator.second_order else loss(y, torch.zeros_like(y))
-    if not isinstance(value, Tensor) or value.numel() != 1:
-        got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-        raise ValueError(f"loss must return a tensor with one entry, got {got}")
-    found = torch.autograd.grad(value, y, allow_unused=True)[0] if value.requires_grad else None
-    if found is None:
-        if propagator.second_order:
-            raise ValueError("loss must depend on h_T or m_T, but has no gradient with respect to either")
-        found = torch.zeros_like(y)  # a loss of m_T alone, which the NODE does not have
-    return propagator.layout.rows(found.unsqueeze(0)).double().cpu()
 
 
 def _determinant_miss(spectrum: Spectrum, expected: Tensor) -> float:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from ..dense import DenseOutput
 from ..solvers import Clock, Status
 from .linearised import Apply, Layout, Linearised
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""``loss(h_T, m_T)``: one number from two tensors of the shape of h0; m_T is zero for a first-order system."""
 
 
 class PropagatorError(ValueError):
@@ -119,6 +124,21 @@ class Propagator:
         """Return y_N, the state at T."""
         with torch.no_grad():
             return self._advance(self.count - 1, self.state(self.count - 1)).detach()
+
+    def loss_gradient(self, loss: Loss) -> Tensor:
+        """Return ∂L/∂(h_T, m_T), or ∂L/∂h_T of a first-order system, for L = loss(h_T, m_T), shape (1, B, P)."""
+        y = self.final().requires_grad_()
+        with torch.enable_grad():
+            value = loss(*y.unbind()) if self.second_order else loss(y, torch.zeros_like(y))
+        if not isinstance(value, Tensor) or value.numel() != 1:
+            got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(f"loss must return a tensor with one entry, got {got}")
+        found = torch.autograd.grad(value, y, allow_unused=True)[0] if value.requires_grad else None
+        if found is None:
+            if self.second_order:
+                raise ValueError("loss must depend on h_T or m_T, but has no gradient with respect to either")
+            found = torch.zeros_like(y)  # a loss of m_T alone, which a first-order system does not have
+        return self.layout.rows(found.unsqueeze(0)).double().cpu()
 
     def solve(self, n: int, vectors: Tensor, transposed: bool = False) -> Tensor:
         """Return J_n⁻¹, or its transpose, applied to vectors.

@@ -1,0 +1,74 @@
+"""How a gradient of a loss grows or fades on its way back through a solve, for any system."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..solution import Solution
+from ..solvers import Clock
+from .linearised import interacting
+from .propagator import Loss, Propagator
+from .spectrum import scaled
+
+
+class GradientDecay(NamedTuple):
+    """Sizes of a gradient along a solve.
+
+    Attributes
+    ----------
+    t
+        Nodes of the solve, (n + 1,), float64.
+    norm
+        ‖∂L/∂y(t)‖, y = (h, m) for a second-order system, (n + 1, B); without a batch axis (n + 1,). Float64, on the
+        CPU.
+    """
+
+    t: Tensor
+    norm: Tensor
+
+    @property
+    def decay(self) -> Tensor:
+        """‖∂L/∂y(t_0)‖ / ‖∂L/∂y(T)‖, shape (B,) or (): below one, the gradient fades."""
+        return self.norm[0] / self.norm[-1]
+
+
+@torch.inference_mode(False)
+@torch.no_grad()
+def gradient_decay(sol: Solution, loss: Loss, batch: bool | None = None) -> GradientDecay:
+    """Follow the gradient of a loss back through the accepted steps of a solve, by one product a step.
+
+    Parameters
+    ----------
+    sol
+        ``hbodeint(..., dense=True)`` of a real state, with one time axis and a one-step method.
+    loss
+        ``loss(h_T, m_T)`` returns one number, summed over a batch.
+    batch
+        Whether the first axis of h0 holds samples that do not interact. Default: whether h0 has two axes or more.
+
+    Raises
+    ------
+    ValueError
+        If the solve cannot be followed (no dense output, times or steps per sample, a failure), samples interact, or
+        the loss is not one number that depends on the state.
+    """
+    dense = sol.dense
+    if dense is None:
+        raise ValueError("sol must come from hbodeint(..., dense=True), which keeps the steps")
+    if not isinstance(dense.problem.clock, Clock) or not sol.stats.success or not dense.solved.tape.steps:
+        raise ValueError("sol must have one time axis and steps that reached its last time")
+    second_order = sol.m is not None
+    batched = dense.problem.y0.ndim - second_order >= 2 if batch is None else batch
+    propagator = Propagator(dense, second_order, batched)
+    if interacting(propagator.step(0)):
+        raise ValueError("the samples of h0 must not interact, but the first depends on others; pass batch=False")
+    rows, size = scaled(propagator.loss_gradient(loss))
+    norm = size.expand(propagator.count + 1, -1).clone()
+    for n in range(propagator.count - 1, -1, -1):
+        rows, grown = scaled(propagator.step(n).pull(rows))
+        norm[n] = norm[n + 1] + grown[0]
+    t = torch.tensor(propagator.times, dtype=torch.float64)
+    return GradientDecay(t, propagator.layout.per_sample(norm.exp()))
