@@ -38,7 +38,8 @@ class Extremes(NamedTuple):
         largest eigenvalue, K = 2; of Arnoldi's that with the largest score, for each key. NaN where a product was not
         finite.
     converged
-        Shape (B, K), bool. Values that did not converge are the best approximations so far.
+        Shape (B, K), bool: whether a value is an eigenvalue to the tolerance. That none lies beyond it is as likely as
+        the vectors make it, never certain. Values that did not converge are the best approximations so far.
     products
         How many times the product was called.
     """
@@ -85,7 +86,7 @@ def lanczos(product: Product, start: Tensor, tol: float, most: int) -> Extremes:
         take random numbers.
     tol
         Error of an eigenvalue, relative to itself, apart from rounding, which is some ε ‖A‖. It is estimated by the
-        residual of the Ritz vector, or its square over the distance to the next Ritz value (Parlett, The Symmetric
+        residual of the Ritz vector, or its square over the distance to the next eigenvalue (Parlett, The Symmetric
         Eigenvalue Problem, 1998, theorem 11.7.1).
     most
         The largest number of products.
@@ -140,11 +141,12 @@ def _judge_tridiagonal(alpha: Array, beta: Array, sample: int, found: _Found) ->
     for end, (thetas, vectors) in enumerate(ends):
         # Half, as what counts as a copy may be a neighbour.
         allowed = 0.5 * found.tol * max(abs(values[end]), found.eps * norm)
-        residual = beta[-1] * abs(vectors[-1, -end])
+        residual, beside = beta[-1] * abs(vectors[-1, [-end, end - 1]])
         gap = thetas[-1] - thetas[0]
         # Of two Ritz values that agree, a combination of the vectors has no residual: they need no other test.
         copies = last > 0 and gap <= max(allowed, COPIES * found.eps * norm)
-        converged[end] |= copies or residual <= allowed or residual * residual <= gap * allowed
+        # The neighbour is no eigenvalue yet: the nearest one may be closer by as much as its residual.
+        converged[end] |= copies or residual <= allowed or residual * residual <= (gap - beside) * allowed
     found.note(sample, values, converged, len(broken) > 0)
 
 
@@ -171,7 +173,8 @@ def arnoldi(product: Product, start: Tensor, keys: Sequence[Key], tol: float, ke
         residual, or ε ‖A‖ if that is larger, times the condition of the eigenvalue in the subspace. As the subspace
         need not contain the left eigenvector, it may be underestimated for matrices that are far from normal.
     kept
-        Vectors of length P that are held, besides one more; a restart adds a third of them for a moment.
+        Vectors of length P that are held, besides one more; a restart keeps half of them, and needs room to copy.
+        With fewer than 8 for each key, eigenvalues close to the best are more often taken for it.
     most
         The largest number of products.
 
@@ -183,7 +186,7 @@ def arnoldi(product: Product, start: Tensor, keys: Sequence[Key], tol: float, ke
     start = start.detach()
     samples, size = start.shape
     found, eps = _Found(start, len(keys), tol), torch.finfo(start.dtype).eps
-    kept, keep = min(kept, size), max(2 * (kept // 6), 2 * len(keys))
+    kept, keep = min(kept, size), max(2 * (kept // 4), 2 * len(keys))
     if keep + 2 > kept < size:
         raise ValueError(f"kept must be at least {keep + 2} for {len(keys)} keys, got {kept}")
     basis = start.new_zeros(kept + 1, samples, size)

@@ -1,0 +1,176 @@
+"""Systems side by side: how stiff they are, what they cost, whether their gradients survive."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..integrate import hbodeint
+from ..solution import Solution, SolverError
+from ..systems import FirstOrder, GeneralizedHeavyBall, HeavyBall, SecondOrder, System, VectorField
+from .comparison_result import Compared, Comparison
+from .cost import profile
+from .gradient_decay import gradient_decay
+from .gradient_flow import gradient_flow
+from .inputs import Inputs, as_inputs
+from .propagator import Loss, PropagatorError
+from .stiffness import stiffness
+
+
+class _WithoutMomentum(nn.Module):
+    """f(t, h) as a field f(t, h, m) of a SONODE."""
+
+    def __init__(self, f: VectorField) -> None:
+        super().__init__()
+        self.f = f
+
+    def forward(self, t: Tensor, h: Tensor, m: Tensor, *args: Any) -> Tensor:
+        out: Tensor = self.f(t, h, *args)
+        return out
+
+
+def same_field(
+    f: VectorField, gamma: float | Tensor | None = None, xi: float | Tensor | None = None
+) -> dict[str, System]:
+    """Return the four systems that are compared, all with the same f(t, h).
+
+    Parameters
+    ----------
+    f
+        ``f(t, h, *args)``, shape of h.
+    gamma, xi
+        Damping γ and restoring coefficient ξ, as in `HeavyBall` and `GeneralizedHeavyBall`; fixed.
+
+    Returns
+    -------
+    dict
+        "node": h' = f. "sonode": h'' = f, without damping. "hbnode": h'' + γ h' = f. "ghbnode": h' = tanh(m),
+        m' = -γ m + f - ξ h.
+    """
+    gamma = HeavyBall(f).gamma.item() if gamma is None else gamma
+    xi = math.log(2.0) if xi is None else xi
+    return {
+        "node": FirstOrder(f),
+        "sonode": SecondOrder(_WithoutMomentum(f)),
+        "hbnode": HeavyBall(f, gamma, trainable=False),
+        "ghbnode": GeneralizedHeavyBall(f, gamma, xi, trainable=False),
+    }
+
+
+def compare(
+    systems: Mapping[str, System] | VectorField,
+    inputs: Inputs | tuple[Any, ...],
+    *,
+    method: str | None = None,
+    tolerance: float = 1e-6,
+    loss: Loss | None = None,
+    gradient: str = "discrete_adjoint",
+    batch: bool | None = None,
+    dense_limit: int = 128,
+    repeats: int = 3,
+    unit: str = "time units",
+) -> Comparison:
+    """Solve systems from the same start, and compare stiffness, evaluations, gradients and errors.
+
+    Parameters
+    ----------
+    systems
+        Systems by name; or a field f(t, h), for the four of `same_field`.
+    inputs
+        `Inputs`, or a tuple ``(h0, t)`` or ``(h0, t, m0)``; t of shape (T,), where stiffness is measured. First-order
+        systems start without m0.
+    method
+        One for all; default: that of `hbodeint` for each.
+    tolerance
+        rtol = atol.
+    loss
+        ``loss(h_T, m_T)`` returns one number, summed over a batch; default: the sum of the squares of h_T. m_T is zero
+        for a first-order system.
+    gradient
+        The mode of the backward pass, as for `hbodeint`.
+    batch, dense_limit
+        As in `stiffness`. For heavy balls with 2N up to `dense_limit` the certificate of `gradient_flow` is asked for.
+    repeats
+        Of the timing.
+    unit
+        Of time, for the labels.
+
+    Returns
+    -------
+    Comparison
+        One row a system, its table and its figure. A system that could not be solved is a row with a failure.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For arguments that do not fit.
+    """
+    if isinstance(systems, System):
+        raise TypeError(f"systems must be a mapping of names to systems or a field, got a {type(systems).__name__}")
+    named = dict(systems) if isinstance(systems, Mapping) else same_field(systems)
+    if not named or not all(isinstance(s, System) for s in named.values()):
+        raise TypeError("systems must map names to systems, at least one")
+    inputs = as_inputs(inputs)
+    chosen = loss or _squares
+    rows = []
+    for name, system in named.items():
+        own = inputs if system.second_order else inputs._replace(m0=None)
+        picked = method or ("dprkn6" if system.damped and system.activation is None else "dopri5")
+        rows.append(_compared(name, system, own, picked, tolerance, chosen, gradient, batch, dense_limit, repeats))
+    return Comparison(tuple(rows), tolerance, unit)
+
+
+def _squares(h: Tensor, m: Tensor) -> Tensor:
+    return h.square().sum()
+
+
+def _compared(
+    name: str,
+    system: System,
+    inputs: Inputs,
+    method: str,
+    tolerance: float,
+    loss: Loss,
+    gradient: str,
+    batch: bool | None,
+    dense_limit: int,
+    repeats: int,
+) -> Compared:
+    found = profile(
+        system,
+        inputs,
+        methods=[method],
+        tolerances=[tolerance],
+        gradient=gradient,
+        loss=_of_last(loss),
+        repeats=repeats,
+        memory=False,
+    )
+    run, notes = found.runs[0], list(found.notes)
+    h0, t, m0, args = inputs
+    if run.failure is not None:
+        return Compared(name, system, run, None, None, None, tuple(notes))
+    with torch.no_grad():
+        sol = hbodeint(system, h0, t, m0=m0, args=args, method=method, rtol=tolerance, atol=tolerance, dense=True)
+    rates = stiffness(system, sol, args=args, batch=batch)
+    decay = certificate = None
+    try:
+        decay = gradient_decay(sol, loss, batch)
+        sample = math.prod(h0.shape[1:] if (h0.ndim >= 2 if batch is None else batch) else h0.shape)
+        if system.damped and 2 * sample <= dense_limit:
+            certificate = gradient_flow(system, sol, batch=batch, node=False, dense_limit=dense_limit)
+    except (PropagatorError, SolverError) as error:
+        notes.append(f"gradients: {error}")
+    return Compared(name, system, run, rates, decay, certificate, tuple(notes))
+
+
+def _of_last(loss: Loss) -> Callable[[Solution], Tensor]:
+    def of(sol: Solution) -> Tensor:
+        h = sol.h[-1]
+        return loss(h, torch.zeros_like(h) if sol.m is None else sol.m[-1])
+
+    return of

@@ -1,0 +1,259 @@
+"""What solves and their gradients cost, over methods and tolerances."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..arguments import as_system, check_state, check_times
+from ..gradients import Gradient
+from ..gradients.leaves import reachable
+from ..integrate import hbodeint
+from ..options import gradient_mode
+from ..solution import Solution, SolverError, Stats
+from ..solvers import METHODS
+from ..systems import System
+from .cost_result import Profile, Run
+from .inputs import (
+    Inputs,
+    Reference,
+    as_inputs,
+    checked_methods,
+    checked_tolerances,
+    divided_options,
+    solved_reference,
+)
+from .measuring import Mark, mark, peak_memory, seconds, synchronise, untouched
+
+Loss = Callable[[Solution], Tensor]
+
+
+@torch.inference_mode(False)
+@torch.enable_grad()
+def profile(
+    system: System | Callable[..., Tensor],
+    inputs: Inputs | tuple[Any, ...],
+    *,
+    methods: Sequence[str] | None = None,
+    tolerances: Sequence[float] = (1e-3, 1e-4, 1e-5, 1e-6, 1e-7),
+    gradient: str | Gradient = "discrete_adjoint",
+    loss: Loss | None = None,
+    repeats: int = 3,
+    reference: str | Solution | None = None,
+    memory: bool = True,
+    options: Mapping[str, Any] | None = None,
+) -> Profile:
+    """Solve forward and backward by several methods at several tolerances, and measure what that takes.
+
+    Each run is made once to warm up, which gives its counts and its error; then `repeats` times by the clock, all
+    methods in turn; then once for its memory. Gradients go to copies of the inputs and to the parameters of the
+    system, all of which stay as they are, as do ``.grad``, buffers and the state of random numbers.
+
+    Parameters
+    ----------
+    system
+        A system of `hbode.systems`, or a field ``f(t, h, *args)``: the force of a heavy ball.
+    inputs
+        `Inputs`, or a tuple ``(h0, t)`` or ``(h0, t, m0)``; t of shape (T,).
+    methods
+        Names in `hbode.METHODS`. Default: dopri5 and dprkn6 for a damped system with h' = m, dopri5 and tsit5
+        elsewhere. A method without an error estimate knows no tolerance and is run once.
+    tolerances
+        Values of rtol = atol.
+    gradient
+        As for `hbodeint`.
+    loss
+        ``loss(sol)`` returns one real number that the gradient is taken of. Default: the mean over the entries of
+        |h(T)|². Its own time counts as backward.
+    repeats
+        Of the timing.
+    reference
+        What errors are measured against: a method, a `Solution` at the same times, or None for dprkn8 if the system
+        is damped with h' = m, dopri8 elsewhere. A method is run at a thousandth of the smallest tolerance, at least
+        50 eps of the dtype, and once more at ten times that: where errors are below the difference, a note says so.
+    memory
+        Whether to measure memory too.
+    options
+        As for `hbodeint`. Each is given to the methods that know it; step_size and grid_constructor to those without
+        an error estimate only.
+
+    Returns
+    -------
+    Profile
+        One `Run` for each method and tolerance, also for a solve that failed.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For arguments that do not fit.
+    """
+    if not callable(system):
+        raise TypeError(f"system must be a system or callable as f(t, h), got {type(system).__name__}")
+    system, inputs = as_system(system, None, None, None), as_inputs(inputs)
+    check_state(inputs.h0, inputs.m0, system)
+    if check_times(inputs.t, inputs.h0, False).ndim != 1:
+        raise ValueError("t of inputs must have shape (T,): times per sample cannot be profiled")
+    names = checked_methods(methods, system)
+    ladder = checked_tolerances(tolerances)
+    if not isinstance(repeats, int) or repeats < 1:
+        raise ValueError(f"repeats must be a whole number, at least 1, got {repeats!r}")
+    mode, rest = gradient_mode(gradient, dict(options or {}))
+    own = divided_options(rest, names)
+    adaptive = {name: METHODS[name].error_order is not None for name in names}
+
+    device = inputs.h0.device
+    with untouched(system, device):
+        exact = solved_reference(system, inputs, reference, min(ladder), rest)
+        notes = list(exact.notes)
+        bench = _Bench(system, inputs, mode, loss or _mean_square, exact)
+        trials = [
+            _Trial(bench, name, tolerance if adaptive[name] else math.nan, own[name])
+            for i, tolerance in enumerate(ladder)
+            for name in names
+            if adaptive[name] or i == 0
+        ]
+        for trial in trials:
+            trial.warm_up()
+        if any(trial.error < exact.resolution for trial in trials):
+            notes.append(f"errors below {exact.resolution:.0e} may be those of the reference, {exact.label}")
+        for _ in range(repeats):
+            for trial in trials:
+                trial.time()
+        synchronise(device)
+        good = [trial for trial in trials if trial.failure is None]
+        if memory and good:
+            peaks = peak_memory([trial.attempt for trial in good], device)
+            if isinstance(peaks, str):
+                notes.append(peaks)
+            else:
+                for trial, peak in zip(good, peaks, strict=True):
+                    trial.peak = peak
+    runs = sorted((trial.run() for trial in trials), key=lambda run: names.index(run.method))
+    shown = gradient if isinstance(gradient, str) else type(gradient).__name__
+    dtype = str(inputs.h0.dtype).removeprefix("torch.")
+    return Profile(tuple(runs), tuple(notes), str(device), dtype, type(system).__name__, shown, exact.label)
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """What all runs of a profile share."""
+
+    system: System
+    inputs: Inputs
+    gradient: Gradient
+    loss: Loss
+    exact: Reference
+
+
+@dataclass
+class _Trial:
+    """One method at one tolerance, and what has been measured of it so far."""
+
+    bench: _Bench
+    method: str
+    tolerance: float
+    options: dict[str, Any]
+    stats: Stats | None = None
+    error: float = math.nan
+    failure: str | None = None
+    marks: list[tuple[Mark, Mark, Mark]] = field(default_factory=list)
+    peak: int | None = None
+
+    def warm_up(self) -> None:
+        done = self.attempt()
+        if done is not None:
+            self.stats, self.error = done[0].stats, self.bench.exact.error(done[0])
+
+    def time(self) -> None:
+        done = self.attempt()
+        if done is not None:
+            self.marks.append(done[1])
+
+    def attempt(self) -> tuple[Solution, tuple[Mark, Mark, Mark]] | None:
+        """Run once, unless a run has failed, which fields with random numbers may do later on."""
+        try:
+            return None if self.failure else self.once()
+        except SolverError as error:
+            self.failure = str(error)
+            return None
+
+    def once(self) -> tuple[Solution, tuple[Mark, Mark, Mark]]:
+        """Solve forward and backward; return the solution and the time before, between and after."""
+        bench = self.bench
+        inputs = bench.inputs
+        h0 = inputs.h0.detach().clone().requires_grad_()
+        m0, t, args = _apart(inputs.m0), _apart(inputs.t), tuple(_apart(arg) for arg in inputs.args)
+        # without a tolerance, the defaults of hbodeint: they stop the iterations of implicit methods
+        rtol, atol = (1e-5, 1e-7) if math.isnan(self.tolerance) else (self.tolerance, self.tolerance)
+        start = mark(h0.device)
+        sol = hbodeint(
+            bench.system,
+            h0,
+            t,
+            m0=m0,
+            args=args,
+            method=self.method,
+            rtol=rtol,
+            atol=atol,
+            gradient=bench.gradient,
+            options=self.options,
+        )
+        between = mark(h0.device)
+        given = [x for x in (h0, m0, t, *args) if isinstance(x, Tensor) and x.requires_grad]
+        wanted = {id(x): x for x in (*given, *reachable(bench.system).leaves)}
+        torch.autograd.grad(_checked_loss(bench.loss(sol)), list(wanted.values()), allow_unused=True)
+        return sol, (start, between, mark(h0.device))
+
+    def run(self) -> Run:
+        stats = self.stats
+        none = torch.zeros(0, dtype=torch.float64)
+        if stats is None or self.failure:
+            return Run(method=self.method, tolerance=self.tolerance, t=none, dt=none, failure=self.failure)
+        forward = [seconds(start, between) for start, between, _ in self.marks]
+        backward = [seconds(between, end) for _, between, end in self.marks]
+        return Run(
+            method=self.method,
+            tolerance=self.tolerance,
+            nfe=_total(stats.nfe),
+            nfe_backward=stats.nfe_backward,
+            products=_total(stats.products),
+            accepted=_total(stats.accepted),
+            rejected=_total(stats.rejected),
+            stiffness=stats.stiffness if isinstance(stats.stiffness, float) else math.nan,
+            t=stats.t,
+            dt=stats.dt,
+            error=self.error,
+            seconds_forward=statistics.median(forward),
+            seconds_forward_range=(min(forward), max(forward)),
+            seconds_backward=statistics.median(backward),
+            seconds_backward_range=(min(backward), max(backward)),
+            peak_bytes=self.peak,
+        )
+
+
+def _apart(value: Any) -> Any:
+    """Return a tensor without its graph, so that no gradient passes through a graph of the caller."""
+    return value.detach().requires_grad_(value.requires_grad) if isinstance(value, Tensor) else value
+
+
+def _mean_square(sol: Solution) -> Tensor:
+    return sol.h[-1].abs().square().mean()
+
+
+def _checked_loss(value: Any) -> Tensor:
+    if not isinstance(value, Tensor) or value.numel() != 1 or value.is_complex():
+        got = f"shape {tuple(value.shape)}, {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
+        raise TypeError(f"loss must return a tensor with one real number, got {got}")
+    if not value.requires_grad:
+        raise ValueError("loss must depend on the solution: what it returned has no gradient")
+    return value
+
+
+def _total(count: int | list[int]) -> int:
+    return max(count) if isinstance(count, list) else count

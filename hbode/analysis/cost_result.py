@@ -1,0 +1,300 @@
+"""What `profile` returns: its numbers, as tables and as a figure."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from operator import attrgetter
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+from torch import Tensor
+
+from .looks import line
+from .work_precision import WorkPrecision, work_ratio
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Run:
+    """One solve by one method at one tolerance, forward and backward. Of a failed one, numbers are NaN or None.
+
+    Attributes
+    ----------
+    method, tolerance
+        What was run; the tolerance (rtol = atol) is NaN for a method without an error estimate.
+    nfe, nfe_backward, products, accepted, rejected, stiffness
+        As in `Stats`.
+    t, dt
+        Where the accepted steps start, and their lengths, (n,) each, float64 on the CPU, in the unit of time.
+    error
+        Root mean square difference of (h, m) from the reference over the requested times, relative to the root mean
+        square of the reference (as it is where that is zero). NaN if the reference failed.
+    seconds_forward, seconds_backward
+        Medians over the repeats.
+    seconds_forward_range, seconds_backward_range
+        Least and most.
+    peak_bytes
+        The most memory that forward and backward together held at a time, over what was held before. None where it
+        was not measured.
+    failure
+        Why the solve failed; None if it did not.
+    """
+
+    method: str
+    tolerance: float
+    nfe: int | None = None
+    nfe_backward: int | None = None
+    products: int | None = None
+    accepted: int | None = None
+    rejected: int | None = None
+    stiffness: float = math.nan
+    t: Tensor
+    dt: Tensor
+    error: float = math.nan
+    seconds_forward: float = math.nan
+    seconds_forward_range: tuple[float, float] = (math.nan, math.nan)
+    seconds_backward: float = math.nan
+    seconds_backward_range: tuple[float, float] = (math.nan, math.nan)
+    peak_bytes: int | None = None
+    failure: str | None = None
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Profile:
+    """The runs of `profile`, method by method in the order of the tolerances.
+
+    Attributes
+    ----------
+    runs
+        One `Run` for each method and tolerance.
+    notes
+        What could not be computed or measured, and why.
+    device, dtype
+        Of the state.
+    system
+        Name of the system's class.
+    gradient
+        The mode of the backward pass.
+    reference
+        What the errors are measured against.
+    """
+
+    runs: tuple[Run, ...]
+    notes: tuple[str, ...]
+    device: str
+    dtype: str
+    system: str
+    gradient: str
+    reference: str
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The methods, each once."""
+        return tuple(dict.fromkeys(run.method for run in self.runs))
+
+    def curve(self, method: str) -> WorkPrecision:
+        """Return evaluations of the field, forward, against errors of the runs that succeeded.
+
+        Raises
+        ------
+        ValueError
+            If the method was not profiled.
+        """
+        if method not in self.methods:
+            raise ValueError(f"method must be one of {', '.join(self.methods)}, got {method!r}")
+        good = [run for run in self.runs if run.method == method and run.nfe is not None]
+        return WorkPrecision(tuple(float(run.nfe or 0) for run in good), tuple(run.error for run in good))
+
+    def summary(self) -> str:
+        """Return the runs as a table, with times in milliseconds and memory in MiB."""
+        head = ["method", "tolerance", "error", "nfe", "backward", "accepted", "rejected", "stiffness"]
+        head += ["forward ms", "backward ms", "peak MiB"]
+        rows = [head]
+        for run in self.runs:
+            row = [run.method, _number(run.tolerance, ".0e"), _number(run.error, ".1e")]
+            row += [_number(x, "d") for x in (run.nfe, run.nfe_backward, run.accepted, run.rejected)]
+            row += [_number(run.stiffness, ".2f")]
+            row += [_number(1e3 * x, ".3g") for x in (run.seconds_forward, run.seconds_backward)]
+            rows.append([*row, _number(None if run.peak_bytes is None else run.peak_bytes / 2**20, ".3g")])
+        widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+        lines = [f"Profile of a {self.system} on {self.device}, {self.dtype}, gradient {self.gradient}"]
+        lines.append(f"errors against {self.reference}")
+        for failure, row in zip((None, *(run.failure for run in self.runs)), rows, strict=True):
+            cells = [row[0].ljust(widths[0])]
+            cells += [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+            lines.append("  ".join(["", *cells, (failure or "").split(":")[0]]).rstrip())
+        return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
+
+    def __repr__(self) -> str:
+        return self.summary()
+
+    def to_dataframe(self) -> Any:
+        """Return a `pandas.DataFrame` with one row a run: everything but the steps, ranges as two columns each.
+
+        Raises
+        ------
+        ImportError
+            If pandas is not installed.
+        """
+        columns: dict[str, list[Any]] = {}
+        for field in fields(Run):
+            values = [getattr(run, field.name) for run in self.runs]
+            if field.name.endswith("_range"):
+                columns[field.name.removesuffix("range") + "least"] = [value[0] for value in values]
+                columns[field.name.removesuffix("range") + "most"] = [value[1] for value in values]
+            elif field.name not in ("t", "dt"):
+                columns[field.name] = values
+        return data_frame(columns)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return everything in types of JSON; what is not finite becomes None."""
+        runs = [{field.name: plain(getattr(run, field.name)) for field in fields(Run)} for run in self.runs]
+        return {**{field.name: plain(getattr(self, field.name)) for field in fields(self)}, "runs": runs}
+
+    def plot(self, tolerance: float | None = None) -> Figure:
+        """Draw what accuracy costs in evaluations of the field, and the accepted steps over t.
+
+        Parameters
+        ----------
+        tolerance
+            The runs whose steps are drawn, besides those without a tolerance. Default: the middle one of those that
+            most methods succeeded at.
+
+        Raises
+        ------
+        ValueError
+            If nothing was run at that tolerance.
+        """
+        good = [run for run in self.runs if run.failure is None]
+        known = sorted({run.tolerance for run in self.runs if not math.isnan(run.tolerance)})
+        if tolerance is not None and tolerance not in known:
+            raise ValueError(f"tolerance must be one of {', '.join(f'{x:g}' for x in known)}, got {tolerance!r}")
+        if tolerance is None:
+            counts = {x: sum(run.tolerance == x for run in good) for x in known}
+            best = [x for x in known if counts[x] == max(counts.values())]
+            tolerance = best[len(best) // 2] if best else math.nan
+        figure = Figure(figsize=(10.5, 4.8), layout="constrained")
+        work, steps = figure.subplots(1, 2)
+        figure.suptitle(self._finding(), fontsize=13)
+        _draw_work(work, {name: [run for run in self.runs if run.method == name] for name in self.methods})
+        at = [run for run in good if run.tolerance == tolerance or math.isnan(run.tolerance)]
+        _draw_steps(steps, {run.method: run for run in at}, self.methods, tolerance)
+        handles, labels = work.get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 4), frameon=False)
+        return figure
+
+    def _finding(self) -> str:
+        """Return what the curves say, in one sentence."""
+        failed = [name for name in self.methods if not self.curve(name).work]
+        curves = {name: self.curve(name) for name in self.methods if name not in failed}
+        if not curves:
+            return "Every solve failed"
+        tail = f"; {' and '.join(failed)} failed" if failed else ""
+        measured = [run for run in self.runs if run.error > 0]
+        if not measured:
+            return f"Evaluations over the tolerance: no errors are known{tail}"
+        best = min(measured, key=attrgetter("error"))
+        if len(curves) == 1:
+            return f"{best.method} reaches an error of {_power(best.error)} with {best.nfe} evaluations{tail}"
+        common = _common_error(list(curves.values()))
+        if common is None:
+            of = f"that of {best.method}, {_power(best.error)} at {best.nfe} evaluations"
+            return f"Not comparable at equal error; the least error is {of}{tail}"
+        ranked = sorted((curve.work_at(common), name) for name, curve in curves.items() if curve.work_at(common) > 0)
+        (_, first), (_, second), *_ = ranked
+        ratio = work_ratio(curves[first], curves[second], [common])
+        if ratio > 0.97:
+            return f"{first} and {second} need about the same evaluations at an error of {_power(common)}{tail}"
+        of = f"{second}{', the next best' if len(ranked) > 2 else ''}"
+        return f"{first} reaches an error of {_power(common)} with {ratio:.2f} times the evaluations of {of}{tail}"
+
+
+def data_frame(columns: Mapping[str, Sequence[Any]]) -> Any:
+    """Return a `pandas.DataFrame`; raise an ImportError that says what to install if there is no pandas."""
+    try:
+        pandas = importlib.import_module("pandas")
+    except ImportError as error:
+        raise ImportError("to_dataframe needs pandas: pip install pandas") from error
+    return pandas.DataFrame(dict(columns))
+
+
+def plain(value: Any) -> Any:
+    """Return a value in types of JSON; numbers that are not finite become None."""
+    if isinstance(value, Tensor):
+        return plain(value.tolist())
+    if isinstance(value, Mapping):
+        return {key: plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _draw_work(panel: Axes, runs: Mapping[str, Sequence[Run]]) -> None:
+    """Draw errors over evaluations; over no errors, tolerances."""
+    measured = any(run.error > 0 for tried in runs.values() for run in tried)
+    for index, (name, tried) in enumerate(runs.items()):
+        shown = [(run.nfe, run.error if measured else run.tolerance) for run in tried if run.nfe is not None]
+        shown = [(nfe, y) for nfe, y in shown if y > 0]
+        lost = sum(run.failure is not None for run in tried)
+        label = name + (f" (failed {lost} of {len(tried)})" if lost else "")
+        panel.plot([x for x, _ in shown], [y for _, y in shown], label=label, markersize=6, **line(index))
+    _log_scales(panel, "xy")
+    panel.set_xlabel("evaluations of the field, forward")
+    panel.set_ylabel("error, relative to the rms of the solution" if measured else "tolerance")
+    panel.set_title("Work and precision", loc="left", fontsize=11)
+    panel.grid(alpha=0.25)
+
+
+def _draw_steps(panel: Axes, runs: Mapping[str, Run], methods: Sequence[str], tolerance: float) -> None:
+    for name, run in runs.items():
+        look = {**line(methods.index(name)), "markevery": max(1, len(run.t) // 10), "markersize": 5, "linewidth": 1.4}
+        panel.plot(run.t.numpy(), run.dt.abs().numpy(), **look)
+    _log_scales(panel, "y")
+    panel.set_xlabel("t (time units)")
+    panel.set_ylabel("accepted step (time units)")
+    at = "" if math.isnan(tolerance) else f" at tolerance {_power(tolerance)}"
+    panel.set_title(f"Accepted steps{at}", loc="left", fontsize=11)
+    panel.grid(alpha=0.25)
+
+
+def _log_scales(panel: Axes, axes: str) -> None:
+    """Set axes to a log scale, if there is something on them: matplotlib raises where there is nothing."""
+    if not any(len(drawn.get_xdata()) for drawn in panel.get_lines()):  # type: ignore[arg-type]
+        panel.text(0.5, 0.5, "no solve succeeded", ha="center", transform=panel.transAxes)
+        panel.set(xticks=[], yticks=[])
+        return
+    panel.set(**{f"{axis}scale": "log" for axis in axes})
+    for axis, (low, high) in ((panel.xaxis, panel.get_xlim()), (panel.yaxis, panel.get_ylim())):
+        if axis.get_scale() == "log" and high < 100 * low:  # else only powers of ten are labelled
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high > 4 * low else range(1, 10)))
+            axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            axis.set_minor_formatter(NullFormatter())
+
+
+def _common_error(curves: Sequence[WorkPrecision]) -> float | None:
+    """Return an error that most curves reach, at least two, preferably a power of ten; the middle one of these."""
+    errors = [math.log10(e) for curve in curves for e in curve.error if e > 0 and math.isfinite(e)]
+    for parts in (1, 8) if errors else ():
+        ladder = [
+            math.pow(10.0, k / parts) for k in range(math.floor(parts * min(errors)), math.ceil(parts * max(errors)))
+        ]
+        counts = [sum(curve.work_at(error) > 0 for curve in curves) for error in ladder]
+        best = [error for error, count in zip(ladder, counts, strict=True) if count == max(counts)]
+        if max(counts, default=0) > 1:
+            return best[len(best) // 2]
+    return None
+
+
+def _power(value: float) -> str:
+    """Return a number in powers of ten, as matplotlib sets it."""
+    digits, exponent = f"{value:.1e}".split("e")
+    times = "" if digits == "1.0" else rf"{digits} \times "
+    return f"${times}10^{{{int(exponent)}}}$"
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None or math.isnan(value) else format(value, form)

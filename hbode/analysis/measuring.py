@@ -1,0 +1,139 @@
+"""Time and memory of what runs on a device, without a trace on what is measured."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch._C import _autograd, _profiler
+from torch.profiler import record_function
+
+from ..gradients.leaves import reachable
+from ..systems import System
+
+Mark = torch.cuda.Event | float
+"""A point in time: on a GPU in the order of its own work, elsewhere in seconds of the host."""
+
+_START, _ALLOCATION = "hbode: memory of a run", "[memory]"
+
+
+def mark(device: torch.device) -> Mark:
+    """Return the present, without waiting for a GPU."""
+    if device.type != "cuda":
+        return time.perf_counter()
+    event = torch.cuda.Event(enable_timing=True)
+    event.record(torch.cuda.current_stream(device))
+    return event
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait for a GPU, so that the time between marks can be told."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def seconds(start: Mark, end: Mark) -> float:
+    """Return the time between two marks of one device, in seconds."""
+    if isinstance(start, torch.cuda.Event) and isinstance(end, torch.cuda.Event):
+        return 1e-3 * float(start.elapsed_time(end))
+    if isinstance(start, float) and isinstance(end, float):
+        return end - start
+    raise TypeError(f"start and end must be marks of one device, got {type(start).__name__} and {type(end).__name__}")
+
+
+def peak_memory(runs: Sequence[Callable[[], object]], device: torch.device) -> list[int] | str:
+    """Return the most memory that each run held at a time, over what was held before it, or why that is not known.
+
+    Counted are the tensors of torch's own allocator on the device, whose sizes it rounds up: not the Python objects,
+    nor what the kernels allocate by other means. Runs are slowed down; do not time them.
+
+    Parameters
+    ----------
+    runs
+        Called once each, in turn. What a run returns is let go.
+    device
+        A CPU, where the profiler of torch reports each allocation (it must not be in use already), or a CUDA device.
+
+    Returns
+    -------
+    list of int, or str
+        Bytes, one entry a run; or the reason why the device's memory cannot be measured.
+    """
+    if device.type == "cuda":
+        return [_peak_on_gpu(run, device) for run in runs]
+    if device.type != "cpu":
+        return f"memory is not measured on {device.type}"
+    if _autograd._profiler_enabled():
+        return "memory is not measured inside torch.profiler"
+    try:
+        _record_allocations()
+    except (AttributeError, TypeError) as error:  # it is not a public interface
+        return f"memory is not measured with torch {torch.__version__}: {error}"
+    gc.collect()
+    try:
+        for run in runs:
+            with record_function(_START):
+                run()
+    finally:
+        results = _autograd._disable_profiler()
+    events: Sequence[Any] = results.events()
+    found = [
+        (event.start_ns(), event.name(), event.nbytes())
+        for event in events
+        if event.name() == _START or (event.name() == _ALLOCATION and event.device_type().name == "CPU")
+    ]
+    return _peaks([(name, size) for _, name, size in sorted(found, key=_when)])
+
+
+def _record_allocations() -> None:
+    """Start torch's profiler without a record of each operator, which would take ten times as long as the runs."""
+    session = torch.autograd.profiler.profile(profile_memory=True)
+    config, activities = session.config(), session.kineto_activities
+    scopes = {_profiler.RecordScope.USER_SCOPE}
+    _autograd._prepare_profiler(config, activities)
+    _autograd._enable_profiler(config, activities, scopes)  # type: ignore[call-arg]  # torch declares no scopes
+
+
+@contextmanager
+def untouched(system: System, device: torch.device) -> Iterator[None]:
+    """Put the buffers of a system, which its field may write to, and the state of random numbers back at the end."""
+    modules = (system, *reachable(system).modules)
+    held = [(buffer, buffer.clone()) for module in modules for buffer in module.buffers()]
+    try:
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            yield
+    finally:
+        with torch.no_grad():
+            for buffer, before in held:
+                if not torch.equal(buffer, before):
+                    buffer.copy_(before)
+
+
+def _when(event: tuple[int, str, int]) -> int:
+    return event[0]
+
+
+def _peaks(events: Sequence[tuple[str, int]]) -> list[int]:
+    """Return the largest sum of allocations (negative where they are freed) after each start."""
+    peaks: list[int] = []
+    held = 0
+    for name, size in events:
+        if name == _START:
+            peaks.append(0)
+            held = 0
+        elif peaks:
+            held += size
+            peaks[-1] = max(peaks[-1], held)
+    return peaks
+
+
+def _peak_on_gpu(run: Callable[[], object], device: torch.device) -> int:
+    gc.collect()
+    before = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    run()
+    return torch.cuda.max_memory_allocated(device) - before

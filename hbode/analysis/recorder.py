@@ -1,0 +1,207 @@
+"""What training cost, step by step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from .cost_result import data_frame, plain
+from .looks import line
+
+_COUNTS = ("nfe", "nfe_backward", "rejected")
+
+
+class Cost(Protocol):
+    """What counts evaluations: the `Stats` of a solve, or the cost of a model's prediction."""
+
+    @property
+    def nfe(self) -> int | list[int]: ...
+
+    @property
+    def nfe_backward(self) -> int | list[int] | None: ...
+
+    @property
+    def rejected(self) -> int | list[int]: ...
+
+
+class CostRecorder:
+    """Keeps what each step of a training loop cost, and how it went.
+
+    >>> recorder = CostRecorder()
+    >>> for x in batches:
+    ...     sol = hbodeint(system, x, t)
+    ...     loss = sol.h[-1].square().mean()
+    ...     loss.backward()
+    ...     recorder.record(sol.stats, loss=loss)
+    >>> recorder.plot(every=len(batches))
+
+    Attributes
+    ----------
+    nfe, nfe_backward
+        Evaluations of the field, forward and backward, one entry a training step.
+    rejected
+        Steps of the solver that were tried in vain.
+    values
+        Further numbers by name, one entry a training step; NaN where a step did not give it.
+    """
+
+    def __init__(self) -> None:
+        self.nfe: list[int] = []
+        self.nfe_backward: list[int] = []
+        self.rejected: list[int] = []
+        self.values: dict[str, list[float]] = {}
+
+    def __len__(self) -> int:
+        return len(self.nfe)
+
+    def __repr__(self) -> str:
+        last = "" if not self.nfe else f", last nfe={self.nfe[-1]}, nfe_backward={self.nfe_backward[-1]}"
+        return f"CostRecorder({len(self)} steps{last})"
+
+    def record(self, *costs: Cost, **values: float | Tensor) -> None:
+        """Add a training step; call it after the backward pass, which is not counted before.
+
+        Parameters
+        ----------
+        costs
+            Of all solves in the step, such as ``sol.stats`` or ``prediction.cost``; they are summed. Of counts per
+            sample the largest is taken: that is how often the batch was evaluated.
+        values
+            Numbers to keep, such as ``loss=loss``; a tensor with one real entry is detached.
+
+        Raises
+        ------
+        TypeError
+            If a cost has no counts, or a value is no number.
+        ValueError
+            If there is no cost, or a value has the name of a count.
+        """
+        if not costs:
+            raise ValueError("costs must be given, at least one: sol.stats, for example")
+        for cost in costs:
+            missing = [name for name in _COUNTS if not hasattr(cost, name)]
+            if missing:
+                raise TypeError(f"costs must have {', '.join(_COUNTS)}; {type(cost).__name__} has no {missing[0]}")
+        taken = [name for name in values if name in _COUNTS]
+        if taken:
+            raise ValueError(f"values must not be called {', '.join(_COUNTS)}; got {taken[0]}")
+        numbers = {name: _number(name, value) for name, value in values.items()}
+        before = len(self)
+        self.nfe.append(sum(_most(cost.nfe) for cost in costs))
+        self.nfe_backward.append(sum(_most(cost.nfe_backward) for cost in costs))
+        self.rejected.append(sum(_most(cost.rejected) for cost in costs))
+        for name in numbers:
+            self.values.setdefault(name, [math.nan] * before)
+        for name, kept in self.values.items():
+            kept.append(numbers.get(name, math.nan))
+
+    def means(self, every: int) -> dict[str, list[float]]:
+        """Return the means over blocks of `every` training steps, such as epochs, of counts and values by name.
+
+        The last block may be shorter. NaN is left out; a block of nothing else is NaN.
+
+        Raises
+        ------
+        ValueError
+            If `every` is not a positive whole number.
+        """
+        if not isinstance(every, int) or every < 1:
+            raise ValueError(f"every must be a whole number, at least 1, got {every!r}")
+        starts = range(0, len(self), every)
+        return {name: [_mean(column[i : i + every]) for i in starts] for name, column in self._columns().items()}
+
+    def to_dataframe(self) -> Any:
+        """Return a `pandas.DataFrame` with one row a training step.
+
+        Raises
+        ------
+        ImportError
+            If pandas is not installed.
+        """
+        return data_frame(self._columns())
+
+    def as_json(self) -> dict[str, Any]:
+        """Return everything in types of JSON; what is not finite becomes None."""
+        counts = {name: list(getattr(self, name)) for name in _COUNTS}
+        return {**counts, "values": {name: plain(kept) for name, kept in self.values.items()}}
+
+    def plot(self, every: int = 1) -> Figure:
+        """Draw evaluations over training steps, and below them what else was recorded.
+
+        Parameters
+        ----------
+        every
+            Training steps a point; it shows their mean.
+
+        Raises
+        ------
+        ValueError
+            If nothing was recorded, or `every` is not a positive whole number.
+        """
+        means = self.means(every)
+        if not self.nfe:
+            raise ValueError("nothing to plot: no training step was recorded")
+        steps = [min(i + every, len(self)) for i in range(0, len(self), every)]
+        figure = Figure(figsize=(8, 3.2 + 2.2 * len(self.values)), layout="constrained")
+        panels = figure.subplots(1 + len(self.values), 1, sharex=True, squeeze=False)[:, 0]
+        figure.suptitle(_finding(means["nfe"]), fontsize=13)
+        for index, (name, label) in enumerate(
+            (("nfe", "forward evaluations"), ("nfe_backward", "backward evaluations"))
+        ):
+            _draw(panels[0], steps, means[name], index, label)
+        panels[0].set_ylabel("evaluations a step")
+        panels[0].set_ylim(0, 1.1 * max(1.0, *means["nfe"], *means["nfe_backward"]))
+        for index, name in enumerate(self.values, start=2):
+            panel = panels[index - 1]
+            _draw(panel, steps, means[name], index, name)
+            panel.set_ylabel(name)
+            seen = [value for value in means[name] if math.isfinite(value)]
+            if seen and min(seen) > 0 and max(seen) > 10 * min(seen):
+                panel.set_yscale("log")
+        panels[-1].set_xlabel("training step" + (f" (means of {every})" if every > 1 else ""))
+        handles, labels = panels[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
+        return figure
+
+    def _columns(self) -> dict[str, Sequence[float]]:
+        return {"nfe": self.nfe, "nfe_backward": self.nfe_backward, "rejected": self.rejected, **self.values}
+
+
+def _draw(panel: Axes, steps: list[int], values: list[float], index: int, label: str) -> None:
+    look = {**line(index), "markevery": max(1, len(steps) // 12), "markersize": 5, "linewidth": 1.6}
+    panel.plot(steps, values, label=label, **look)
+    panel.grid(alpha=0.25)
+
+
+def _finding(nfe: list[float]) -> str:
+    """Return how the evaluations changed, from the first tenth of the points to the last."""
+    share = max(1, len(nfe) // 10)
+    first, last = _mean(nfe[:share]), _mean(nfe[-share:])
+    if abs(last - first) <= 0.02 * first:
+        return f"Forward evaluations stayed at {last:.0f} a step"
+    return f"Forward evaluations {'grew' if last > first else 'fell'} from {first:.0f} to {last:.0f} a step"
+
+
+def _mean(values: Sequence[float]) -> float:
+    known = [value for value in values if not math.isnan(value)]
+    return sum(known) / len(known) if known else math.nan
+
+
+def _most(count: int | list[int] | None) -> int:
+    return max(count) if isinstance(count, list) else count or 0
+
+
+def _number(name: str, value: Any) -> float:
+    try:
+        if isinstance(value, Tensor):
+            if value.is_complex():
+                raise TypeError("complex numbers cannot be averaged and drawn")
+            value = value.detach()
+        return float(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"{name} must be a real number or a tensor with one, got {value!r}") from error

@@ -1,0 +1,235 @@
+"""How stiffness and cost grow with the size L of the stiffest eigenvalue of a field."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from ..integrate import hbodeint
+from ..systems import VectorField
+from .comparison import same_field
+from .inputs import Inputs, as_inputs
+from .looks import SYSTEM_LINES, log_axis
+from .stiffness import stiffness
+from .tables import aligned, markdown_table, short
+
+EXPECTED = {"node": 1.0, "sonode": 0.5, "hbnode": 0.5, "ghbnode": 0.5}
+"""Powers of L by which max |λ| grows: λ = μ, or λ² + γ λ = μ, for an eigenvalue μ = -L of ∂f/∂h."""
+
+
+class Valley(nn.Module):
+    """f(t, h) = -∇V(h): a steep valley with a moving floor, whose walls have curvature `steepness`.
+
+    V = ½ Σ_i r_i (h_i - cos(t + i))² + ½ Σ_i log cosh(h_i - cos(t + i)), with rates r_i from 1 to `steepness` in equal
+    ratios, in coordinates turned by a random rotation: so that no entry of h is fast or slow by itself. The Jacobian
+    -(r + ½ sech²) is symmetric and its spectrum lies within -(r_N + ½) and -r_1.
+
+    Parameters
+    ----------
+    steepness
+        The largest rate L, in 1/time for a NODE, 1/time² for a heavy ball; at least 1.
+    size
+        Entries of h.
+    seed
+        Of the rotation.
+    """
+
+    def __init__(self, steepness: float, size: int = 16, seed: int = 0) -> None:
+        super().__init__()
+        if not (steepness >= 1 and math.isfinite(steepness)):
+            raise ValueError(f"steepness must be at least 1 and finite, got {steepness}")
+        if size < 2:
+            raise ValueError(f"size must be at least 2, got {size}")
+        normal = torch.randn(size, size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        self.register_buffer("turn", torch.linalg.qr(normal).Q)
+        self.register_buffer("rates", torch.logspace(0, math.log10(steepness), size, dtype=torch.float64))
+        self.register_buffer("phase", torch.arange(size, dtype=torch.float64))
+
+    def forward(self, t: Tensor, h: Tensor) -> Tensor:
+        """Return f, shape (..., size) of h, for t of shape () or one that broadcasts to it."""
+        turn, rates, phase = (torch.as_tensor(x).to(h) for x in (self.turn, self.rates, self.phase))
+        away = h @ turn - torch.cos(t + phase)
+        return -(rates * away + 0.5 * torch.tanh(away)) @ turn.mT
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Scaling:
+    """Stiffness and cost of systems over L.
+
+    Attributes
+    ----------
+    sizes
+        The values of L.
+    rate, nfe, nfe_backward
+        By system: the median of max |λ| over times and samples, in 1/time, and evaluations forward and backward, one
+        entry a size.
+    tolerance
+        rtol = atol.
+    unit
+        Of time, in labels.
+    """
+
+    sizes: tuple[float, ...]
+    rate: dict[str, tuple[float, ...]]
+    nfe: dict[str, tuple[float, ...]]
+    nfe_backward: dict[str, tuple[float, ...]]
+    tolerance: float
+    unit: str
+
+    def slope(self, name: str, quantity: str = "rate") -> float:
+        """Return the power of L by which a quantity ("rate", "nfe", "nfe_backward") grows: a fit of logarithms."""
+        values: tuple[float, ...] = getattr(self, quantity)[name]
+        return float(np.polyfit(np.log(self.sizes), np.log(values), 1)[0])
+
+    def table(self) -> list[tuple[str, ...]]:
+        """Return the cells of the table, its head first."""
+        rows: list[tuple[str, ...]] = [("system", "L", "max |λ|", "NFE forward", "NFE backward")]
+        for name in self.rate:
+            triples = zip(self.rate[name], self.nfe[name], self.nfe_backward[name], strict=True)
+            rows += [(name, short(size), *map(short, cells)) for size, cells in zip(self.sizes, triples, strict=True)]
+            slopes = (f"{self.slope(name, quantity):.2f}" for quantity in ("rate", "nfe", "nfe_backward"))
+            rows.append((name, "power of L", *slopes))
+        return rows
+
+    def summary(self) -> str:
+        """Return the table for a terminal."""
+        return "\n".join([f"Scaling at rtol = atol = {self.tolerance:g}", *aligned(self.table())])
+
+    __repr__ = summary
+
+    def markdown(self) -> str:
+        """Return the table in Markdown."""
+        return markdown_table(self.table())
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the numbers in JSON types."""
+        return {
+            "tolerance": self.tolerance,
+            "L": list(self.sizes),
+            "systems": {
+                name: {
+                    "max |λ|": list(self.rate[name]),
+                    "nfe": list(self.nfe[name]),
+                    "nfe backward": list(self.nfe_backward[name]),
+                    "powers of L": {q: self.slope(name, q) for q in ("rate", "nfe", "nfe_backward")},
+                    "expected power of the rate": EXPECTED.get(name),
+                }
+                for name in self.rate
+            },
+        }
+
+    def plot(self) -> Figure:
+        """Draw the fastest rate and the evaluations over L, with the powers that were found."""
+        figure = Figure(figsize=(11, 4.8), layout="constrained")
+        rate, nfe = figure.subplots(1, 2)
+        for name in self.rate:
+            for panel, quantity in ((rate, "rate"), (nfe, "nfe")):
+                label = f"{name.upper()}: $L^{{{self.slope(name, quantity):.2f}}}$"
+                panel.plot(self.sizes, getattr(self, quantity)[name], label=label, markersize=6, **SYSTEM_LINES[name])
+        for panel, text in ((rate, rf"max $|\lambda|$ (1 / {self.unit})"), (nfe, "evaluations of the field, forward")):
+            panel.set_xscale("log")
+            panel.set_yscale("log")
+            log_axis(panel.xaxis, *panel.get_xlim())
+            panel.set_xlabel("stiffest eigenvalue $L$ of $-\\partial f / \\partial h$")
+            panel.set_ylabel(text)
+            panel.grid(alpha=0.25, which="both")
+            panel.legend(loc="upper left", framealpha=0.9, edgecolor="none")
+            low, high = panel.get_ylim()
+            panel.set_ylim(low, high * (high / low) ** 0.3)  # room for the legend
+        found = ", ".join(f"{name.upper()} as $L^{{{self.slope(name):.2f}}}$" for name in self.rate)
+        figure.suptitle(f"The fastest mode grows: {found}; evaluations follow", fontsize=13)
+        return figure
+
+
+def scaling(
+    field: Callable[[float], VectorField],
+    sizes: Sequence[float],
+    inputs: Inputs | tuple[Any, ...],
+    *,
+    systems: Sequence[str] = ("node", "hbnode"),
+    gamma: float = 1.0,
+    method: str | None = None,
+    tolerance: float = 1e-6,
+    gradient: str = "discrete_adjoint",
+    batch: bool | None = None,
+    unit: str = "time units",
+) -> Scaling:
+    """Measure how max |λ| and the evaluations grow with the stiffest eigenvalue of a field.
+
+    For an eigenvalue μ = -L of ∂f/∂h, a NODE has λ = -L, and a heavy ball λ² + γ λ = -L, hence |λ| = √L: an explicit
+    solver takes steps in proportion to max |λ| once that is what limits them.
+
+    Parameters
+    ----------
+    field
+        ``field(L)`` returns f(t, h) with the stiffest eigenvalue near -L, such as `Valley`.
+    sizes
+        Values of L, two or more.
+    inputs
+        As for `compare`: the same for every L.
+    systems
+        Which of `same_field`.
+    gamma
+        Damping γ.
+    method
+        One for all; default: that of `hbodeint` for each.
+    tolerance
+        rtol = atol.
+    gradient, batch, unit
+        As for `compare`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For arguments that do not fit.
+    SolverError
+        If a solve fails.
+
+    Source: Xia et al., "Heavy Ball Neural Ordinary Differential Equations", NeurIPS 2021, for λ² + γ λ = μ.
+    """
+    h0, t, m0, args = as_inputs(inputs)
+    values = tuple(float(size) for size in sizes)
+    if len(set(values)) < 2 or min(values) <= 0:
+        raise ValueError(f"sizes must be two positive numbers or more, got {list(sizes)}")
+    unknown = [name for name in systems if name not in EXPECTED]
+    if unknown or not systems:
+        raise ValueError(f"systems must be some of {', '.join(EXPECTED)}, got {list(systems)}")
+    found: dict[str, list[tuple[float, float, float]]] = {name: [] for name in systems}
+    for size in values:
+        f = field(size)
+        for name in systems:
+            system = same_field(f, gamma)[name]
+            start = h0.detach().clone().requires_grad_()
+            with torch.enable_grad():
+                sol = hbodeint(
+                    system,
+                    start,
+                    t,
+                    m0=m0 if system.second_order else None,
+                    args=args,
+                    method=method,
+                    rtol=tolerance,
+                    atol=tolerance,
+                    gradient=gradient,
+                )
+                torch.autograd.grad(sol.h[-1].square().sum(), start)
+            rate = stiffness(system, sol, args=args, batch=batch).largest
+            stats = sol.stats
+            nfe = stats.nfe if isinstance(stats.nfe, int) else max(stats.nfe)
+            found[name].append((float(rate.double().quantile(0.5)), nfe, stats.nfe_backward or 0))
+    columns = {name: tuple(zip(*rows, strict=True)) for name, rows in found.items()}
+    return Scaling(
+        values,
+        {name: column[0] for name, column in columns.items()},
+        {name: column[1] for name, column in columns.items()},
+        {name: column[2] for name, column in columns.items()},
+        tolerance,
+        unit,
+    )
