@@ -1,17 +1,41 @@
-"""Analysis: how expensive the dynamics were and why, and how gradients flow through them."""
+"""Analysis: how stiff and how expensive the dynamics are and why, and how gradients flow through them."""
 
+from .comparison import compare, same_field
+from .comparison_result import Compared, Comparison
+from .cost import profile
+from .cost_result import Profile, Run
+from .gradient_decay import GradientDecay, gradient_decay
 from .gradient_flow import gradient_flow
 from .gradient_flow_result import GradientFlow, NodeFlow
+from .inputs import Inputs
+from .recorder import CostRecorder
+from .scaling import Scaling, Valley, scaling
+from .stability import amplification
 from .stiffness import stiffness, stiffness_at
 from .stiffness_result import Stiffness
 from .work_precision import WorkPrecision, work_precision, work_ratio
 
 __all__ = [
+    "Compared",
+    "Comparison",
+    "CostRecorder",
+    "GradientDecay",
     "GradientFlow",
+    "Inputs",
     "NodeFlow",
+    "Profile",
+    "Run",
+    "Scaling",
     "Stiffness",
+    "Valley",
     "WorkPrecision",
+    "amplification",
+    "compare",
+    "gradient_decay",
     "gradient_flow",
+    "profile",
+    "same_field",
+    "scaling",
     "stiffness",
     "stiffness_at",
     "work_precision",

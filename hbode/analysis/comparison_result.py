@@ -17,7 +17,7 @@ from .gradient_decay import GradientDecay
 from .gradient_flow_result import GradientFlow
 from .looks import SYSTEM_LINES, line, log_axis
 from .stiffness_result import Stiffness
-from .tables import aligned, as_number, markdown_table, short
+from .tables import aligned, markdown_table, plain, short
 
 HEADER = (
     "system",
@@ -121,11 +121,11 @@ class Comparison:
             rows[row.name] = {
                 "system": type(row.system).__name__,
                 "method": row.run.method,
-                **{key: as_number(value) for key, value in row.numbers().items()},
+                **{key: plain(value) for key, value in row.numbers().items()},
                 "accepted": row.run.accepted,
                 "rejected": row.run.rejected,
-                "seconds forward": as_number(row.run.seconds_forward),
-                "seconds backward": as_number(row.run.seconds_backward),
+                "seconds forward": plain(row.run.seconds_forward),
+                "seconds backward": plain(row.run.seconds_backward),
                 "certificate": None if row.certificate is None else row.certificate.holds,
                 "failure": row.run.failure,
                 "notes": list(row.notes),
@@ -231,12 +231,10 @@ def _finding(rows: list[Compared]) -> str:
         return "No system could be solved"
     rates = {row.name: row.numbers()["max |λ|"] for row in rows}
     cost = {row.name: row.run.nfe or 0 for row in rows}
-    fast, cheap, dear = (
-        max(rates, key=lambda k: rates[k]),
-        min(cost, key=lambda k: cost[k]),
-        max(cost, key=lambda k: cost[k]),
-    )
+    fast = max(rates, key=lambda k: rates[k])
+    cheap, dear = min(cost, key=lambda k: cost[k]), max(cost, key=lambda k: cost[k])
     text = f"{fast.upper()} has the fastest modes ({short(rates[fast])})"
     if cost[dear] > 1.02 * cost[cheap]:
-        return f"{text}; {cheap.upper()} needs the fewest evaluations ({cost[cheap]}), {dear.upper()} the most ({cost[dear]})"
+        most = f"{dear.upper()} the most ({cost[dear]})"
+        return f"{text}; {cheap.upper()} needs the fewest evaluations ({cost[cheap]}), {most}"
     return f"{text}; all need about as many evaluations ({cost[cheap]})"

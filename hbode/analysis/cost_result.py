@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -15,6 +14,7 @@ from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from torch import Tensor
 
 from .looks import line
+from .tables import aligned, data_frame, plain
 from .work_precision import WorkPrecision, work_ratio
 
 
@@ -120,13 +120,10 @@ class Profile:
             row += [_number(run.stiffness, ".2f")]
             row += [_number(1e3 * x, ".3g") for x in (run.seconds_forward, run.seconds_backward)]
             rows.append([*row, _number(None if run.peak_bytes is None else run.peak_bytes / 2**20, ".3g")])
-        widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
         lines = [f"Profile of a {self.system} on {self.device}, {self.dtype}, gradient {self.gradient}"]
         lines.append(f"errors against {self.reference}")
-        for failure, row in zip((None, *(run.failure for run in self.runs)), rows, strict=True):
-            cells = [row[0].ljust(widths[0])]
-            cells += [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
-            lines.append("  ".join(["", *cells, (failure or "").split(":")[0]]).rstrip())
+        failures = ("", *((run.failure or "").split(":")[0] for run in self.runs))
+        lines += [f"  {row}  {why}".rstrip() for row, why in zip(aligned(rows), failures, strict=True)]
         return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
 
     def __repr__(self) -> str:
@@ -211,26 +208,6 @@ class Profile:
             return f"{first} and {second} need about the same evaluations at an error of {_power(common)}{tail}"
         of = f"{second}{', the next best' if len(ranked) > 2 else ''}"
         return f"{first} reaches an error of {_power(common)} with {ratio:.2f} times the evaluations of {of}{tail}"
-
-
-def data_frame(columns: Mapping[str, Sequence[Any]]) -> Any:
-    """Return a `pandas.DataFrame`; raise an ImportError that says what to install if there is no pandas."""
-    try:
-        pandas = importlib.import_module("pandas")
-    except ImportError as error:
-        raise ImportError("to_dataframe needs pandas: pip install pandas") from error
-    return pandas.DataFrame(dict(columns))
-
-
-def plain(value: Any) -> Any:
-    """Return a value in types of JSON; numbers that are not finite become None."""
-    if isinstance(value, Tensor):
-        return plain(value.tolist())
-    if isinstance(value, Mapping):
-        return {key: plain(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _draw_work(panel: Axes, runs: Mapping[str, Sequence[Run]]) -> None:

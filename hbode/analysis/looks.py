@@ -25,7 +25,7 @@ SYSTEM_LINES = dict(zip(("node", "sonode", "hbnode", "ghbnode"), LINES, strict=F
 def log_axis(axis: Axis, low: float, high: float) -> None:
     """Label a logarithmic axis with plain numbers where it spans little more than a decade."""
     if 0 < low <= high < 30 * low:
-        subs = (1, 2, 5) if high > 3 * low else tuple(x / 2 for x in range(2, 20))
+        subs = (1, 2, 5) if high > 3 * low else (1, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8)
         axis.set_major_locator(LogLocator(subs=subs))
         axis.set_major_formatter("{x:g}")
         axis.set_minor_formatter(NullFormatter())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -69,17 +70,18 @@ def peak_memory(runs: Sequence[Callable[[], object]], device: torch.device) -> l
         return f"memory is not measured on {device.type}"
     if _autograd._profiler_enabled():
         return "memory is not measured inside torch.profiler"
-    try:
-        _record_allocations()
-    except (AttributeError, TypeError) as error:  # it is not a public interface
-        return f"memory is not measured with torch {torch.__version__}: {error}"
-    gc.collect()
-    try:
-        for run in runs:
-            with record_function(_START):
-                run()
-    finally:
-        results = _autograd._disable_profiler()
+    with _quiet():
+        try:
+            _record_allocations()
+        except (AttributeError, TypeError) as error:  # it is not a public interface
+            return f"memory is not measured with torch {torch.__version__}: {error}"
+        gc.collect()
+        try:
+            for run in runs:
+                with record_function(_START):
+                    run()
+        finally:
+            results = _autograd._disable_profiler()
     events: Sequence[Any] = results.events()
     found = [
         (event.start_ns(), event.name(), event.nbytes())
@@ -96,6 +98,19 @@ def _record_allocations() -> None:
     scopes = {_profiler.RecordScope.USER_SCOPE}
     _autograd._prepare_profiler(config, activities)
     _autograd._enable_profiler(config, activities, scopes)  # type: ignore[call-arg]  # torch declares no scopes
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the profiler, which reads this variable when it is first used, from writing to stderr that it starts."""
+    level = "KINETO_LOG_LEVEL"
+    own = level not in os.environ
+    os.environ.setdefault(level, "99")
+    try:
+        yield
+    finally:
+        if own:
+            del os.environ[level]
 
 
 @contextmanager

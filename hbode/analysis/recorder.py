@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from .cost_result import data_frame, plain
 from .looks import line
+from .tables import data_frame, plain
 
 _COUNTS = ("nfe", "nfe_backward", "rejected")
 

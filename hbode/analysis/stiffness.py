@@ -138,7 +138,7 @@ def stiffness_at(
         As in `stiffness`.
     """
     trajectory = _trajectory(system, t, h, m, args, batch)
-    for key, value, least in (("dense_limit", dense_limit, 0), ("most", most, 1), ("kept", kept, 4)):
+    for key, value, least in (("dense_limit", dense_limit, 0), ("most", most, 1), ("kept", kept, 8)):
         if value < least:
             raise ValueError(f"{key} must be at least {least}, got {value}")
     if not 0 < tol < 1:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from .stiffness_figures import spectrum_figure, time_figure
-from .tables import aligned, as_number, dataframe, short
+from .tables import aligned, data_frame, plain, short
 
 QUANTILES = (0.05, 0.5, 0.95)
 
@@ -184,14 +184,14 @@ class Stiffness:
             seen = _seen(values)
             found = [*torch.quantile(seen, _levels(seen)).tolist(), float(seen.max())] if len(seen) else [None] * 4
             keys = (*(f"quantile {q:g}" for q in QUANTILES), "largest")
-            numbers[name] = {"at first": as_number(values[0].double().mean()), **dict(zip(keys, found, strict=True))}
+            numbers[name] = {"at first": plain(float(values[0].double().mean())), **dict(zip(keys, found, strict=True))}
         n, sample = self.stiffest()
         return {
             "system": self.system,
             "from": self.how,
             "times": len(self.t),
             "samples": self.largest.shape[1] if self.largest.ndim == 2 else None,
-            "span": as_number(self.span.max()),
+            "span": plain(float(self.span.max())),
             "gamma": self.gamma,
             "xi": self.xi,
             "numbers": numbers,
@@ -213,7 +213,7 @@ class Stiffness:
         if len(shape) == 2:
             columns["sample"] = torch.arange(shape[1]).repeat(shape[0])
         columns |= {name: values.reshape(-1) for name, values in self.quantities().items()}
-        return dataframe(columns)
+        return data_frame(columns)
 
     def plot(self, unit: str = "time units") -> Figure:
         """Draw the rates and the stiffness ratio over time: medians over the samples, and bands from 5 to 95 %.

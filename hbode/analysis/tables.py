@@ -19,10 +19,15 @@ def short(x: float | None) -> str:
     return f"{x:.3g}" if abs(x) >= 1e4 or abs(x) < 1e-3 else f"{x:#.3g}".rstrip(".")
 
 
-def as_number(x: float | Tensor) -> float | None:
-    """Return a number that JSON can hold: None in place of NaN and infinities."""
-    value = float(x)
-    return value if math.isfinite(value) else None
+def plain(value: Any) -> Any:
+    """Return a value in types of JSON; numbers that are not finite become None."""
+    if isinstance(value, Tensor):
+        return plain(value.tolist())
+    if isinstance(value, Mapping):
+        return {key: plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -42,8 +47,8 @@ def markdown_table(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([head, "|---|" + "---:|" * (len(rows[0]) - 1), *rest])
 
 
-def dataframe(columns: Mapping[str, Sequence[Any] | Tensor]) -> Any:
-    """Return a pandas table.
+def data_frame(columns: Mapping[str, Sequence[Any] | Tensor]) -> Any:
+    """Return a `pandas.DataFrame`.
 
     Raises
     ------
