@@ -20,7 +20,16 @@ PACKAGE = ROOT / "hbode"
 # Each layer may import the layers before it. Rooms of one layer do not import each other, except in CORE,
 # whose single modules belong together. A new room gets its place here.
 CORE = {"solution", "systems", "events", "options", "arguments", "dense", "integrate", "_compat", "compat"}
-LAYERS = [{"solvers"}, {"gradients"}, CORE, {"models", "analysis"}, {"timeseries"}, {"cli"}, {"__main__"}]
+LAYERS = [
+    {"solvers", "provenance", "results_folder"},
+    {"gradients"},
+    CORE,
+    {"models", "analysis"},
+    {"timeseries"},
+    {"commands"},
+    {"cli"},
+    {"__main__"},
+]
 RANK = {room: rank for rank, layer in enumerate(LAYERS) for room in layer}
 
 # Packages of the optional extras: the only ones that a function may import when it is called.

@@ -10,14 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from ..integrate import hbodeint
-from ..solution import Solution, SolverError
+from ..solution import Solution
 from ..systems import FirstOrder, GeneralizedHeavyBall, HeavyBall, SecondOrder, System, VectorField
 from .comparison_result import Compared, Comparison
 from .cost import profile
 from .gradient_decay import gradient_decay
 from .gradient_flow import gradient_flow
 from .inputs import Inputs, as_inputs
-from .propagator import Loss, PropagatorError
+from .measuring import untouched
+from .propagator import Loss
 from .stiffness import stiffness
 
 
@@ -43,7 +44,7 @@ def same_field(
     f
         ``f(t, h, *args)``, shape of h.
     gamma, xi
-        Damping γ and restoring coefficient ξ, as in `HeavyBall` and `GeneralizedHeavyBall`; fixed.
+        Damping γ and restoring coefficient ξ, with the defaults of `HeavyBall` and `GeneralizedHeavyBall`; fixed.
 
     Returns
     -------
@@ -51,8 +52,6 @@ def same_field(
         "node": h' = f. "sonode": h'' = f, without damping. "hbnode": h'' + γ h' = f. "ghbnode": h' = tanh(m),
         m' = -γ m + f - ξ h.
     """
-    gamma = HeavyBall(f).gamma.item() if gamma is None else gamma
-    xi = math.log(2.0) if xi is None else xi
     return {
         "node": FirstOrder(f),
         "sonode": SecondOrder(_WithoutMomentum(f)),
@@ -61,6 +60,7 @@ def same_field(
     }
 
 
+@torch.inference_mode(False)
 def compare(
     systems: Mapping[str, System] | VectorField,
     inputs: Inputs | tuple[Any, ...],
@@ -92,8 +92,11 @@ def compare(
         for a first-order system.
     gradient
         The mode of the backward pass, as for `hbodeint`.
-    batch, dense_limit
-        As in `stiffness`. For heavy balls with 2N up to `dense_limit` the certificate of `gradient_flow` is asked for.
+    batch
+        Whether the first axis of h0 holds samples that do not interact. Default: whether h0 has two axes or more.
+    dense_limit
+        For heavy balls with 2N up to this, N being the entries of a sample, the certificate of `gradient_flow` is
+        asked for.
     repeats
         Of the timing.
     unit
@@ -120,7 +123,8 @@ def compare(
     for name, system in named.items():
         own = inputs if system.second_order else inputs._replace(m0=None)
         picked = method or ("dprkn6" if system.damped and system.activation is None else "dopri5")
-        rows.append(_compared(name, system, own, picked, tolerance, chosen, gradient, batch, dense_limit, repeats))
+        with untouched(system, inputs.h0.device):
+            rows.append(_compared(name, system, own, picked, tolerance, chosen, gradient, batch, dense_limit, repeats))
     return Comparison(tuple(rows), tolerance, unit)
 
 
@@ -163,7 +167,7 @@ def _compared(
         sample = math.prod(h0.shape[1:] if (h0.ndim >= 2 if batch is None else batch) else h0.shape)
         if system.damped and 2 * sample <= dense_limit:
             certificate = gradient_flow(system, sol, batch=batch, node=False, dense_limit=dense_limit)
-    except (PropagatorError, SolverError) as error:
+    except ValueError as error:  # of the method or the field: the arguments have been checked by now
         notes.append(f"gradients: {error}")
     return Compared(name, system, run, rates, decay, certificate, tuple(notes))
 

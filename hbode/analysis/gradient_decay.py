@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..solution import Solution
-from ..solvers import Clock
+from ..solvers import Adams, Clock
 from .linearised import interacting
 from .propagator import Loss, Propagator
 from .spectrum import scaled
@@ -31,7 +31,7 @@ class GradientDecay(NamedTuple):
 
     @property
     def decay(self) -> Tensor:
-        """‖∂L/∂y(t_0)‖ / ‖∂L/∂y(T)‖, shape (B,) or (): below one, the gradient fades."""
+        """‖∂L/∂y(t_0)‖ / ‖∂L/∂y(T)‖, shape (B,) or (): below one, the gradient fades. NaN where it is zero at T."""
         return self.norm[0] / self.norm[-1]
 
 
@@ -45,23 +45,36 @@ def gradient_decay(sol: Solution, loss: Loss, batch: bool | None = None) -> Grad
     sol
         ``hbodeint(..., dense=True)`` of a real state, with one time axis and a one-step method.
     loss
-        ``loss(h_T, m_T)`` returns one number, summed over a batch.
+        ``loss(h_T, m_T)`` returns one number, summed over a batch. m_T is zero for a first-order system, and so is the
+        gradient of what does not depend on h_T.
     batch
         Whether the first axis of h0 holds samples that do not interact. Default: whether h0 has two axes or more.
 
     Raises
     ------
+    TypeError
+        If `sol` is no `Solution`, or the state is complex.
     ValueError
-        If the solve cannot be followed (no dense output, times or steps per sample, a failure), samples interact, or
-        the loss is not one number that depends on the state.
+        If the solve cannot be followed (no dense output, times or steps per sample, an Adams method, no step, a
+        failure), samples interact, or the loss is not one number that depends on the state.
     """
+    if not isinstance(sol, Solution):
+        raise TypeError(f"sol must be the Solution of hbodeint, got {type(sol).__name__}")
     dense = sol.dense
     if dense is None:
         raise ValueError("sol must come from hbodeint(..., dense=True), which keeps the steps")
     if not isinstance(dense.problem.clock, Clock) or not sol.stats.success or not dense.solved.tape.steps:
         raise ValueError("sol must have one time axis and steps that reached its last time")
+    if isinstance(dense.problem.method, Adams):
+        raise ValueError("sol must come from a one-step method; Adams methods step from several states")
+    if sol.h.is_complex():
+        raise TypeError(f"sol must have a real state, got {sol.h.dtype}")
+    if sol.h.numel() == 0:
+        raise ValueError(f"sol must have entries in its state, got h0 of shape {tuple(sol.h.shape[1:])}")
     second_order = sol.m is not None
-    batched = dense.problem.y0.ndim - second_order >= 2 if batch is None else batch
+    batched = sol.h.ndim >= 3 if batch is None else batch
+    if batched and sol.h.ndim == 1:
+        raise ValueError("batch must be False for h0 of shape (), got True")
     propagator = Propagator(dense, second_order, batched)
     if interacting(propagator.step(0)):
         raise ValueError("the samples of h0 must not interact, but the first depends on others; pass batch=False")

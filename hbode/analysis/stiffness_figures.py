@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,74 +16,70 @@ from torch import Tensor
 from ..solvers import METHODS
 from .looks import LINES, log_axis
 from .stability import amplification, stability_outline
-from .tables import short
-
-if TYPE_CHECKING:
-    from .stiffness_result import Stiffness
 
 BAND = (0.05, 0.95)
 GROWTH = 1.01
 """Growth a step on what is drawn as the boundary: undamped Nyström methods go over 1 little by little."""
 
 
-def time_figure(found: Stiffness, unit: str) -> Figure:
-    """Draw rates over time, and the stiffness ratio."""
+def time_figure(title: str, t: Tensor, rates: tuple[Tensor, Tensor, Tensor], ratio: Tensor, unit: str) -> Figure:
+    """Draw max |λ|, max |Re λ| and min |Re λ| over time, (T, ...) each, and the stiffness ratio."""
     figure = Figure(figsize=(11, 4.8), layout="constrained")
-    rates, ratio = figure.subplots(1, 2)
-    t = found.t.cpu().numpy()
-    t = t if t.ndim == 1 else np.median(t, 1)
-    shown = {r"max $|\lambda|$": found.largest, r"max $|$Re $\lambda|$": found.fastest}
-    shown[r"min $|$Re $\lambda|$"] = found.slowest
-    for (label, values), look in zip(shown.items(), (LINES[3], LINES[0], LINES[2]), strict=True):
-        # max |λ| may be the same line as max |Re λ|, which then shows on top of it.
-        _band(rates, t, values, label, look, width=4.5 if values is found.largest else 1.9)
-    _band(ratio, t, found.ratio, "stiffness ratio", LINES[3])
-    rates.set_ylabel(f"rate (1 / {unit})")
-    ratio.set_ylabel(r"stiffness ratio max $|$Re $\lambda|$ / min $|$Re $\lambda|$")
-    for panel in (rates, ratio):
+    left, right = figure.subplots(1, 2)
+    x = t.cpu().numpy()
+    x = x if x.ndim == 1 else np.median(x, 1)
+    labels = (r"max $|\lambda|$", r"max $|$Re $\lambda|$", r"min $|$Re $\lambda|$")
+    # max |λ| may be the same line as max |Re λ|, which then shows on top of it.
+    for label, values, look, width in zip(labels, rates, (LINES[3], LINES[0], LINES[2]), (4.5, 1.9, 1.9), strict=True):
+        _band(left, x, values, label, look, width)
+    _band(right, x, ratio, "stiffness ratio", LINES[3], 1.9)
+    left.set_ylabel(f"rate (1 / {unit})")
+    right.set_ylabel(r"stiffness ratio max $|$Re $\lambda|$ / min $|$Re $\lambda|$")
+    for panel in (left, right):
         panel.set_yscale("log")
         log_axis(panel.yaxis, *panel.get_ylim())
         panel.set_xlabel(f"t ({unit})")
         panel.grid(alpha=0.25)
-    handles, labels = rates.get_legend_handles_labels()
-    if found.largest.ndim == 2 and found.largest.shape[1] > 1:
+    if not right.lines:
+        right.text(0.5, 0.5, "not known", ha="center", va="center", transform=right.transAxes, color="#555555")
+    handles, names = left.get_legend_handles_labels()
+    if ratio.ndim == 2 and ratio.shape[1] > 1:
         handles.append(Patch(color="#888888", alpha=0.3))
-        labels.append(f"{100 * BAND[0]:.0f} to {100 * BAND[1]:.0f} % of the samples; lines: medians")
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
-    figure.suptitle(_time_title(found), fontsize=13)
+        names.append(f"{100 * BAND[0]:.0f} to {100 * BAND[1]:.0f} % of the samples; lines: medians")
+    figure.legend(handles, names, loc="outside lower center", ncols=len(names), frameon=False)
+    figure.suptitle(title, fontsize=13)
     return figure
 
 
-def spectrum_figure(found: Stiffness, n: int, method: str | None, dt: float | None, unit: str) -> Figure:
-    """Draw the eigenvalues at time n, and the region of stability of a method with steps dt."""
+def spectrum_figure(
+    title: str, eigenvalues: Tensor, gamma: float | None, method: str | None, dt: float | None, unit: str
+) -> Figure:
+    """Draw the eigenvalues of samples, (B, P) or (P,), and the region of stability of a method with steps dt."""
     figure = Figure(figsize=(9, 6), layout="constrained")
     panel = figure.subplots()
-    values = _values(found, n)
+    values = eigenvalues.cpu().numpy().reshape(-1)
+    values = values[np.isfinite(values)]
     window = _window(values)
     handles: list[Any] = []
-    title = f"{found.system} at t = {found.time(n, None):.4g}: "
     if method is not None and dt is not None:
-        x, y, growth = (z.numpy() for z in stability_outline(method, dt, window, gamma=found.gamma))
+        x, y, growth = (z.numpy() for z in stability_outline(method, dt, window, gamma=gamma))
         growth = np.minimum(np.where(np.isfinite(growth), growth, 2.0), 2.0)
         panel.contourf(x, y, growth, levels=[0.0, GROWTH], colors=["#D9DEE3"])
         panel.contour(x, y, growth, levels=[GROWTH], colors=["#555555"], linewidths=1.2)
         handles.append(Patch(facecolor="#D9DEE3", edgecolor="#555555", label=f"stable: {method}, dt = {dt:.3g} {unit}"))
-        title += _stability_title(values, method, dt, found.gamma)
-    else:
-        title += rf"max $|\lambda|$ = {short(float(np.abs(values).max(initial=0.0)))} per {unit}"
+        title += _stability_title(values, method, dt, gamma)
     panel.axvline(0.0, color="#555555", linewidth=0.9)
     panel.axhline(0.0, color="#555555", linewidth=0.5)
     (dots,) = panel.plot(
         values.real, values.imag, linestyle="none", marker="o", color="#0072B2", markersize=4, alpha=0.55, mew=0.0
     )
-    dots.set_label(f"eigenvalues λ of {_count(found, n)}")
+    count = eigenvalues.shape[0] if eigenvalues.ndim == 2 else 1
+    dots.set_label(f"eigenvalues λ of {f'{count} samples' if count > 1 else 'the state'}")
     handles.insert(0, dots)
-    if found.gamma is not None:
-        panel.axvline(-found.gamma / 2, color="#009E73", linewidth=1.2, linestyle=(0, (5, 2)))
-        look = Line2D(
-            [], [], color="#009E73", linewidth=1.2, linestyle=(0, (5, 2)), label=r"Re $\lambda = -\gamma / 2$"
-        )
-        handles.append(look)
+    if gamma is not None:
+        look: dict[str, Any] = {"color": "#009E73", "linewidth": 1.2, "linestyle": (0, (5, 2))}
+        panel.axvline(-gamma / 2, **look)
+        handles.append(Line2D([], [], label=r"Re $\lambda = -\gamma / 2$", **look))
     panel.set_xlim(*window[:2])
     panel.set_ylim(*window[2:])
     panel.set_xlabel(rf"Re $\lambda$ (1 / {unit})")
@@ -92,13 +88,6 @@ def spectrum_figure(found: Stiffness, n: int, method: str | None, dt: float | No
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
     panel.set_title(title, loc="left", fontsize=12)
     return figure
-
-
-def _values(found: Stiffness, n: int) -> Any:
-    if found.eigenvalues is None:
-        return np.zeros(0, dtype=complex)
-    values = found.eigenvalues[n].cpu().numpy().reshape(-1)
-    return values[np.isfinite(values)]
 
 
 def _window(values: Any) -> tuple[float, float, float, float]:
@@ -116,7 +105,7 @@ def _window(values: Any) -> tuple[float, float, float, float]:
     return float(left), float(right), float(-top), float(top)
 
 
-def _band(panel: Axes, t: Any, values: Tensor, label: str, look: dict[str, Any], width: float = 1.9) -> None:
+def _band(panel: Axes, t: Any, values: Tensor, label: str, look: dict[str, Any], width: float) -> None:
     """Draw the median over samples, and the band around it; nothing where no value is known."""
     rows = values.double().cpu().numpy().reshape(len(t), -1)
     rows = np.where(np.isfinite(rows) & (rows > 0), rows, math.nan)
@@ -131,29 +120,12 @@ def _band(panel: Axes, t: Any, values: Tensor, label: str, look: dict[str, Any],
         panel.fill_between(t[known], low, high, color=look["color"], alpha=0.15, linewidth=0)
 
 
-def _count(found: Stiffness, n: int) -> str:
-    count = 1 if found.largest.ndim == 1 else found.largest.shape[1]
-    return f"{count} samples" if count > 1 else "the state"
-
-
-def _time_title(found: Stiffness) -> str:
-    n, sample = found.stiffest()
-    place = f"t = {found.time(n, sample):.4g}"
-    if sample is not None and found.largest.shape[1] > 1:
-        place += f", sample {sample}"
-    index = found.index.double().cpu().numpy()
-    known = index[np.isfinite(index)]
-    typical = short(float(np.median(known))) if len(known) else "unknown"
-    fastest = short(float(found.largest.nan_to_num(0.0).max()))
-    return f"{found.system}: stiffness index {typical} (median), fastest mode {fastest} at {place}"
-
-
 def _stability_title(values: Any, method: str, dt: float, gamma: float | None) -> str:
     if not len(values):
-        return "no eigenvalue is known"
+        return "; no eigenvalue is known"
     grown = amplification(method, torch.from_numpy(values), dt, gamma).numpy()
     own = values.real if gamma is None or not METHODS[method].damped else np.maximum(values.real, -gamma - values.real)
     unstable = float((grown > GROWTH * np.exp(np.maximum(dt * own, 0.0))).mean())
     if unstable == 0:
-        return f"{method} is stable for all modes"
-    return f"{method} amplifies {100 * unstable:.2g} % of the modes"
+        return f"; {method} is stable for all modes"
+    return f"; {method} amplifies {100 * unstable:.2g} % of the modes"

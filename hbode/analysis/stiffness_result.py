@@ -223,7 +223,15 @@ class Stiffness:
         unit
             Of time, for the labels.
         """
-        return time_figure(self, unit)
+        n, sample = self.stiffest()
+        place = f"t = {self.time(n, sample):.4g}"
+        if sample is not None and self.largest.shape[1] > 1:
+            place += f", sample {sample}"
+        known = _seen(self.index)
+        typical = short(float(known.quantile(0.5))) if len(known) else "unknown"
+        fastest = short(float(self.largest.nan_to_num(0.0).max()))
+        title = f"{self.system}: stiffness index {typical} (median), fastest mode {fastest} / {unit} at {place}"
+        return time_figure(title, self.t, (self.largest, self.fastest, self.slowest), self.ratio, unit)
 
     def plot_spectrum(
         self,
@@ -262,7 +270,9 @@ class Stiffness:
             if not len(seen):
                 raise ValueError("dt must be given: these rates do not come from a solve with steps")
             dt = float(seen.median())
-        return spectrum_figure(self, n, method, dt, unit)
+        fastest = short(float(self.largest[n].nan_to_num(0.0).max()))
+        title = rf"{self.system} at t = {self.time(n, None):.4g}: max $|\lambda|$ = {fastest}"
+        return spectrum_figure(title, self.eigenvalues[n], self.gamma, method, dt, unit)
 
 
 def _seen(values: Tensor) -> Tensor:

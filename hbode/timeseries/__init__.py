@@ -4,7 +4,6 @@ from .csv_reader import read_csv
 from .demo import DemoSettings, run_demo
 from .evaluation import ForecastError, forecast_error, persistence
 from .learners import Learned, Task, learn
-from .results_folder import OutputError, ResultsFolder
 from .series import DataError, Series
 from .structure import Structure, structure_series
 from .training import Diverged, History, TrainSettings, loss_of, predict, train
@@ -18,10 +17,8 @@ __all__ = [
     "ForecastError",
     "History",
     "Learned",
-    "OutputError",
     "Part",
     "Protocol",
-    "ResultsFolder",
     "Series",
     "Structure",
     "Task",

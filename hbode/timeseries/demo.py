@@ -12,18 +12,19 @@ from typing import Any
 from tqdm import tqdm
 
 from ..models import SYSTEMS, SolverSettings, equal_sizes
+from ..results_folder import ResultsFolder
 from .csv_reader import read_csv
 from .evaluation import forecast_error, persistence
 from .figures import save_figures
 from .learners import Learned, Task, build, learn_all
-from .report import failures, markdown, metrics, plain_table, time_unit
-from .results_folder import METRICS, ResultsFolder
+from .report import MADE_BY, failures, markdown, metrics, plain_table, time_unit
 from .series import DataError, Series
 from .structure import structure_series
 from .training import TrainSettings
 from .windows import Dataset, Protocol, make_dataset
 
 REFERENCE = "hbnode"
+METRICS = "metrics.json"
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def run_demo(
         data = make_dataset(series, protocol, settings.seed)
     except DataError as error:
         raise DataError(f"{series.source}: {error}") from None
-    with ResultsFolder(settings.out) as folder:
+    with ResultsFolder(settings.out, MADE_BY, METRICS) as folder:
         tasks = make_tasks(settings, series)
         _introduce(data, tasks, say)
         learned = _learn_with_bars(tasks, data, settings.jobs)

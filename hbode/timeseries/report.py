@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import os
-import platform
 from collections.abc import Sequence
 from dataclasses import asdict
-from importlib.metadata import version
 from typing import Any
 
-import torch
-
+from ..provenance import provenance
 from .evaluation import ForecastError
 from .learners import Learned
-from .results_folder import MADE_BY
 from .windows import Dataset
 
+MADE_BY = "hbode demo"
 HEADER = ("model", "parameters", "test MSE", "relative", "NFE forward", "NFE backward", "s/epoch", "γ", "ξ")
 
 
@@ -148,12 +145,5 @@ def metrics(
         },
         "settings": settings,
         "seconds": seconds,
-        "versions": {"hbode": version("hbode"), "torch": torch.__version__, "python": platform.python_version()},
-        "machine": {
-            "system": platform.system(),
-            "processor": platform.machine(),
-            "cpu_count": os.cpu_count(),
-            "torch_threads": torch.get_num_threads(),
-            "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        },
+        **provenance(),
     }

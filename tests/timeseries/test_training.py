@@ -1,7 +1,4 @@
-"""Training, errors, and the results folder."""
-
-import json
-from pathlib import Path
+"""Training and errors."""
 
 import numpy as np
 import pytest
@@ -9,9 +6,7 @@ import torch
 
 from hbode.models import ODERNN, SolverSettings, make_system
 from hbode.timeseries import (
-    OutputError,
     Protocol,
-    ResultsFolder,
     Series,
     Task,
     TrainSettings,
@@ -88,39 +83,3 @@ def test_persistence_keeps_the_last_value() -> None:
 def test_typical_window_is_the_median() -> None:
     truth = np.zeros((3, 2, 1))
     assert typical_window([np.array([3.0, 1.0, 2.0])[:, None, None] + truth], truth) == 2
-
-
-def test_folder_appears_whole(tmp_path: Path) -> None:
-    with ResultsFolder(tmp_path / "a" / "b") as folder:
-        (folder / "metrics.json").write_text(json.dumps({"made_by": "hbode demo"}))
-        assert not (tmp_path / "a" / "b").exists()
-    assert [p.name for p in (tmp_path / "a").iterdir()] == ["b"]
-    with ResultsFolder(tmp_path / "a" / "b") as folder:  # ours: replaced
-        (folder / "metrics.json").write_text(json.dumps({"made_by": "hbode demo", "n": 2}))
-    assert json.loads((tmp_path / "a" / "b" / "metrics.json").read_text())["n"] == 2
-    assert [p.name for p in (tmp_path / "a").iterdir()] == ["b"]
-
-
-def test_folder_keeps_the_former_result_when_a_run_fails(tmp_path: Path) -> None:
-    target = tmp_path / "out"
-    with ResultsFolder(target) as folder:
-        (folder / "metrics.json").write_text(json.dumps({"made_by": "hbode demo"}))
-
-    def failing() -> None:
-        with ResultsFolder(target) as folder:
-            (folder / "metrics.json").write_text("half")
-            raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        failing()
-    assert [p.name for p in tmp_path.iterdir()] == ["out"]
-    assert "hbode demo" in (target / "metrics.json").read_text()
-
-
-def test_foreign_folders_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "thesis.txt").write_text("mine")
-    with pytest.raises(OutputError, match="did not write"), ResultsFolder(tmp_path):
-        pass
-    with pytest.raises(OutputError, match="not a folder"), ResultsFolder(tmp_path / "thesis.txt"):
-        pass
-    assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]

@@ -9,9 +9,6 @@ import tempfile
 from pathlib import Path
 from types import TracebackType
 
-MADE_BY = "hbode demo"
-METRICS = "metrics.json"
-
 
 class OutputError(ValueError):
     """A place where results cannot be written, with a message of one line."""
@@ -21,13 +18,17 @@ class ResultsFolder:
     """A folder that is filled beside its target and renamed to it when all went well.
 
     Used as a context manager that returns the path to write to. If the block raises, nothing is left behind and
-    a former result stays as it was. A former result, which is known by its metrics.json, is replaced; any other
-    folder that is not empty is refused.
+    a former result stays as it was. A former result, which is known by an entry "made_by" of its JSON file, is
+    replaced; any other folder that is not empty is refused.
 
     Parameters
     ----------
     target
         Where the results shall be.
+    made_by
+        The command, the entry "made_by" of its results.
+    numbers
+        Name of the JSON file.
 
     Raises
     ------
@@ -35,16 +36,18 @@ class ResultsFolder:
         On entering, if the target is refused or cannot be written.
     """
 
-    def __init__(self, target: Path) -> None:
-        self.target = target
+    def __init__(self, target: Path, made_by: str, numbers: str) -> None:
+        self.target, self.made_by, self.numbers = target, made_by, numbers
         self.part = target
 
     def __enter__(self) -> Path:
         target = self.target
         if target.is_symlink() or (target.exists() and not target.is_dir()):
             raise OutputError(f"{target}: exists and is not a folder")
-        if target.is_dir() and any(target.iterdir()) and not _is_ours(target):
-            raise OutputError(f"{target}: holds files that `hbode demo` did not write; name another folder with --out")
+        if target.is_dir() and any(target.iterdir()) and not self._is_ours():
+            raise OutputError(
+                f"{target}: holds files that `{self.made_by}` did not write; name another folder with --out"
+            )
         try:
             self.target.parent.mkdir(parents=True, exist_ok=True)
             self.part = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
@@ -63,10 +66,9 @@ class ResultsFolder:
         os.rename(self.part, self.target)
         shutil.rmtree(former, ignore_errors=True)
 
-
-def _is_ours(folder: Path) -> bool:
-    try:
-        metrics = json.loads((folder / METRICS).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(metrics, dict) and metrics.get("made_by") == MADE_BY
+    def _is_ours(self) -> bool:
+        try:
+            numbers = json.loads((self.target / self.numbers).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return False
+        return isinstance(numbers, dict) and numbers.get("made_by") == self.made_by
