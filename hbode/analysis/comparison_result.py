@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from dataclasses import dataclass
+from itertools import cycle
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import LogLocator, NullFormatter
 from torch import Tensor
 
 from ..systems import System
 from .cost_result import Run
 from .gradient_decay import GradientDecay
 from .gradient_flow_result import GradientFlow
-from .looks import SYSTEM_LINES, line, log_axis
+from .looks import LINES, SYSTEM_LINES
 from .stiffness_result import Stiffness
 from .tables import aligned, markdown_table, plain, short
 
@@ -134,29 +139,33 @@ class Comparison:
 
     def plot(self) -> Figure:
         """Draw the fastest rates over time, evaluations, gradients on their way back, and errors."""
-        good = [row for row in self.rows if row.stiffness is not None]
         figure = Figure(figsize=(11, 8), layout="constrained")
         rates, cost, gradients, errors = figure.subplots(2, 2).flat
-        for i, row in enumerate(self.rows):
-            look = _look(row.name, i)
+        looks = self._looks()
+        for row, look in zip(self.rows, looks, strict=True):
             if row.stiffness is not None:
-                t = row.stiffness.t.cpu().numpy()
-                _curve(rates, np.median(t, 1) if t.ndim == 2 else t, row.stiffness.largest, row.name.upper(), look)
+                t = row.stiffness.t.detach().cpu().numpy()
+                _curve(rates, np.median(t, 1) if t.ndim == 2 else t, row.stiffness.largest, look)
             if row.gradient is not None:
-                _curve(gradients, row.gradient.t.numpy(), row.gradient.norm / row.gradient.norm[-1:], "", look)
-        _log(rates, f"t ({self.unit})", rf"max $|\lambda|$ (1 / {self.unit})")
-        _log(gradients, f"t ({self.unit})", r"$\|\partial L / \partial y(t)\|\ /\ \|\partial L / \partial y(T)\|$")
-        gradients.axhline(1.0, color="#555555", linewidth=1.0)
-        self._bars(cost)
-        self._errors(errors)
+                _curve(gradients, row.gradient.t.numpy(), row.gradient.norm / row.gradient.norm[-1:], look)
+        _over_time(rates, self.unit, rf"max $|\lambda|$ (1 / {self.unit})")
+        _over_time(gradients, self.unit, r"$\|\partial L / \partial y(t)\|\ /\ \|\partial L / \partial y(T)\|$")
+        if gradients.lines:
+            gradients.axhline(1.0, color="#555555", linewidth=1.0)
+        self._bars(cost, looks)
+        self._errors(errors, looks)
         titles = ("Fastest mode", "Evaluations of the field", "Gradient on its way back from T", "Error against cost")
         for panel, title in zip((rates, cost, gradients, errors), titles, strict=True):
             panel.set_title(title, loc="left", fontsize=11)
-        handles, labels = rates.get_legend_handles_labels()
-        if handles:
-            figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
-        figure.suptitle(_finding(good), fontsize=13)
+        self._legend(figure, looks)
+        figure.suptitle(_lines(_finding(self.rows, self.unit)), fontsize=13)
         return figure
+
+    def _looks(self) -> list[dict[str, Any]]:
+        """Return how each row is drawn: the systems of `same_field` always alike, others as none of these."""
+        taken = [SYSTEM_LINES[row.name] for row in self.rows if row.name in SYSTEM_LINES]
+        free = cycle([look for look in LINES if look not in taken])
+        return [SYSTEM_LINES.get(row.name) or next(free) for row in self.rows]
 
     def _cells(self, row: Compared) -> tuple[str, ...]:
         if row.run.failure is not None:
@@ -164,34 +173,57 @@ class Comparison:
         x = row.numbers()
         holds = "–" if row.certificate is None else "holds" if row.certificate.holds else "does not hold"
         measured = (short(x[key]) for key in ("stiffness ratio", "max |λ|", "stiffness index"))
-        nfe = f"{short(x['nfe'])} / {short(x['nfe backward'])}"
-        return (row.name, row.run.method, *measured, nfe, f"{x['error']:.1e}", short(x["gradient decay"]), holds)
+        nfe = f"{row.run.nfe} / {_count(row.run.nfe_backward)}"
+        error = "–" if math.isnan(x["error"]) else f"{x['error']:.1e}"
+        return (row.name, row.run.method, *measured, nfe, error, short(x["gradient decay"]), holds)
 
-    def _bars(self, panel: Axes) -> None:
-        for i, row in enumerate(self.rows):
-            color = _look(row.name, i)["color"]
+    def _bars(self, panel: Axes, looks: list[dict[str, Any]]) -> None:
+        for i, (row, look) in enumerate(zip(self.rows, looks, strict=True)):
+            if row.run.nfe is None:
+                panel.annotate("failed", (i, 0), (0, 3), textcoords="offset points", ha="center", fontsize=9)
+                continue
             for j, (count, hatch) in enumerate(((row.run.nfe, None), (row.run.nfe_backward, "//"))):
-                bar = panel.bar(i + 0.38 * (j - 0.5), count or 0, 0.36, color=color, hatch=hatch, edgecolor="white")
-                panel.bar_label(bar, [short(count)], fontsize=9, padding=2)
-        panel.set_xticks(range(len(self.rows)), [row.name.upper() for row in self.rows])
-        panel.set_ylabel("evaluations: forward, backward (hatched)")
+                x = i + 0.38 * (j - 0.5)
+                bar = panel.bar(x, count or 0, 0.36, color=look["color"], hatch=hatch, edgecolor="white")
+                panel.bar_label(bar, [_count(count)], fontsize=9 if len(self.rows) < 5 else 7, padding=2)
+        names = [_shown(row.name) for row in self.rows]
+        turned: dict[str, Any] = {"rotation": 20, "ha": "right", "rotation_mode": "anchor"}
+        panel.set_xticks(range(len(names)), names, **(turned if max(map(len, names)) * len(names) > 45 else {}))
+        panel.set_xlim(min(-0.5, 0.5 * len(names) - 1.5), max(len(names) - 0.5, 0.5 * len(names) + 0.5))
+        panel.set_ylabel("evaluations (hatched: backward)")
         panel.margins(y=0.12)
         panel.grid(alpha=0.25, axis="y")
+        if not panel.patches:
+            panel.set_yticks([])
 
-    def _errors(self, panel: Axes) -> None:
-        for i, row in enumerate(self.rows):
+    def _errors(self, panel: Axes, looks: list[dict[str, Any]]) -> None:
+        for row, look in zip(self.rows, looks, strict=True):
             if row.run.nfe is not None and row.run.error > 0:
-                look = _look(row.name, i)
                 panel.plot(row.run.nfe, row.run.error, color=look["color"], marker=look["marker"], markersize=10)
+        panel.set_xlabel("evaluations, forward")
+        panel.set_ylabel("error / rms of the solution")
+        if not panel.lines:
+            _nothing(panel)
+            return
         panel.axhline(self.tolerance, color="#555555", linewidth=1.0, linestyle=(0, (4, 2)))
         panel.annotate(
-            "tolerance", (1, self.tolerance), (-4, 3), xycoords=panel.get_yaxis_transform(), ha="right", va="bottom",
+            "tolerance", (1, self.tolerance), (4, 0), xycoords=panel.get_yaxis_transform(), ha="left", va="center",
             textcoords="offset points", color="#555555", fontsize=10,
         )  # fmt: skip
         panel.margins(x=0.25, y=0.4)
-        _log(panel, "evaluations, forward", "error, relative to the rms of the solution")
-        panel.set_xscale("log")
-        log_axis(panel.xaxis, *panel.get_xlim())
+        for which in "xy":
+            log_scale(panel, which)
+        panel.grid(alpha=0.25)
+
+    def _legend(self, figure: Figure, looks: list[dict[str, Any]]) -> None:
+        drawn = [(row, look) for row, look in zip(self.rows, looks, strict=True) if row.run.nfe is not None]
+        handles: list[Line2D | Patch] = [Line2D([], [], label=_shown(row.name), **look) for row, look in drawn]
+        if any(row.gradient is not None and _samples(row.gradient.norm) > 1 for row, _ in drawn):
+            handles.append(Patch(color="#888888", alpha=0.3, label="5 to 95 % of the samples; lines: medians"))
+        if handles:
+            longest = max(len(str(handle.get_label())) for handle in handles[: len(drawn)])
+            columns = max(1, min(len(handles), 5, 90 // (longest + 6)))
+            figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
 
 
 def _median(values: Tensor) -> float:
@@ -200,41 +232,91 @@ def _median(values: Tensor) -> float:
     return float(flat.quantile(0.5)) if len(flat) else math.nan
 
 
-def _look(name: str, i: int) -> dict[str, Any]:
-    return SYSTEM_LINES.get(name, line(i))
+def _samples(values: Tensor) -> int:
+    return values.shape[1] if values.ndim == 2 else 1
 
 
-def _curve(panel: Axes, t: Any, values: Tensor, label: str, look: dict[str, Any]) -> None:
-    """Draw the median over samples, and the range from 5 to 95 %."""
+def _shown(name: str) -> str:
+    return name.upper() if name in SYSTEM_LINES else name
+
+
+def _lines(text: str, width: int = 100) -> str:
+    """Return a sentence in lines that fit a figure, the first one broken after its first part."""
+    if len(text) <= width:
+        return text
+    return "\n".join(textwrap.fill(part, width) for part in text.replace("; ", ";\n", 1).split("\n"))
+
+
+def _count(count: int | None) -> str:
+    return "–" if count is None else str(count)
+
+
+def _curve(panel: Axes, t: Any, values: Tensor, look: dict[str, Any]) -> None:
+    """Draw the median over samples, and the range from 5 to 95 %; nothing where no value is known."""
     rows = values.double().cpu().numpy().reshape(len(t), -1)
     rows = np.where(np.isfinite(rows) & (rows > 0), rows, math.nan)
     known = ~np.isnan(rows).all(1)
+    if not known.any():
+        return
     every = max(int(known.sum()) // 8, 1)
-    panel.plot(
-        t[known], np.nanmedian(rows[known], 1), label=label, linewidth=1.9, markersize=5, markevery=every, **look
-    )
-    if rows.shape[1] > 1 and known.any():
+    panel.plot(t[known], np.nanmedian(rows[known], 1), linewidth=1.9, markersize=5, markevery=every, **look)
+    if rows.shape[1] > 1:
         low, high = np.nanquantile(rows[known], (0.05, 0.95), axis=1)
         panel.fill_between(t[known], low, high, color=look["color"], alpha=0.13, linewidth=0)
 
 
-def _log(panel: Axes, x: str, y: str) -> None:
-    panel.set_yscale("log")
-    log_axis(panel.yaxis, *panel.get_ylim())
-    panel.set_xlabel(x)
-    panel.set_ylabel(y)
+def _over_time(panel: Axes, unit: str, label: str) -> None:
+    panel.set_xlabel(f"t ({unit})")
+    panel.set_ylabel(label)
+    if not panel.lines:
+        _nothing(panel)
+        return
+    log_scale(panel, "y")
     panel.grid(alpha=0.25)
 
 
-def _finding(rows: list[Compared]) -> str:
-    if not rows:
+def _nothing(panel: Axes) -> None:
+    panel.text(0.5, 0.5, "nothing above zero to show", ha="center", transform=panel.transAxes, color="#555555")
+    panel.set(xticks=[], yticks=[])
+
+
+def log_scale(panel: Axes, which: str) -> None:
+    """Set axis "x" or "y" to a log scale with labels, over a factor of 5 at least: what is alike then looks alike."""
+    panel.set(**{f"{which}scale": "log"})
+    low, high = getattr(panel, f"get_{which}lim")()
+    more = math.sqrt(max(5 * low / high, 1.0))
+    panel.set(**{f"{which}lim": (low / more, high * more)})
+    if high < 100 * low:  # else the powers of ten are enough
+        axis = getattr(panel, f"{which}axis")
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_formatter(NullFormatter())
+
+
+def _finding(rows: tuple[Compared, ...], unit: str) -> str:
+    """Return what the numbers say, in one sentence."""
+    failed = [_shown(row.name) for row in rows if row.run.nfe is None]
+    cost = {_shown(row.name): row.run.nfe for row in rows if row.run.nfe is not None}
+    if not cost:
         return "No system could be solved"
-    rates = {row.name: row.numbers()["max |λ|"] for row in rows}
-    cost = {row.name: row.run.nfe or 0 for row in rows}
-    fast = max(rates, key=lambda k: rates[k])
+    found = {_shown(row.name): row.numbers()["max |λ|"] for row in rows}
+    rates = {name: rate for name, rate in found.items() if not math.isnan(rate)}
     cheap, dear = min(cost, key=lambda k: cost[k]), max(cost, key=lambda k: cost[k])
-    text = f"{fast.upper()} has the fastest modes ({short(rates[fast])})"
-    if cost[dear] > 1.02 * cost[cheap]:
-        most = f"{dear.upper()} the most ({cost[dear]})"
-        return f"{text}; {cheap.upper()} needs the fewest evaluations ({cost[cheap]}), {most}"
-    return f"{text}; all need about as many evaluations ({cost[cheap]})"
+    top = max(rates.values(), default=math.nan)
+    fast = [name for name, rate in rates.items() if 1.02 * rate >= top]
+    modes = f"({short(top)} / {unit})"
+    if not fast:
+        text = "No mode is known"
+    elif len(cost) == 1:
+        text = rf"{cheap}: max $|\lambda|$ = {short(top)} / {unit}"
+    elif len(fast) == len(cost):
+        text = f"All have modes as fast {modes}"
+    else:
+        text = f"{' and '.join(fast)} {'has' if len(fast) == 1 else 'have'} the fastest modes {modes}"
+    if len(cost) == 1:
+        text += f"; {cost[cheap]} evaluations"
+    elif cost[dear] > 1.02 * cost[cheap]:
+        text += f"; {cheap} needs the fewest evaluations ({cost[cheap]}), {dear} the most ({cost[dear]})"
+    else:
+        text += f"; all need about as many evaluations ({cost[cheap]})"
+    return text + (f"; {' and '.join(failed)} failed" if failed else "")

@@ -15,13 +15,15 @@ from torch import Tensor, nn
 from ..integrate import hbodeint
 from ..systems import VectorField
 from .comparison import same_field
+from .comparison_result import log_scale
 from .inputs import Inputs, as_inputs
-from .looks import SYSTEM_LINES, log_axis
+from .looks import SYSTEM_LINES
 from .stiffness import stiffness
-from .tables import aligned, markdown_table, short
+from .tables import aligned, markdown_table, plain, short
 
 EXPECTED = {"node": 1.0, "sonode": 0.5, "hbnode": 0.5, "ghbnode": 0.5}
-"""Powers of L by which max |λ| grows: λ = μ, or λ² + γ λ = μ, for an eigenvalue μ = -L of ∂f/∂h."""
+"""Powers of L by which max |λ| grows: λ = μ, or λ² + γ λ = μ, for an eigenvalue μ = -L of ∂f/∂h. Of a GHBNODE
+only while its momenta are small: for large ones tanh is flat, and μ that of f times its slope."""
 
 
 class Valley(nn.Module):
@@ -84,17 +86,25 @@ class Scaling:
     unit: str
 
     def slope(self, name: str, quantity: str = "rate") -> float:
-        """Return the power of L by which a quantity ("rate", "nfe", "nfe_backward") grows: a fit of logarithms."""
+        """Return the power of L by which a quantity ("rate", "nfe", "nfe_backward") grows: a fit of logarithms.
+
+        NaN where a value is not known, or is zero, like the evaluations of a backward pass that needs none.
+        """
         values: tuple[float, ...] = getattr(self, quantity)[name]
+        if not all(0 < value < math.inf for value in values):
+            return math.nan
         return float(np.polyfit(np.log(self.sizes), np.log(values), 1)[0])
 
     def table(self) -> list[tuple[str, ...]]:
         """Return the cells of the table, its head first."""
         rows: list[tuple[str, ...]] = [("system", "L", "max |λ|", "NFE forward", "NFE backward")]
         for name in self.rate:
-            triples = zip(self.rate[name], self.nfe[name], self.nfe_backward[name], strict=True)
-            rows += [(name, short(size), *map(short, cells)) for size, cells in zip(self.sizes, triples, strict=True)]
-            slopes = (f"{self.slope(name, quantity):.2f}" for quantity in ("rate", "nfe", "nfe_backward"))
+            columns = self.sizes, self.rate[name], self.nfe[name], self.nfe_backward[name]
+            rows += [
+                (name, short(size), short(rate), f"{nfe:.0f}", f"{back:.0f}")
+                for size, rate, nfe, back in zip(*columns, strict=True)
+            ]
+            slopes = (self._power(name, quantity) for quantity in ("rate", "nfe", "nfe_backward"))
             rows.append((name, "power of L", *slopes))
         return rows
 
@@ -109,16 +119,17 @@ class Scaling:
         return markdown_table(self.table())
 
     def as_json(self) -> dict[str, Any]:
-        """Return the numbers in JSON types."""
+        """Return the numbers in JSON types, None for what is unknown."""
         return {
             "tolerance": self.tolerance,
+            "unit": self.unit,
             "L": list(self.sizes),
             "systems": {
                 name: {
-                    "max |λ|": list(self.rate[name]),
+                    "max |λ|": plain(self.rate[name]),
                     "nfe": list(self.nfe[name]),
                     "nfe backward": list(self.nfe_backward[name]),
-                    "powers of L": {q: self.slope(name, q) for q in ("rate", "nfe", "nfe_backward")},
+                    "powers of L": {q: plain(self.slope(name, q)) for q in ("rate", "nfe", "nfe_backward")},
                     "expected power of the rate": EXPECTED.get(name),
                 }
                 for name in self.rate
@@ -131,23 +142,31 @@ class Scaling:
         rate, nfe = figure.subplots(1, 2)
         for name in self.rate:
             for panel, quantity in ((rate, "rate"), (nfe, "nfe")):
-                label = f"{name.upper()}: $L^{{{self.slope(name, quantity):.2f}}}$"
+                label = f"{name.upper()}: $L^{{{self._power(name, quantity)}}}$"
                 panel.plot(self.sizes, getattr(self, quantity)[name], label=label, markersize=6, **SYSTEM_LINES[name])
         for panel, text in ((rate, rf"max $|\lambda|$ (1 / {self.unit})"), (nfe, "evaluations of the field, forward")):
-            panel.set_xscale("log")
-            panel.set_yscale("log")
-            log_axis(panel.xaxis, *panel.get_xlim())
             panel.set_xlabel("stiffest eigenvalue $L$ of $-\\partial f / \\partial h$")
             panel.set_ylabel(text)
+            panel.set_yscale("log")
+            low, high = panel.get_ylim()
+            panel.set_ylim(low, high * max((high / low) ** 0.4, 1.5))  # room for the legend
+            for which in "xy":
+                log_scale(panel, which)
             panel.grid(alpha=0.25, which="both")
             panel.legend(loc="upper left", framealpha=0.9, edgecolor="none")
-            low, high = panel.get_ylim()
-            panel.set_ylim(low, high * (high / low) ** 0.3)  # room for the legend
-        found = ", ".join(f"{name.upper()} as $L^{{{self.slope(name):.2f}}}$" for name in self.rate)
-        figure.suptitle(f"The fastest mode grows: {found}; evaluations follow", fontsize=13)
+        finding = f"The fastest mode grows: {self._found('rate')}\nEvaluations: {self._found('nfe')}"
+        figure.suptitle(finding, fontsize=13)
         return figure
 
+    def _power(self, name: str, quantity: str) -> str:
+        power = self.slope(name, quantity)
+        return "–" if math.isnan(power) else f"{power:.2f}"
 
+    def _found(self, quantity: str) -> str:
+        return ", ".join(f"{name.upper()} as $L^{{{self._power(name, quantity)}}}$" for name in self.rate)
+
+
+@torch.inference_mode(False)
 def scaling(
     field: Callable[[float], VectorField],
     sizes: Sequence[float],
@@ -196,15 +215,15 @@ def scaling(
     """
     h0, t, m0, args = as_inputs(inputs)
     values = tuple(float(size) for size in sizes)
-    if len(set(values)) < 2 or min(values) <= 0:
+    if len(set(values)) < 2 or not all(0 < value < math.inf for value in values):
         raise ValueError(f"sizes must be two positive numbers or more, got {list(sizes)}")
     unknown = [name for name in systems if name not in EXPECTED]
     if unknown or not systems:
         raise ValueError(f"systems must be some of {', '.join(EXPECTED)}, got {list(systems)}")
-    found: dict[str, list[tuple[float, float, float]]] = {name: [] for name in systems}
+    found: dict[str, list[tuple[float, float, float]]] = {name: [] for name in systems}  # each system once
     for size in values:
         f = field(size)
-        for name in systems:
+        for name in found:
             system = same_field(f, gamma)[name]
             start = h0.detach().clone().requires_grad_()
             with torch.enable_grad():

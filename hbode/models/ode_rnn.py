@@ -67,6 +67,8 @@ class Prediction:
         Shape (B, K, C): observations 0 … K-1, each after it was seen.
     forecast
         Shape (B, H, C): what follows the last observation.
+    states
+        Shape (H, B, S): the hidden states h, or (h, m), at the times of the forecast.
     cost
         Evaluations of the field.
     """
@@ -74,6 +76,7 @@ class Prediction:
     one_step: Tensor
     reconstruction: Tensor
     forecast: Tensor
+    states: Tensor
     cost: Cost
 
 
@@ -188,7 +191,7 @@ class ODERNN(nn.Module):
                 before.append(state[:, : self.size])
         forecast = self.decode(states[..., : self.size]).transpose(0, 1)
         one_step = torch.cat((self.decode(torch.stack(before, 1)), forecast[:, :1]), 1) if before else forecast[:, :1]
-        return Prediction(one_step, self.decode(torch.stack(after, 1)), forecast, cost)
+        return Prediction(one_step, self.decode(torch.stack(after, 1)), forecast, states, cost)
 
     def _evolve(self, state: Tensor, t: Tensor, cost: Cost) -> Tensor:
         """Return the states at t[:, 1:], shape (T - 1, B, S), from the state (B, S) at t[:, 0]."""

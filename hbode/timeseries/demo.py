@@ -11,14 +11,16 @@ from typing import Any
 
 from tqdm import tqdm
 
+from ..analysis.tables import aligned
 from ..models import SYSTEMS, SolverSettings, equal_sizes
 from ..results_folder import ResultsFolder
 from .csv_reader import read_csv
 from .evaluation import forecast_error, persistence
 from .figures import save_figures
 from .learners import Learned, Task, build, learn_all
-from .report import MADE_BY, failures, markdown, metrics, plain_table, time_unit
+from .report import MADE_BY, failures, markdown, metrics, plain_table, stiffness_rows, time_unit
 from .series import DataError, Series
+from .stiffness import momentum
 from .structure import structure_series
 from .training import TrainSettings
 from .windows import Dataset, Protocol, make_dataset
@@ -104,14 +106,17 @@ def run_demo(
         )
         if all(one.error is None for one in learned):
             raise RuntimeError("; ".join(failures(learned)))
-        figures = save_figures(folder, data, learned, baseline.mse)
+        theory = momentum()
+        figures = save_figures(folder, data, learned, baseline.mse, theory)
         seconds = time.perf_counter() - started
-        found = metrics(data, learned, baseline, settings.as_json(), seconds)
+        found = metrics(data, learned, baseline, theory, settings.as_json(), seconds)
         (folder / METRICS).write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        page = markdown(data, learned, baseline, seconds, figures)
+        page = markdown(data, learned, baseline, theory, seconds, figures)
         (folder / "summary.md").write_text(page, encoding="utf-8")
     say("")
     say(plain_table(learned, baseline))
+    say("")
+    say("\n".join(aligned(stiffness_rows(learned))))
     for line in failures(learned):
         say(line)
     say("")

@@ -10,15 +10,19 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from ..analysis.looks import SYSTEM_LINES
+from ..analysis.looks import SYSTEM_LINES, log_axis
+from ..analysis.tables import short
 from .evaluation import typical_window
 from .learners import Learned
-from .report import label, short
+from .report import label, median
+from .stiffness import Momentum
 from .windows import Dataset
 
 
-def save_figures(folder: Path, data: Dataset, learned: Sequence[Learned], baseline: float) -> list[str]:
-    """Write forecast.png, nfe.png and loss.png; return their names.
+def save_figures(
+    folder: Path, data: Dataset, learned: Sequence[Learned], baseline: float, theory: Momentum
+) -> list[str]:
+    """Write forecast.png, nfe.png, loss.png, stiffness.png, comparison.png and scaling.png; return their names.
 
     Parameters
     ----------
@@ -28,11 +32,16 @@ def save_figures(folder: Path, data: Dataset, learned: Sequence[Learned], baseli
         What was learned on what; at least one model without failure.
     baseline
         Mean square error of the persistence forecast on the test part.
+    theory
+        The systems on a stiff valley.
     """
     figures = {
         "forecast.png": forecast_figure(data, learned),
         "nfe.png": nfe_figure(learned),
         "loss.png": loss_figure(learned, baseline),
+        "stiffness.png": stiffness_figure(learned),
+        "comparison.png": theory.comparison.plot(),
+        "scaling.png": theory.scaling.plot(),
     }
     for name, figure in figures.items():
         figure.savefig(folder / name, dpi=150)
@@ -171,6 +180,41 @@ def loss_figure(learned: Sequence[Learned], baseline: float) -> Figure:
     if len(order) > 1:
         title += f"; {order[-1]} ends highest, at {short(best[order[-1]])}"
     figure.suptitle(f"{title} (last value kept: {short(baseline)})", fontsize=14)
+    return figure
+
+
+def stiffness_figure(learned: Sequence[Learned]) -> Figure:
+    """Draw the fastest rate and the stiffness ratio of the hidden dynamics while the models forecast."""
+    figure = Figure(figsize=(11, 4.8), layout="constrained")
+    rate, ratio = figure.subplots(1, 2)
+    good = [(one, one.stiffness) for one in learned if one.stiffness is not None]
+    for one, found in good:
+        look = SYSTEM_LINES[one.task.name]
+        for panel, values in ((rate, found.largest), (ratio, found.ratio)):
+            known = np.where(np.isfinite(values) & (values > 0), values, np.nan)
+            seen = np.isfinite(known).any(1)
+            every = max(int(seen.sum()) // 8, 1)
+            line = np.nanmedian(known[seen], 1)
+            panel.plot(found.t[seen], line, linewidth=2, markersize=6, markevery=every, label=label(one), **look)
+            low, high = np.nanquantile(known[seen], (0.05, 0.95), axis=1)
+            panel.fill_between(found.t[seen], low, high, color=look["color"], alpha=0.12, linewidth=0)
+    for panel, title, text in (
+        (rate, "fastest mode", r"max $|\lambda|$ (1 / τ)"),
+        (ratio, "stiffness ratio", r"max $|$Re $\lambda|$ / min $|$Re $\lambda|$"),
+    ):
+        panel.set_title(title)
+        panel.set_yscale("log")
+        log_axis(panel.yaxis, *panel.get_ylim())
+        panel.set_xlabel("time after the last observation (τ)")
+        panel.set_ylabel(text)
+        panel.grid(alpha=0.25)
+    _legend(figure, rate)
+    fastest = {label(one): median(found.largest) for one, found in good}
+    order = sorted(fastest, key=lambda k: fastest[k])
+    title = f"{order[-1]} has the fastest hidden modes, {short(fastest[order[-1]])} per τ (median)"
+    if len(order) > 1:
+        title += f"; {order[0]} the slowest, {short(fastest[order[0]])}"
+    figure.suptitle(title, fontsize=14)
     return figure
 
 

@@ -15,6 +15,7 @@ from ..models import ODERNN, SolverSettings, make_system, parameter_count
 from ..solution import SolverError
 from .evaluation import ForecastError, forecast_error
 from .series import Array
+from .stiffness import HiddenStiffness, hidden_stiffness
 from .training import Diverged, History, TrainSettings, predict, train
 from .windows import Dataset
 
@@ -43,6 +44,8 @@ class Learned:
     ----------
     gamma, xi
         Of the weights that were kept; None where the system has none.
+    stiffness
+        Along the forecasts of some test windows.
     forecast
         Of the test windows, (W, H, C), standardised.
     """
@@ -54,6 +57,7 @@ class Learned:
     gamma: float | None = None
     xi: float | None = None
     error: ForecastError | None = None
+    stiffness: HiddenStiffness | None = None
     forecast: Array | None = None
     failure: str | None = None
 
@@ -81,12 +85,13 @@ def learn(task: Task, data: Dataset, progress: Progress | None = None) -> Learne
         history = train(model, data, task.training, task.seed, on_epoch)
         observed = data.protocol.observed
         forecast = predict(model, data.test, observed)
+        rates = hidden_stiffness(model, data.test, observed)
     except (Diverged, SolverError) as error:
         return Learned(task, count, history, time.perf_counter() - started, failure=str(error))
     gamma, xi = (None if c is None else float(c.detach()) for c in model.system.coefficients())
     score = forecast_error(forecast, data.test.x[:, observed:])
     return Learned(
-        task, count, history, time.perf_counter() - started, gamma, xi, score, forecast.double().cpu().numpy()
+        task, count, history, time.perf_counter() - started, gamma, xi, score, rates, forecast.double().cpu().numpy()
     )
 
 

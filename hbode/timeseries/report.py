@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
+
+from ..analysis.tables import aligned, markdown_table, plain, short
 from ..provenance import provenance
 from .evaluation import ForecastError
 from .learners import Learned
+from .series import Array
+from .stiffness import WINDOWS, HiddenStiffness, Momentum
 from .windows import Dataset
 
 MADE_BY = "hbode demo"
@@ -19,11 +25,6 @@ HEADER = ("model", "parameters", "test MSE", "relative", "NFE forward", "NFE bac
 def label(one: Learned) -> str:
     """Return the name of a model as it is written in the field."""
     return one.task.name.upper()
-
-
-def short(x: float | None) -> str:
-    """Return a number with three digits, or a dash."""
-    return "–" if x is None else f"{x:.3g}" if abs(x) >= 1e4 or abs(x) < 1e-3 else f"{x:#.3g}".rstrip(".")
 
 
 def rows(learned: Sequence[Learned], baseline: ForecastError) -> list[tuple[str, ...]]:
@@ -52,14 +53,20 @@ def rows(learned: Sequence[Learned], baseline: ForecastError) -> list[tuple[str,
 
 def plain_table(learned: Sequence[Learned], baseline: ForecastError) -> str:
     """Return the table for a terminal, aligned."""
-    lines = [HEADER, *rows(learned, baseline)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(HEADER))]
+    lines = aligned([HEADER, *rows(learned, baseline)])
+    return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
 
-    def aligned(line: Sequence[str]) -> str:
-        cells = [line[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(line[1:], widths[1:], strict=True))]
-        return "  ".join(cells).rstrip()
 
-    return "\n".join([aligned(HEADER), "  ".join("-" * w for w in widths), *(aligned(line) for line in lines[1:])])
+def stiffness_rows(learned: Sequence[Learned]) -> list[tuple[str, ...]]:
+    """Return the cells of the table of stiffness, its head first: medians over the forecasts."""
+    head = ("model", "stiffness ratio", "max |λ| (1/τ)", "stiffness index", "NFE forward", "NFE backward")
+    made: list[tuple[str, ...]] = [head]
+    for one in learned:
+        if one.stiffness is not None:
+            found = (one.stiffness.ratio, one.stiffness.largest, one.stiffness.index)
+            nfe = (f"{one.history.nfe_forward[-1]:.0f}", f"{one.history.nfe_backward[-1]:.0f}")
+            made.append((label(one), *(short(median(x)) for x in found), *nfe))
+    return made
 
 
 def failures(learned: Sequence[Learned]) -> list[str]:
@@ -74,19 +81,22 @@ def time_unit(data: Dataset) -> str:
 
 
 def markdown(
-    data: Dataset, learned: Sequence[Learned], baseline: ForecastError, seconds: float, figures: Sequence[str]
+    data: Dataset,
+    learned: Sequence[Learned],
+    baseline: ForecastError,
+    theory: Momentum,
+    seconds: float,
+    figures: Sequence[str],
 ) -> str:
     """Return summary.md."""
     protocol, task = data.protocol, learned[0].task
-    table = ["| " + " | ".join(HEADER) + " |", "|---|" + "---:|" * (len(HEADER) - 1)]
-    table += ["| " + " | ".join(row) + " |" for row in rows(learned, baseline)]
     text = f"""# Forecasting {data.series.source}
 
 {data.series.values.shape[1]} channels, {len(data.series.t)} rows, of which {100 * protocol.drop:.0f} % were dropped at
 random. Each model sees {protocol.observed} samples and forecasts the next {protocol.forecast}. Windows:
 {len(data.train)} for training, {len(data.validation)} for validation, {len(data.test)} for test, in time order.
 
-{chr(10).join(table)}
+{markdown_table([HEADER, *rows(learned, baseline)])}
 
 - test MSE: mean square error of the forecast in standardised units (the mean and standard deviation of the training
   part); relative: its root over that of the truth, so that 1 is no better than forecasting the mean.
@@ -100,13 +110,36 @@ the same seed ({task.seed}), batches and learning rate. The weights of the epoch
 The whole run took {seconds:.0f} s on {os.cpu_count()} cores.
 """
     text += "".join(f"\n**{line}**\n" for line in failures(learned))
-    return text + "".join(f"\n![{name.removesuffix('.png')}]({name})\n" for name in figures)
+    shown = {name.removesuffix(".png"): f"\n![{name.removesuffix('.png')}]({name})\n" for name in figures}
+    text += "".join(shown[name] for name in ("forecast", "nfe", "loss"))
+    slopes = ", ".join(
+        f"{name.upper()} L^{theory.scaling.slope(name):.2f} (evaluations L^{theory.scaling.slope(name, 'nfe'):.2f})"
+        for name in theory.scaling.rate
+    )
+    return f"""{text}
+## Stiffness and cost of what was learned
+
+{markdown_table(stiffness_rows(learned))}
+
+Medians along the forecasts of {WINDOWS} test windows, of the eigenvalues λ of the Jacobian of the hidden dynamics (h,
+or h and m). stiffness ratio: max \\|Re λ\\| / min \\|Re λ\\|. max \\|λ\\|: the fastest rate, oscillations
+included. stiffness index: the largest \\|λ\\| times the length of the forecast.
+{shown["stiffness"]}
+## The same stiff field with and without momentum
+
+A steep valley, f = -∇V with eigenvalues of -∂f/∂h from 1 to L = {theory.scaling.sizes[0]:.0f}, in 16 dimensions:
+
+{theory.comparison.markdown()}
+{shown["comparison"]}
+Over a decade of L the fastest rate grows as the theory has it, L for a NODE and √L with momentum: {slopes}.
+{shown["scaling"]}"""
 
 
 def metrics(
     data: Dataset,
     learned: Sequence[Learned],
     baseline: ForecastError,
+    theory: Momentum,
     settings: dict[str, Any],
     seconds: float,
 ) -> dict[str, Any]:
@@ -125,6 +158,7 @@ def metrics(
             "seconds": one.seconds,
             "gamma": one.gamma,
             "xi": one.xi,
+            "stiffness": None if one.stiffness is None else _stiffness_numbers(one.stiffness),
             "failure": one.failure,
             "history": asdict(history),
         }
@@ -132,6 +166,7 @@ def metrics(
         "made_by": MADE_BY,
         "models": models,
         "persistence": asdict(baseline),
+        "stiff_valley": {"comparison": theory.comparison.as_json(), "scaling": theory.scaling.as_json()},
         "data": {
             "source": data.series.source,
             "rows": len(data.series.t),
@@ -146,4 +181,18 @@ def metrics(
         "settings": settings,
         "seconds": seconds,
         **provenance(),
+    }
+
+
+def median(values: Array) -> float:
+    """Return the median of what is known, NaN if nothing is."""
+    known = values[np.isfinite(values)]
+    return float(np.median(known)) if known.size else math.nan
+
+
+def _stiffness_numbers(found: HiddenStiffness) -> dict[str, float | None]:
+    return {
+        "ratio": plain(median(found.ratio)),
+        "largest": plain(median(found.largest)),
+        "index": plain(median(found.index)),
     }
