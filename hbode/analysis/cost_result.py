@@ -152,7 +152,7 @@ class Profile:
         runs = [{field.name: plain(getattr(run, field.name)) for field in fields(Run)} for run in self.runs]
         return {**{field.name: plain(getattr(self, field.name)) for field in fields(self)}, "runs": runs}
 
-    def plot(self, tolerance: float | None = None) -> Figure:
+    def plot(self, tolerance: float | None = None, unit: str = "time units") -> Figure:
         """Draw what accuracy costs in evaluations of the field, and the accepted steps over t.
 
         Parameters
@@ -160,6 +160,8 @@ class Profile:
         tolerance
             The runs whose steps are drawn, besides those without a tolerance. Default: the middle one of those that
             most methods succeeded at.
+        unit
+            Of time, for the labels.
 
         Raises
         ------
@@ -179,7 +181,7 @@ class Profile:
         figure.suptitle(self._finding(), fontsize=13)
         _draw_work(work, {name: [run for run in self.runs if run.method == name] for name in self.methods})
         at = [run for run in good if run.tolerance == tolerance or math.isnan(run.tolerance)]
-        _draw_steps(steps, {run.method: run for run in at}, self.methods, tolerance)
+        _draw_steps(steps, {run.method: run for run in at}, self.methods, tolerance, unit)
         handles, labels = work.get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 4), frameon=False)
         return figure
@@ -226,13 +228,13 @@ def _draw_work(panel: Axes, runs: Mapping[str, Sequence[Run]]) -> None:
     panel.grid(alpha=0.25)
 
 
-def _draw_steps(panel: Axes, runs: Mapping[str, Run], methods: Sequence[str], tolerance: float) -> None:
+def _draw_steps(panel: Axes, runs: Mapping[str, Run], methods: Sequence[str], tolerance: float, unit: str) -> None:
     for name, run in runs.items():
         look = {**line(methods.index(name)), "markevery": max(1, len(run.t) // 10), "markersize": 5, "linewidth": 1.4}
         panel.plot(run.t.numpy(), run.dt.abs().numpy(), **look)
     _log_scales(panel, "y")
-    panel.set_xlabel("t (time units)")
-    panel.set_ylabel("accepted step (time units)")
+    panel.set_xlabel(f"t ({unit})")
+    panel.set_ylabel(f"accepted step ({unit})")
     at = "" if math.isnan(tolerance) else f" at tolerance {_power(tolerance)}"
     panel.set_title(f"Accepted steps{at}", loc="left", fontsize=11)
     panel.grid(alpha=0.25)
