@@ -32,6 +32,8 @@ from .inputs import (
 from .measuring import Mark, mark, peak_memory, seconds, synchronise, untouched
 
 Loss = Callable[[Solution], Tensor]
+MEMORY_EVALUATIONS = 5000
+"""Evaluations, forward and backward, up to which a run's memory is measured on a CPU: the record of it grows."""
 
 
 @torch.inference_mode(False)
@@ -78,7 +80,7 @@ def profile(
         is damped with h' = m, dopri8 elsewhere. A method is run at a thousandth of the smallest tolerance, at least
         50 eps of the dtype, and once more at ten times that: where errors are below the difference, a note says so.
     memory
-        Whether to measure memory too.
+        Whether to measure memory too; on a CPU, of runs of up to 5000 evaluations.
     options
         As for `hbodeint`. Each is given to the methods that know it; step_size and grid_constructor to those without
         an error estimate only.
@@ -127,12 +129,15 @@ def profile(
                 trial.time()
         synchronise(device)
         good = [trial for trial in trials if trial.failure is None]
-        if memory and good:
-            peaks = peak_memory([trial.attempt for trial in good], device)
+        short = [trial for trial in good if device.type == "cuda" or trial.evaluations <= MEMORY_EVALUATIONS]
+        if memory and len(short) < len(good):
+            notes.append(f"memory is not measured for more than {MEMORY_EVALUATIONS} evaluations, on a CPU")
+        if memory and short:
+            peaks = peak_memory([trial.attempt for trial in short], device)
             if isinstance(peaks, str):
                 notes.append(peaks)
             else:
-                for trial, peak in zip(good, peaks, strict=True):
+                for trial, peak in zip(short, peaks, strict=True):
                     trial.peak = peak
     runs = sorted((trial.run() for trial in trials), key=lambda run: names.index(run.method))
     shown = gradient if isinstance(gradient, str) else type(gradient).__name__
@@ -164,6 +169,11 @@ class _Trial:
     failure: str | None = None
     marks: list[tuple[Mark, Mark, Mark]] = field(default_factory=list)
     peak: int | None = None
+
+    @property
+    def evaluations(self) -> int:
+        """Forward and backward."""
+        return 0 if self.stats is None else _total(self.stats.nfe) + (self.stats.nfe_backward or 0)
 
     def warm_up(self) -> None:
         done = self.attempt()
