@@ -13,14 +13,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import LogLocator, NullFormatter
 from torch import Tensor
 
 from ..systems import System
 from .cost_result import Run
 from .gradient_decay import GradientDecay
 from .gradient_flow_result import GradientFlow
-from .looks import LINES, SYSTEM_LINES
+from .looks import LINES, SYSTEM_LINES, Picture, log_scale
 from .stiffness_result import Stiffness
 from .tables import aligned, markdown_table, plain, short
 
@@ -139,7 +138,7 @@ class Comparison:
 
     def plot(self) -> Figure:
         """Draw the fastest rates over time, evaluations, gradients on their way back, and errors."""
-        figure = Figure(figsize=(11, 8), layout="constrained")
+        figure = Picture(11, 8)
         rates, cost, gradients, errors = figure.subplots(2, 2).flat
         looks = self._looks()
         for row, look in zip(self.rows, looks, strict=True):
@@ -278,19 +277,6 @@ def _over_time(panel: Axes, unit: str, label: str) -> None:
 def _nothing(panel: Axes) -> None:
     panel.text(0.5, 0.5, "nothing above zero to show", ha="center", transform=panel.transAxes, color="#555555")
     panel.set(xticks=[], yticks=[])
-
-
-def log_scale(panel: Axes, which: str) -> None:
-    """Set axis "x" or "y" to a log scale with labels, over a factor of 5 at least: what is alike then looks alike."""
-    panel.set(**{f"{which}scale": "log"})
-    low, high = getattr(panel, f"get_{which}lim")()
-    more = math.sqrt(max(5 * low / high, 1.0))
-    panel.set(**{f"{which}lim": (low / more, high * more)})
-    if high < 100 * low:  # else the powers of ten are enough
-        axis = getattr(panel, f"{which}axis")
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.set_major_formatter("{x:g}")
-        axis.set_minor_formatter(NullFormatter())
 
 
 def _finding(rows: tuple[Compared, ...], unit: str) -> str:

@@ -10,10 +10,9 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from torch import Tensor
 
-from .looks import line
+from .looks import Picture, line, log_scale
 from .tables import aligned, data_frame, plain
 from .work_precision import WorkPrecision, work_ratio
 
@@ -176,7 +175,7 @@ class Profile:
             counts = {x: sum(run.tolerance == x for run in good) for x in known}
             best = [x for x in known if counts[x] == max(counts.values())]
             tolerance = best[len(best) // 2] if best else math.nan
-        figure = Figure(figsize=(10.5, 4.8), layout="constrained")
+        figure = Picture(10.5, 4.8)
         work, steps = figure.subplots(1, 2)
         figure.suptitle(self._finding(), fontsize=13)
         _draw_work(work, {name: [run for run in self.runs if run.method == name] for name in self.methods})
@@ -246,12 +245,8 @@ def _log_scales(panel: Axes, axes: str) -> None:
         panel.text(0.5, 0.5, "no solve succeeded", ha="center", transform=panel.transAxes)
         panel.set(xticks=[], yticks=[])
         return
-    panel.set(**{f"{axis}scale": "log" for axis in axes})
-    for axis, (low, high) in ((panel.xaxis, panel.get_xlim()), (panel.yaxis, panel.get_ylim())):
-        if axis.get_scale() == "log" and high < 100 * low:  # else only powers of ten are labelled
-            axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high > 4 * low else range(1, 10)))
-            axis.set_major_formatter(StrMethodFormatter("{x:g}"))
-            axis.set_minor_formatter(NullFormatter())
+    for which in axes:
+        log_scale(panel, which)
 
 
 def _common_error(curves: Sequence[WorkPrecision]) -> float | None:

@@ -63,16 +63,18 @@ def ends(trajectory: Trajectory, n: int, closed_form: bool, tol: float, most: in
     gamma = trajectory.coefficients()[0].double().cpu() if damped else None
     if symmetric:
         found, by = lanczos(product, start, tol, most), "Lanczos"
-        values, both = _of(found.values.real + 0j, gamma), found.converged.all(1)
-        left, right, size = values.real.amin(1), values.real.amax(1), values.abs().amax(1)
-        converged = torch.stack((both if damped else found.converged[:, 0], found.converged[:, 1], both))
+        rates = _of(found.values.real + 0j, gamma)
+        scores = torch.stack((-rates.real.amin(-1), rates.real.amax(-1), rates.abs().amax(-1)))
+        best, end = scores.max(-1)
+        left, right, size = -best[0], best[1], best[2]
+        converged = found.converged.expand(3, -1, -1).gather(2, end.unsqueeze(2)).squeeze(2)
         if not damped:
             return Ends(left, right, size, right, torch.cat((converged, converged[1:2])), by)
     else:
         keys: list[Key] = [partial(_score, end=end, gamma=gamma) for end in ("left", "right", "size")]
         found, by = arnoldi(product, start, keys, tol, kept, most), "Arnoldi"
-        parts = [_of(found.values[:, i : i + 1], gamma) for i in range(3)]
-        left, right, size = parts[0].real.amin(1), parts[1].real.amax(1), parts[2].abs().amax(1)
+        rates = _of(found.values, gamma)
+        left, right, size = rates[:, 0].real.amin(1), rates[:, 1].real.amax(1), rates[:, 2].abs().amax(1)
         converged = found.converged.T
     norm = lanczos(partial(_symmetrised, first_order), _start(trajectory, trajectory.size), tol, most)
     return Ends(left, right, size, norm.values[:, 1].real, torch.cat((converged, norm.converged[:, 1:].T)), by)
@@ -112,12 +114,12 @@ def _symmetrised(linear: Linearised, v: Tensor) -> Tensor:
 
 
 def _of(values: Tensor, gamma: Tensor | None) -> Tensor:
-    """Return the λ (B, …) that belong to what a Krylov method found (B, k)."""
-    return values if gamma is None else quadratic_roots(values, gamma.to(values.device, values.real.dtype)).flatten(1)
+    """Return the λ (B, k, …) that belong to what a Krylov method found (B, k)."""
+    return values.unsqueeze(-1) if gamma is None else quadratic_roots(values, gamma.to(values.real))
 
 
 def _score(values: Tensor, end: str, gamma: Tensor | None) -> Tensor:
-    rates = values.unsqueeze(-1) if gamma is None else quadratic_roots(values, gamma)
+    rates = _of(values, gamma)
     if end == "size":
         return rates.abs().amax(-1)
     return rates.real.amax(-1) if end == "right" else -rates.real.amin(-1)

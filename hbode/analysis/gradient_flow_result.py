@@ -11,6 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from .looks import Picture
+
 # Okabe-Ito colours, told apart in black and white by line.
 _HEAVY_BALL, _NODE, _LOSS = "#009E73", "#0072B2", "#D55E00"
 _DOTS = (0, (1, 1.2))
@@ -135,7 +137,7 @@ class GradientFlow:
         Figure
             The one drawn on.
         """
-        figure = Figure(figsize=(9, 5), layout="constrained") if ax is None else ax.figure
+        figure = Picture(9, 5) if ax is None else ax.figure
         panel = figure.subplots() if ax is None else ax
         _curve(panel, self.t, self.measured, r"heavy ball, $\sigma_{\max}$", _HEAVY_BALL)
         _curve(panel, self.t, self.rms, "heavy ball, rms", _HEAVY_BALL, linestyle=_DOTS)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+from io import BytesIO
 from typing import Any
 
-from matplotlib.axis import Axis
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 LINES: tuple[dict[str, Any], ...] = (
@@ -22,11 +25,33 @@ SYSTEM_LINES = dict(zip(("node", "sonode", "hbnode", "ghbnode"), LINES, strict=F
 """The same for the systems that are compared, by name."""
 
 
-def log_axis(axis: Axis, low: float, high: float) -> None:
-    """Label a logarithmic axis with plain numbers where it spans little more than a decade."""
-    if 0 < low <= high < 30 * low:
-        subs = (1, 2, 5) if high > 3 * low else (1, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8)
-        axis.set_major_locator(LogLocator(subs=subs))
+class Picture(Figure):
+    """A figure that a notebook shows whatever its backend; pyplot does not know it.
+
+    Parameters
+    ----------
+    width, height
+        In inches.
+    """
+
+    def __init__(self, width: float, height: float) -> None:
+        super().__init__(figsize=(width, height), layout="constrained")
+
+    def _repr_png_(self) -> bytes:
+        drawn = BytesIO()
+        self.savefig(drawn, format="png", dpi=100)
+        return drawn.getvalue()
+
+
+def log_scale(panel: Axes, which: str) -> None:
+    """Set axis "x" or "y" to a log scale with labels, over a factor of 5 at least: what is alike then looks alike."""
+    panel.set(**{f"{which}scale": "log"})
+    low, high = getattr(panel, f"get_{which}lim")()
+    more = math.sqrt(max(5 * low / high, 1.0))
+    panel.set(**{f"{which}lim": (low / more, high * more)})
+    if high < 100 * low:  # else the powers of ten are enough
+        axis = getattr(panel, f"{which}axis")
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.set_major_formatter("{x:g}")
         axis.set_minor_formatter(NullFormatter())
 

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from .looks import line
+from .looks import Picture, line
 from .tables import data_frame, plain
 
 _COUNTS = ("nfe", "nfe_backward", "rejected")
@@ -147,7 +147,7 @@ class CostRecorder:
         if not self.nfe:
             raise ValueError("nothing to plot: no training step was recorded")
         steps = [min(i + every, len(self)) for i in range(0, len(self), every)]
-        figure = Figure(figsize=(8, 3.2 + 2.2 * len(self.values)), layout="constrained")
+        figure = Picture(8, 3.2 + 2.2 * len(self.values))
         panels = figure.subplots(1 + len(self.values), 1, sharex=True, squeeze=False)[:, 0]
         figure.suptitle(_finding(means["nfe"]), fontsize=13)
         for index, (name, label) in enumerate(

@@ -15,9 +15,8 @@ from torch import Tensor, nn
 from ..integrate import hbodeint
 from ..systems import VectorField
 from .comparison import same_field
-from .comparison_result import log_scale
 from .inputs import Inputs, as_inputs
-from .looks import SYSTEM_LINES
+from .looks import SYSTEM_LINES, Picture, log_scale
 from .stiffness import stiffness
 from .tables import aligned, markdown_table, plain, short
 
@@ -138,7 +137,7 @@ class Scaling:
 
     def plot(self) -> Figure:
         """Draw the fastest rate and the evaluations over L, with the powers that were found."""
-        figure = Figure(figsize=(11, 4.8), layout="constrained")
+        figure = Picture(11, 4.8)
         rate, nfe = figure.subplots(1, 2)
         for name in self.rate:
             for panel, quantity in ((rate, "rate"), (nfe, "nfe")):

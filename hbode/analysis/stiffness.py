@@ -180,7 +180,7 @@ def _trajectory(
         raise TypeError(f"h must be real, got {h.dtype}")
     if h.ndim == 0 or h.numel() == 0:
         raise ValueError(f"h must have shape (T, ...) with entries, got {tuple(h.shape)}")
-    times = check_times(t, h[0], False)
+    times = check_times(t, h[0], False).detach()
     if times.shape[-1] != len(h):
         raise ValueError(f"t must have one entry for each of the {len(h)} rows of h, got {times.shape[-1]}")
     batched = h.ndim >= 3 if batch is None else batch

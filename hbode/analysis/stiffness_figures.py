@@ -14,7 +14,7 @@ from matplotlib.patches import Patch
 from torch import Tensor
 
 from ..solvers import METHODS
-from .looks import LINES, log_axis
+from .looks import LINES, Picture, log_scale
 from .stability import amplification, stability_outline
 
 BAND = (0.05, 0.95)
@@ -24,7 +24,7 @@ GROWTH = 1.01
 
 def time_figure(title: str, t: Tensor, rates: tuple[Tensor, Tensor, Tensor], ratio: Tensor, unit: str) -> Figure:
     """Draw max |λ|, max |Re λ| and min |Re λ| over time, (T, ...) each, and the stiffness ratio."""
-    figure = Figure(figsize=(11, 4.8), layout="constrained")
+    figure = Picture(11, 4.8)
     left, right = figure.subplots(1, 2)
     x = t.cpu().numpy()
     x = x if x.ndim == 1 else np.median(x, 1)
@@ -36,8 +36,7 @@ def time_figure(title: str, t: Tensor, rates: tuple[Tensor, Tensor, Tensor], rat
     left.set_ylabel(f"rate (1 / {unit})")
     right.set_ylabel(r"stiffness ratio max $|$Re $\lambda|$ / min $|$Re $\lambda|$")
     for panel in (left, right):
-        panel.set_yscale("log")
-        log_axis(panel.yaxis, *panel.get_ylim())
+        log_scale(panel, "y")
         panel.set_xlabel(f"t ({unit})")
         panel.grid(alpha=0.25)
     if not right.lines:
@@ -55,7 +54,7 @@ def spectrum_figure(
     title: str, eigenvalues: Tensor, gamma: float | None, method: str | None, dt: float | None, unit: str
 ) -> Figure:
     """Draw the eigenvalues of samples, (B, P) or (P,), and the region of stability of a method with steps dt."""
-    figure = Figure(figsize=(9, 6), layout="constrained")
+    figure = Picture(9, 6)
     panel = figure.subplots()
     values = eigenvalues.cpu().numpy().reshape(-1)
     values = values[np.isfinite(values)]

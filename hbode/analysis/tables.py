@@ -43,7 +43,7 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 
 def markdown_table(rows: Sequence[Sequence[str]]) -> str:
     """Return a table of Markdown, the first row as its head; the first column to the left, the others to the right."""
-    head, *rest = ["| " + " | ".join(row).replace("|λ|", "\\|λ\\|") + " |" for row in rows]
+    head, *rest = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
     return "\n".join([head, "|---|" + "---:|" * (len(rows[0]) - 1), *rest])
 
 

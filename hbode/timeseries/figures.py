@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from ..analysis.looks import SYSTEM_LINES, log_axis
+from ..analysis.looks import SYSTEM_LINES, Picture, log_scale
 from ..analysis.tables import short
 from .evaluation import typical_window
 from .learners import Learned
@@ -63,7 +63,7 @@ def forecast_figure(data: Dataset, learned: Sequence[Learned]) -> Figure:
     channels = range(min(values.shape[1], 6))
     columns = 1 if len(channels) == 1 else 2
     height = -(-len(channels) // columns)
-    figure = Figure(figsize=(11, 1.6 + 2.4 * height), layout="constrained")
+    figure = Picture(11, 1.6 + 2.4 * height)
     axes = figure.subplots(height, columns, sharex=True, squeeze=False)
     for panel in axes.flat[len(channels) :]:
         panel.set_axis_off()
@@ -115,7 +115,7 @@ def forecast_figure(data: Dataset, learned: Sequence[Learned]) -> Figure:
 def nfe_figure(learned: Sequence[Learned]) -> Figure:
     """Draw the evaluations per batch over the epochs, forward and backward."""
     good = [one for one in learned if one.history.nfe_forward]
-    figure = Figure(figsize=(11, 4.8), layout="constrained")
+    figure = Picture(11, 4.8)
     forward, backward = figure.subplots(1, 2, sharey=True)
     for panel, title, key in (
         (forward, "forward pass", "nfe_forward"),
@@ -143,7 +143,7 @@ def nfe_figure(learned: Sequence[Learned]) -> Figure:
 def loss_figure(learned: Sequence[Learned], baseline: float) -> Figure:
     """Draw the training loss and the validation error of the forecast over the epochs."""
     good = [one for one in learned if one.history.loss]
-    figure = Figure(figsize=(11, 4.8), layout="constrained")
+    figure = Picture(11, 4.8)
     loss, validation = figure.subplots(1, 2)
     for panel, title, key in (
         (loss, "training loss", "loss"),
@@ -185,7 +185,7 @@ def loss_figure(learned: Sequence[Learned], baseline: float) -> Figure:
 
 def stiffness_figure(learned: Sequence[Learned]) -> Figure:
     """Draw the fastest rate and the stiffness ratio of the hidden dynamics while the models forecast."""
-    figure = Figure(figsize=(11, 4.8), layout="constrained")
+    figure = Picture(11, 4.8)
     rate, ratio = figure.subplots(1, 2)
     good = [(one, one.stiffness) for one in learned if one.stiffness is not None]
     for one, found in good:
@@ -203,8 +203,7 @@ def stiffness_figure(learned: Sequence[Learned]) -> Figure:
         (ratio, "stiffness ratio", r"max $|$Re $\lambda|$ / min $|$Re $\lambda|$"),
     ):
         panel.set_title(title)
-        panel.set_yscale("log")
-        log_axis(panel.yaxis, *panel.get_ylim())
+        log_scale(panel, "y")
         panel.set_xlabel("time after the last observation (τ)")
         panel.set_ylabel(text)
         panel.grid(alpha=0.25)

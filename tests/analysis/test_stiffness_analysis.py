@@ -217,11 +217,12 @@ def test_growing_modes_count(draw):
     assert bool((found.growing == 1).all()) and bool((found.abscissa == 2).all()) and bool((found.ratio == 2.5).all())
 
 
-def test_a_state_without_finite_jacobian_is_unknown_and_spoils_no_other(draw):
+@pytest.mark.parametrize("n", [0, 1])
+def test_a_state_without_finite_jacobian_is_unknown_and_spoils_no_other(draw, n):
     h = states(draw, 2, 3).abs() + 0.5
-    h[1, 0, 2] = 0.0  # d√h/dh is infinite
+    h[n, 0, 2] = 0.0  # d√h/dh is infinite
     found = stiffness_at(HeavyBall(lambda t, h: -h.sqrt(), 0.1, trainable=False), TIMES, h)
-    assert bool(found.largest[1, 0].isnan()) and int(found.neutral[1, 0]) == -1
+    assert bool(found.largest[n, 0].isnan()) and int(found.neutral[n, 0]) == -1
     assert int(found.largest.isnan().sum()) == 1
     json.dumps(found.as_json(), allow_nan=False)
     assert "stiffest" in found.summary()
@@ -390,6 +391,11 @@ def test_a_solve_is_measured_at_its_times_with_its_steps(draw):
     again = stiffness_at(ball, sol.t, sol.h, sol.m)
     assert torch.equal(found.largest, again.largest) and found.steps is sol.stats.dt
     assert float(found.span) == 3.0 and torch.equal(found.index, 3 * found.largest)
+
+
+def test_a_figure_shows_itself_in_a_notebook(draw):
+    figure = stiffness_at(decaying_ball(), TIMES, states(draw, 3, 4)).plot()
+    assert figure._repr_png_().startswith(b"\x89PNG")
 
 
 def test_summary_says_where_it_is_stiffest(draw):

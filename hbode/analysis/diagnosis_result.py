@@ -1,0 +1,260 @@
+"""What `diagnose` returns: its findings in sentences, its tables, and the report with figures."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from ..provenance import provenance
+from .comparison_result import Comparison
+from .cost_result import Profile, Run
+from .looks import SYSTEM_LINES
+from .stiffness_result import Stiffness
+from .tables import short
+
+MADE_BY = "hbode diagnose"
+NUMBERS = "report.json"
+HELD_BACK = 0.5
+"""From which share of steps that stability holds back on a solve is called stiff."""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Diagnosis:
+    """What `diagnose` found.
+
+    Attributes
+    ----------
+    method, tolerance
+        Of the solve whose states were looked at.
+    stiffness
+        Of the system along it.
+    profile
+        What methods cost over tolerances.
+    comparison
+        The same field in the four systems; the system alone where its field depends on the momentum.
+    unit
+        Of time, in labels.
+    """
+
+    method: str
+    tolerance: float
+    stiffness: Stiffness
+    profile: Profile
+    comparison: Comparison
+    unit: str
+
+    def findings(self) -> list[str]:
+        """Return what was found, in sentences: how stiff, what holds steps back, which method, what momentum does."""
+        found = [self._rates(), *self._stability(), *self._failures(), *self._cheapest()]
+        return [*found, *self._momentum(), *self._gradients()]
+
+    def summary(self) -> str:
+        """Return the findings and the tables for a terminal."""
+        parts = [*(f"- {line}" for line in self.findings()), "", self.stiffness.summary(), "", self.profile.summary()]
+        return "\n".join([*parts, "", self.comparison.summary()])
+
+    __repr__ = summary
+
+    def as_json(self, asked: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Return everything in types of JSON; None for what is unknown.
+
+        Parameters
+        ----------
+        asked
+            What was asked for, in types of JSON, for the entry "asked".
+        """
+        return {
+            "made_by": MADE_BY,
+            "asked": dict(asked or {}),
+            "findings": self.findings(),
+            "solve": {"method": self.method, "tolerance": self.tolerance, "unit": self.unit},
+            "stiffness": self.stiffness.as_json(),
+            "profile": self.profile.as_json(),
+            "comparison": self.comparison.as_json(),
+            **provenance(),
+        }
+
+    def figures(self) -> dict[str, Figure]:
+        """Draw the figures, by name."""
+        figures = {"stiffness": self.stiffness.plot(self.unit)}
+        if self.stiffness.eigenvalues is not None:
+            figures["spectrum"] = self.stiffness.plot_spectrum(method=self.method, unit=self.unit)
+        return figures | {"cost": self.profile.plot(unit=self.unit), "comparison": self.comparison.plot()}
+
+    def markdown(self, figures: Sequence[str] = (), asked: Mapping[str, Any] | None = None) -> str:
+        """Return the report in Markdown.
+
+        Parameters
+        ----------
+        figures
+            Names of files to show.
+        asked
+            What was asked for, by name.
+        """
+        shown = "".join(f"\n![{Path(name).stem}]({name})\n" for name in figures)
+        found = "\n".join(f"- {line}" for line in self.findings())
+        wish = ", ".join(f"{name} `{value}`" for name, value in (asked or {}).items())
+        rows = self.comparison.rows
+        remarks = [f"- {row.name} failed: {row.run.failure}" for row in rows if row.run.failure is not None]
+        remarks += [f"- {row.name}: {note}" for row in rows for note in row.notes]
+        return f"""# Diagnosis of {self.stiffness.system}
+
+{found}
+
+Looked at along a solve by {self.method} at rtol = atol = {self.tolerance:.3g}. Rates are in 1 / {self.unit}.
+{f"Asked for: {wish}." if wish else ""}
+{shown}
+## Stiffness
+
+```
+{self.stiffness.summary()}
+```
+
+- stiffness ratio: max \\|Re λ\\| / min \\|Re λ\\| over the modes with a real part that is not zero to rounding.
+- max \\|λ\\|: what bounds the steps of an explicit method, also where the fast modes oscillate.
+- stiffness index: max \\|λ\\| times the length of the solve.
+
+## Cost
+
+```
+{self.profile.summary()}
+```
+
+Error: root mean square over the times of the report, relative to that of the solution. nfe, backward: evaluations of f
+in the solve and in its gradient. stiffness: the share of steps that stability held back rather than accuracy.
+
+## The same field in other systems
+
+{self.comparison.markdown()}
+
+At rtol = atol = {self.comparison.tolerance:.3g}; medians over times and samples, rates in 1 / {self.unit}. NFE:
+evaluations of f, forward and backward. Gradient decay: the norm of the gradient of the sum of the squares of h(T) at
+the start of the solve over that at its end. Certificate: whether the bound that keeps the gradients of a heavy ball
+from vanishing was found to hold.
+{"".join(f"{chr(10)}{line}" for line in remarks)}
+"""
+
+    def save(
+        self, folder: Path, formats: Sequence[str] = ("png",), asked: Mapping[str, Any] | None = None
+    ) -> list[str]:
+        """Write report.json, report.md and the figures into a folder that exists; return the names.
+
+        Parameters
+        ----------
+        folder
+            Where to write.
+        formats
+            Of the figures, such as "png" and "svg". The report shows the first.
+        asked
+            What was asked for, in types of JSON, to be told in the report.
+        """
+        names, shown = [], []
+        for name, figure in self.figures().items():
+            files = [f"{name}.{kind}" for kind in formats]
+            for file in files:
+                figure.savefig(folder / file, dpi=150)
+            names += files
+            shown += files[:1]
+        numbers = json.dumps(self.as_json(asked), indent=1, ensure_ascii=False, allow_nan=False)
+        (folder / NUMBERS).write_text(numbers + "\n", encoding="utf-8")
+        (folder / "report.md").write_text(self.markdown(shown, asked), encoding="utf-8")
+        return [NUMBERS, "report.md", *names]
+
+    def _rates(self) -> str:
+        rates = self.stiffness
+        if not bool(rates.largest.isfinite().any()):
+            return "No mode is known: the Jacobian is not finite anywhere."
+        n, sample = rates.stiffest()
+        where = f"t = {rates.time(n, sample):.4g}" + ("" if sample is None else f", sample {sample}")
+        size = float(rates.largest.nan_to_num(0.0).max())
+        index = float(rates.index.nan_to_num(0.0).max())
+        return f"The fastest mode has |λ| = {short(size)} / {self.unit}, at {where}; stiffness index {short(index)}."
+
+    def _stability(self) -> list[str]:
+        """Say where stability, not accuracy, sets the steps."""
+        runs = [run for run in self.profile.runs if not math.isnan(run.stiffness)]
+        if not runs:
+            return []
+        worst = max(run.stiffness for run in runs)
+        share = f"{100 * worst:.0f} % of the steps"
+        held = {name: [r for r in runs if r.method == name and r.stiffness >= HELD_BACK] for name in _methods(runs)}
+        stiff = [_where(name, found, runs) for name, found in held.items() if found]
+        if not stiff:
+            return [f"Not stiff for {_and(list(held))}: stability holds back {'at most ' if worst else ''}{share}."]
+        advice = "" if "auto" in held else ' method="auto" or an implicit method takes longer ones.'
+        return [f"Stiff for {_and(stiff)}: stability, not accuracy, sets up to {share}.{advice}"]
+
+    def _failures(self) -> list[str]:
+        failed = [run for run in self.profile.runs if run.failure is not None]
+        return [f"{run.method} failed at {_tolerance(run)}: {str(run.failure).split(':')[0]}." for run in failed]
+
+    def _cheapest(self) -> list[str]:
+        """Compare methods by their cheapest runs of one accuracy, the finest one that as many as possible reach."""
+        targets = sorted({self.tolerance, *(r.tolerance for r in self.profile.runs if r.tolerance > self.tolerance)})
+        reached = [(target, self._cheapest_runs(target)) for target in targets]
+        target, best = max(reached, key=_count)
+        if not best:
+            return []
+        first, *others = best
+        rest = "; ".join(f"{run.method} {run.nfe} and {run.nfe_backward}, at {_tolerance(run)}" for run in others)
+        more = f" ({rest})" if rest else ""
+        who = f"{first.method} needs the fewest evaluations:" if others else f"{first.method} needs"
+        return [
+            f"For an error of {target:.3g} or less, {who} {first.nfe} forward and {first.nfe_backward} backward, at "
+            f"{_tolerance(first)}{more}."
+        ]
+
+    def _cheapest_runs(self, error: float) -> list[Run]:
+        """Return the cheapest run of each method with no larger an error, the cheapest of all first."""
+        good = [run for run in self.profile.runs if run.failure is None and run.error <= error]
+        best = [min((run for run in good if run.method == name), key=_total) for name in _methods(good)]
+        return sorted(best, key=_total)
+
+    def _momentum(self) -> list[str]:
+        rows = {row.name: row for row in self.comparison.rows if row.stiffness is not None}
+        if not {"node", "hbnode"} <= rows.keys():
+            return []
+        node, ball = (rows[name].numbers() for name in ("node", "hbnode"))
+        return [
+            f"With this f, at tolerance {self.comparison.tolerance:.3g}, a NODE has max |λ| = {short(node['max |λ|'])} "
+            f"(median) and takes {short(node['nfe'])} evaluations ({rows['node'].run.method}); a heavy ball "
+            f"{short(ball['max |λ|'])} and {short(ball['nfe'])} ({rows['hbnode'].run.method})."
+        ]
+
+    def _gradients(self) -> list[str]:
+        found = [(row.name, row.numbers()["gradient decay"]) for row in self.comparison.rows]
+        known = [f"{short(x)} in {name.upper() if name in SYSTEM_LINES else name}" for name, x in found if x == x]
+        return [f"A gradient of size one at T is, back at the start, of size {', '.join(known)}."] if known else []
+
+
+def _methods(runs: Sequence[Run]) -> list[str]:
+    return list(dict.fromkeys(run.method for run in runs))
+
+
+def _where(name: str, found: Sequence[Run], runs: Sequence[Run]) -> str:
+    """Return a method, with the tolerances of the runs that were found unless they are all of its runs."""
+    if len(found) == sum(run.method == name for run in runs):
+        return name
+    return f"{name} at {', '.join(_tolerance(run) for run in found)}"
+
+
+def _tolerance(run: Run) -> str:
+    return "fixed steps" if math.isnan(run.tolerance) else f"tolerance {run.tolerance:.3g}"
+
+
+def _and(names: Sequence[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def _count(reached: tuple[float, list[Run]]) -> int:
+    return len(reached[1])
+
+
+def _total(run: Run) -> int:
+    return (run.nfe or 0) + (run.nfe_backward or 0)
