@@ -71,7 +71,7 @@ def compare(
     gradient: str = "discrete_adjoint",
     batch: bool | None = None,
     dense_limit: int = 128,
-    repeats: int = 3,
+    repeats: int = 1,
     unit: str = "time units",
 ) -> Comparison:
     """Solve systems from the same start, and compare stiffness, evaluations, gradients and errors.

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
+from ..analysis import CostRecorder
 from ..models import ODERNN, Prediction
 from .windows import Dataset, Part
 
@@ -99,7 +100,7 @@ def train(
     best, weights = float("inf"), _copy(model)
     for epoch in range(1, settings.epochs + 1):
         started = time.perf_counter()
-        sums, windows, batches, costs = [0.0, 0.0], 0, 0, [0, 0, 0]
+        sums, windows, costs = [0.0, 0.0], 0, CostRecorder()
         for t, x in data.train.batches(settings.batch, generator):
             prediction = model(t, x[:, :observed])
             loss, forecast = loss_of(prediction, x, settings.side_weight)
@@ -112,15 +113,15 @@ def train(
             if not value < float("inf"):
                 raise Diverged(f"the loss became {value} in epoch {epoch}; try a smaller --rtol or another --seed")
             sums = [sums[0] + value * len(x), sums[1] + float(forecast.detach()) * len(x)]
-            cost = prediction.cost
-            costs = [costs[0] + cost.nfe, costs[1] + cost.nfe_backward, costs[2] + cost.rejected]
-            windows, batches = windows + len(x), batches + 1
+            costs.record(prediction.cost)
+            windows += len(x)
         history.seconds.append(time.perf_counter() - started)
         history.loss.append(sums[0] / windows)
         history.train_forecast.append(sums[1] / windows)
-        history.nfe_forward.append(costs[0] / batches)
-        history.nfe_backward.append(costs[1] / batches)
-        history.rejected.append(costs[2] / batches)
+        mean = costs.means(len(costs))
+        history.nfe_forward += mean["nfe"]
+        history.nfe_backward += mean["nfe_backward"]
+        history.rejected += mean["rejected"]
         gamma, xi = model.system.coefficients()
         history.gamma.append(None if gamma is None else float(gamma.detach()))
         history.xi.append(None if xi is None else float(xi.detach()))
