@@ -8,7 +8,8 @@ import pytest
 
 from hbode.cli import main
 
-FILES = {"metrics.json", "summary.md", "forecast.png", "nfe.png", "loss.png"}
+FIGURES = {"forecast.png", "nfe.png", "loss.png", "stiffness.png", "comparison.png", "scaling.png"}
+FILES = {"metrics.json", "summary.md", *FIGURES}
 
 
 @pytest.fixture
@@ -39,12 +40,16 @@ def test_a_whole_run(record: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     assert 0 < ghb["gamma"] < 1 and ghb["xi"] > 0 and ghb["test"]["mse"] > 0
     assert ghb["nfe_forward_per_batch"] > 0 and ghb["nfe_backward_per_batch"] > 0
     assert len(ghb["history"]["loss"]) == 1
+    assert ghb["stiffness"]["largest"] > 0 and ghb["stiffness"]["index"] > 0
+    powers = metrics["stiff_valley"]["scaling"]["systems"]
+    assert abs(powers["node"]["powers of L"]["rate"] - 1) < 0.05
+    assert abs(powers["hbnode"]["powers of L"]["rate"] - 0.5) < 0.05
     assert metrics["settings"]["seed"] == 3 and metrics["persistence"]["mse"] > 0
     assert {"hbode", "torch"} <= metrics["versions"].keys() and metrics["machine"]["cpu_count"] >= 1
     printed = capsys.readouterr().out
     assert "GHBNODE" in printed and "last value" in printed
     page = (out / "summary.md").read_text(encoding="utf-8")
-    assert "| NODE |" in page and "![forecast](forecast.png)" in page
+    assert "| NODE |" in page and all(f"({name})" in page for name in FIGURES)
 
 
 def test_processes_learn_the_same(record: Path, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from ..systems import System
 from .cost_result import Run
 from .gradient_decay import GradientDecay
 from .gradient_flow_result import GradientFlow
-from .looks import LINES, SYSTEM_LINES, Picture, log_scale
+from .looks import BAND_LABEL, LINES, SYSTEM_LINES, Picture, draw_band, log_scale
 from .stiffness_result import Stiffness
 from .tables import aligned, markdown_table, plain, short
 
@@ -144,9 +144,9 @@ class Comparison:
         for row, look in zip(self.rows, looks, strict=True):
             if row.stiffness is not None:
                 t = row.stiffness.t.detach().cpu().numpy()
-                _curve(rates, np.median(t, 1) if t.ndim == 2 else t, row.stiffness.largest, look)
+                draw_band(rates, np.median(t, 1) if t.ndim == 2 else t, row.stiffness.largest, look)
             if row.gradient is not None:
-                _curve(gradients, row.gradient.t.numpy(), row.gradient.norm / row.gradient.norm[-1:], look)
+                draw_band(gradients, row.gradient.t.numpy(), row.gradient.norm / row.gradient.norm[-1:], look)
         _over_time(rates, self.unit, rf"max $|\lambda|$ (1 / {self.unit})")
         _over_time(gradients, self.unit, r"$\|\partial L / \partial y(t)\|\ /\ \|\partial L / \partial y(T)\|$")
         if gradients.lines:
@@ -218,7 +218,7 @@ class Comparison:
         drawn = [(row, look) for row, look in zip(self.rows, looks, strict=True) if row.run.nfe is not None]
         handles: list[Line2D | Patch] = [Line2D([], [], label=_shown(row.name), **look) for row, look in drawn]
         if any(row.gradient is not None and _samples(row.gradient.norm) > 1 for row, _ in drawn):
-            handles.append(Patch(color="#888888", alpha=0.3, label="5 to 95 % of the samples; lines: medians"))
+            handles.append(Patch(color="#888888", alpha=0.3, label=BAND_LABEL))
         if handles:
             longest = max(len(str(handle.get_label())) for handle in handles[: len(drawn)])
             columns = max(1, min(len(handles), 5, 90 // (longest + 6)))
@@ -248,20 +248,6 @@ def _lines(text: str, width: int = 100) -> str:
 
 def _count(count: int | None) -> str:
     return "–" if count is None else str(count)
-
-
-def _curve(panel: Axes, t: Any, values: Tensor, look: dict[str, Any]) -> None:
-    """Draw the median over samples, and the range from 5 to 95 %; nothing where no value is known."""
-    rows = values.double().cpu().numpy().reshape(len(t), -1)
-    rows = np.where(np.isfinite(rows) & (rows > 0), rows, math.nan)
-    known = ~np.isnan(rows).all(1)
-    if not known.any():
-        return
-    every = max(int(known.sum()) // 8, 1)
-    panel.plot(t[known], np.nanmedian(rows[known], 1), linewidth=1.9, markersize=5, markevery=every, **look)
-    if rows.shape[1] > 1:
-        low, high = np.nanquantile(rows[known], (0.05, 0.95), axis=1)
-        panel.fill_between(t[known], low, high, color=look["color"], alpha=0.13, linewidth=0)
 
 
 def _over_time(panel: Axes, unit: str, label: str) -> None:

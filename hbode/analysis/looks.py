@@ -6,9 +6,11 @@ import math
 from io import BytesIO
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
+from torch import Tensor
 
 LINES: tuple[dict[str, Any], ...] = (
     {"color": "#0072B2", "linestyle": (0, (1, 1.2)), "marker": "s"},
@@ -54,6 +56,27 @@ def log_scale(panel: Axes, which: str) -> None:
         axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.set_major_formatter("{x:g}")
         axis.set_minor_formatter(NullFormatter())
+
+
+BAND = (0.05, 0.95)
+BAND_LABEL = "5 to 95 % of the samples; lines: medians"
+
+
+def draw_band(panel: Axes, t: Any, values: Any, look: dict[str, Any]) -> None:
+    """Draw the medians of positive values (T, ...) over what is not T, and the band around them, on a log scale.
+
+    What is not finite or not positive counts as unknown; where nothing is known, nothing is drawn.
+    """
+    rows = np.asarray(values.detach().double().cpu() if isinstance(values, Tensor) else values).reshape(len(t), -1)
+    rows = np.where(np.isfinite(rows) & (rows > 0), rows, math.nan)
+    known = ~np.isnan(rows).all(1)
+    if not known.any():
+        return
+    own = {"linewidth": 1.9, "markersize": 5, "markevery": max(int(known.sum()) // 8, 1), **look}
+    panel.plot(t[known], np.nanmedian(rows[known], 1), **own)
+    if rows.shape[1] > 1:
+        low, high = np.nanquantile(rows[known], BAND, axis=1)
+        panel.fill_between(t[known], low, high, color=look["color"], alpha=0.14, linewidth=0)
 
 
 def line(index: int) -> dict[str, Any]:

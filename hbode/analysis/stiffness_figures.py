@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from torch import Tensor
 
 from ..solvers import METHODS
-from .looks import LINES, Picture, log_scale
+from .looks import BAND_LABEL, LINES, Picture, draw_band, log_scale
 from .stability import amplification, stability_outline
 
-BAND = (0.05, 0.95)
 GROWTH = 1.01
 """Growth a step on what is drawn as the boundary: undamped Nyström methods go over 1 little by little."""
 
@@ -31,8 +28,8 @@ def time_figure(title: str, t: Tensor, rates: tuple[Tensor, Tensor, Tensor], rat
     labels = (r"max $|\lambda|$", r"max $|$Re $\lambda|$", r"min $|$Re $\lambda|$")
     # max |λ| may be the same line as max |Re λ|, which then shows on top of it.
     for label, values, look, width in zip(labels, rates, (LINES[3], LINES[0], LINES[2]), (4.5, 1.9, 1.9), strict=True):
-        _band(left, x, values, label, look, width)
-    _band(right, x, ratio, "stiffness ratio", LINES[3], 1.9)
+        draw_band(left, x, values, {**look, "label": label, "linewidth": width})
+    draw_band(right, x, ratio, LINES[3])
     left.set_ylabel(f"rate (1 / {unit})")
     right.set_ylabel(r"stiffness ratio max $|$Re $\lambda|$ / min $|$Re $\lambda|$")
     for panel in (left, right):
@@ -44,7 +41,7 @@ def time_figure(title: str, t: Tensor, rates: tuple[Tensor, Tensor, Tensor], rat
     handles, names = left.get_legend_handles_labels()
     if ratio.ndim == 2 and ratio.shape[1] > 1:
         handles.append(Patch(color="#888888", alpha=0.3))
-        names.append(f"{100 * BAND[0]:.0f} to {100 * BAND[1]:.0f} % of the samples; lines: medians")
+        names.append(BAND_LABEL)
     figure.legend(handles, names, loc="outside lower center", ncols=len(names), frameon=False)
     figure.suptitle(title, fontsize=13)
     return figure
@@ -102,21 +99,6 @@ def _window(values: Any) -> tuple[float, float, float, float]:
         left, right = middle - 0.25 * size, middle + 0.25 * size
     top = max(1.15 * top, 0.35 * (right - left))
     return float(left), float(right), float(-top), float(top)
-
-
-def _band(panel: Axes, t: Any, values: Tensor, label: str, look: dict[str, Any], width: float) -> None:
-    """Draw the median over samples, and the band around it; nothing where no value is known."""
-    rows = values.double().cpu().numpy().reshape(len(t), -1)
-    rows = np.where(np.isfinite(rows) & (rows > 0), rows, math.nan)
-    known = ~np.isnan(rows).all(1)
-    if not known.any():
-        return
-    every = max(int(known.sum()) // 8, 1)
-    middle = np.nanmedian(rows[known], 1)
-    panel.plot(t[known], middle, label=label, linewidth=width, markersize=5, markevery=every, **look)
-    if rows.shape[1] > 1:
-        low, high = np.nanquantile(rows[known], BAND, axis=1)
-        panel.fill_between(t[known], low, high, color=look["color"], alpha=0.15, linewidth=0)
 
 
 def _stability_title(values: Any, method: str, dt: float, gamma: float | None) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from ..analysis.looks import SYSTEM_LINES, Picture, log_scale
+from ..analysis.looks import SYSTEM_LINES, Picture, draw_band, log_scale
 from ..analysis.tables import short
 from .evaluation import typical_window
 from .learners import Learned
@@ -191,13 +191,7 @@ def stiffness_figure(learned: Sequence[Learned]) -> Figure:
     for one, found in good:
         look = SYSTEM_LINES[one.task.name]
         for panel, values in ((rate, found.largest), (ratio, found.ratio)):
-            known = np.where(np.isfinite(values) & (values > 0), values, np.nan)
-            seen = np.isfinite(known).any(1)
-            every = max(int(seen.sum()) // 8, 1)
-            line = np.nanmedian(known[seen], 1)
-            panel.plot(found.t[seen], line, linewidth=2, markersize=6, markevery=every, label=label(one), **look)
-            low, high = np.nanquantile(known[seen], (0.05, 0.95), axis=1)
-            panel.fill_between(found.t[seen], low, high, color=look["color"], alpha=0.12, linewidth=0)
+            draw_band(panel, found.t, values, {**look, "label": label(one)})
     for panel, title, text in (
         (rate, "fastest mode", r"max $|\lambda|$ (1 / τ)"),
         (ratio, "stiffness ratio", r"max $|$Re $\lambda|$ / min $|$Re $\lambda|$"),
