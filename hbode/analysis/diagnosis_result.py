@@ -223,8 +223,8 @@ from vanishing was found to hold.
         node, ball = (rows[name].numbers() for name in ("node", "hbnode"))
         return [
             f"With this f, at tolerance {self.comparison.tolerance:.3g}, a NODE has max |λ| = {short(node['max |λ|'])} "
-            f"(median) and takes {short(node['nfe'])} evaluations ({rows['node'].run.method}); a heavy ball "
-            f"{short(ball['max |λ|'])} and {short(ball['nfe'])} ({rows['hbnode'].run.method})."
+            f"(median) and takes {rows['node'].run.nfe} evaluations ({rows['node'].run.method}); a heavy ball "
+            f"{short(ball['max |λ|'])} and {rows['hbnode'].run.nfe} ({rows['hbnode'].run.method})."
         ]
 
     def _gradients(self) -> list[str]:
