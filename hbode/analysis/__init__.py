@@ -4,6 +4,8 @@ from .comparison import compare, same_field
 from .comparison_result import Compared, Comparison
 from .cost import profile
 from .cost_result import Profile, Run
+from .diagnosis import diagnose
+from .diagnosis_result import Diagnosis
 from .gradient_decay import GradientDecay, gradient_decay
 from .gradient_flow import gradient_flow
 from .gradient_flow_result import GradientFlow, NodeFlow
@@ -19,6 +21,7 @@ __all__ = [
     "Compared",
     "Comparison",
     "CostRecorder",
+    "Diagnosis",
     "GradientDecay",
     "GradientFlow",
     "Inputs",
@@ -31,6 +34,7 @@ __all__ = [
     "WorkPrecision",
     "amplification",
     "compare",
+    "diagnose",
     "gradient_decay",
     "gradient_flow",
     "profile",

@@ -108,5 +108,6 @@ def _stability_title(values: Any, method: str, dt: float, gamma: float | None) -
     own = values.real if gamma is None or not METHODS[method].damped else np.maximum(values.real, -gamma - values.real)
     unstable = float((grown > GROWTH * np.exp(np.maximum(dt * own, 0.0))).mean())
     if unstable == 0:
-        return f"; {method} is stable for all modes"
+        growing = " that decays" if bool((own > 0).any()) else ""
+        return f"; {method} amplifies no mode{growing}"
     return f"; {method} amplifies {100 * unstable:.2g} % of the modes"

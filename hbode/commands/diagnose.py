@@ -101,7 +101,7 @@ def add(commands: Any) -> None:
     add(
         "--repeats",
         type=positive_int,
-        default=3,
+        default=1,
         metavar="N",
         help="how often each solve of the profile is timed (default: %(default)s)",
     )
@@ -158,7 +158,7 @@ def run(arguments: argparse.Namespace, started: float) -> None:
                 say=_say,
             )
             _say("Drawing …")
-            names = found.save(folder, a.formats, _asked(a))
+            names = found.save(folder, a.formats, _asked(a, system))
         except Exception as error:
             raise _reported(error, system, a) from error
     print(found.summary())
@@ -169,9 +169,10 @@ def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def _asked(a: argparse.Namespace) -> dict[str, Any]:
+def _asked(a: argparse.Namespace, system: System) -> dict[str, Any]:
     """Return what was asked for, in types of JSON."""
     about = {name: value for name, value in vars(a).items() if name not in ("command", "run", "out", "formats")}
+    about["system"] = type(system).__name__  # --system is for bare fields alone
     about["methods"] = None if a.methods is None else ",".join(a.methods)
     return {
         name: value if isinstance(value, bool | int | float) else str(value)

@@ -31,7 +31,7 @@ def stiff(t: Tensor, h: Tensor) -> Tensor:
 
 @pytest.fixture(scope="module")
 def ball() -> Diagnosis:
-    inputs = (H, torch.linspace(0.0, 1.0, 3))
+    inputs = (H, torch.linspace(0.0, 4.0, 3))
     return diagnose(HeavyBall(swing, 0.5), inputs, tolerances=[1e-3, 1e-5], tolerance=1e-4, repeats=1, unit="s")
 
 
@@ -71,7 +71,7 @@ def test_the_fastest_mode_is_the_known_one(steep: Diagnosis, ball: Diagnosis) ->
     (line,) = said(steep, "The fastest mode")  # of h' = -300 h: 300, over a span of 0.5
     assert "|λ| = 300 / time units, at t = " in line and "stiffness index 150." in line
     (line,) = said(ball, "The fastest mode")
-    assert f"{float(ball.stiffness.largest.max()):.3g} / s" in line and ", sample " in line
+    assert f"{float(ball.stiffness.largest.max()):#.3g} / s" in line and ", sample " in line
 
 
 def test_an_unknown_spectrum_is_said_to_be_unknown(steep: Diagnosis) -> None:
@@ -112,9 +112,9 @@ def test_methods_are_ranked_by_what_one_accuracy_costs(ball: Diagnosis) -> None:
 
 
 def test_an_accuracy_that_all_reach_is_preferred_to_a_finer_one(ball: Diagnosis) -> None:
-    runs = (run("dopri5", 1e-4, error=5e-4), run("dopri5", 1e-3, error=2e-3), run("dprkn6", 1e-4, error=1e-6))
+    runs = (run("dopri5", 1e-4, error=5e-4), run("dprkn6", 1e-4, error=1e-6))
     assert said(with_runs(ball, *runs), "For an error of 0.0001 or less, dprkn6 needs 10 forward")
-    runs = (*runs, run("dopri5", 1e-2, error=4e-3), run("dprkn6", 1e-3, error=1e-5))
+    runs = (*runs, run("dopri5", 1e-3, error=2e-3))
     assert said(with_runs(ball, *runs), "For an error of 0.001 or less, d")
 
 
@@ -145,7 +145,7 @@ def test_a_comparison_that_failed_is_told_in_the_report(ball: Diagnosis) -> None
 
 
 def test_the_report_is_strict_json_and_its_tables_render(ball: Diagnosis, tmp_path: Path) -> None:
-    names = ball.save(tmp_path, ("svg", "png"), {"target": "a:b", "until": 1.0})
+    names = ball.save(tmp_path, ("svg",), {"target": "a:b", "until": 1.0})
     assert sorted(names) == sorted(path.name for path in tmp_path.iterdir())
 
     def refuse(constant: str) -> None:
@@ -158,7 +158,7 @@ def test_the_report_is_strict_json_and_its_tables_render(ball: Diagnosis, tmp_pa
     assert set(report["comparison"]["systems"]) == {"node", "sonode", "hbnode", "ghbnode"}
     page = (tmp_path / "report.md").read_text(encoding="utf-8")
     for name in ("stiffness", "spectrum", "cost", "comparison"):
-        assert f"![{name}]({name}.svg)" in page and (tmp_path / f"{name}.png").stat().st_size > 0
+        assert f"![{name}]({name}.svg)" in page and (tmp_path / f"{name}.svg").stat().st_size > 0
     table = [line.replace("\\|", "") for line in page.splitlines() if line.startswith("|")]
     assert len(table) == 6 and len({line.count("|") for line in table}) == 1
     assert "Asked for: target `a:b`, until `1.0`." in page

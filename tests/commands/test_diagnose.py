@@ -60,6 +60,12 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports without figures, which take most of the time of a small run."""
+    monkeypatch.setattr("hbode.analysis.diagnosis_result.Diagnosis.figures", lambda _: {})
+
+
 def run(target: str, *arguments: object) -> int:
     try:
         return main(["diagnose", target, *map(str, arguments)])
@@ -86,7 +92,7 @@ def test_a_whole_run(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
         "momentum": "3x2",
         "until": -1.0,
         "times": 3,
-        "system": "hbnode",
+        "system": "HeavyBall",
         "methods": "dopri5",
         "repeats": 1,
         "rtol": 1e-3,
@@ -101,18 +107,23 @@ def test_a_whole_run(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert err.splitlines()[0] == "Solving by dprkn6 at tolerance 0.001 …" and err.splitlines()[-1] == "Drawing …"
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_former_report_is_replaced_and_a_foreign_folder_is_not(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for state in ("1,2", "1"):
-        assert run("fields.py:field", "--state", state, *FAST) == 0
-    assert report()["asked"]["state"] == "1"  # type: ignore[index]
+    former = Path("hbode-diagnosis")
+    former.mkdir()
+    for name, text in (("report.json", '{"made_by": "hbode diagnose"}'), ("old.png", "")):
+        (former / name).write_text(text, encoding="utf-8")
+    assert run("fields.py:field", "--state", "1", *FAST) == 0
+    assert report()["asked"]["state"] == "1" and not (former / "old.png").exists()  # type: ignore[index]
     capsys.readouterr()
     assert run("fields.py:field", "--state", "1", "--out", here) == 2
     said = capsys.readouterr().err
     assert "did not write" in said and said.count("\n") == 1
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize(
     "target, dtype, expected",
     [("closed", None, "float32"), ("closed", "float64", "float64"), ("node", None, "float64")],
@@ -123,6 +134,7 @@ def test_the_dtype_is_that_of_what_the_field_reaches(here: Path, target: str, dt
     assert report()["profile"]["dtype"] == expected  # type: ignore[index]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_an_exported_program_with_a_fixed_batch_is_diagnosed(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     class Field(torch.nn.Module):
         def __init__(self) -> None:
@@ -142,6 +154,7 @@ def test_an_exported_program_with_a_fixed_batch_is_diagnosed(here: Path, capsys:
     assert "at t = 0 and h of shape (3, 2), float32, it raised" in said and said.count("\n") == 1
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_samples_that_interact_are_one_sample_when_asked(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("fields.py:coupled", "--state", "3x2", *FAST) == 2
     assert capsys.readouterr().err.splitlines()[-1].endswith("pass --no-batch")
