@@ -53,7 +53,7 @@ def log_scale(panel: Axes, which: str) -> None:
     panel.set(**{f"{which}lim": (low / more, high * more)})
     if high < 100 * low:  # else the powers of ten are enough
         axis = getattr(panel, f"{which}axis")
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7) if high < 12 * low else (1, 2, 5)))
         axis.set_major_formatter("{x:g}")
         axis.set_minor_formatter(NullFormatter())
 
