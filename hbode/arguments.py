@@ -68,6 +68,11 @@ def check_times(t: Tensor | Sequence[float], h0: Tensor, per_sample: bool) -> Te
     return times.expand(len(h0), -1) if per_sample and times.ndim == 1 else times
 
 
+def default_method(system: System) -> str:
+    """Return the method that a system is solved by if none is named."""
+    return "dprkn6" if system.damped and system.activation is None else "dopri5"
+
+
 def check_method(name: str, method: Method, system: System) -> None:
     """Raise unless the method integrates the system."""
     if method.damped and not system.damped:

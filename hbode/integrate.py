@@ -11,7 +11,15 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from .arguments import as_coefficient, as_system, check_method, check_state, check_times, check_tolerances
+from .arguments import (
+    as_coefficient,
+    as_system,
+    check_method,
+    check_state,
+    check_times,
+    check_tolerances,
+    default_method,
+)
 from .dense import DenseOutput
 from .events import EventLike, as_events, crossing
 from .gradients import Gradient, Problem, Solved
@@ -121,7 +129,7 @@ def hbodeint(
     """
     system = as_system(func, gamma, xi, activation)
     options = dict(options or {})
-    name = method or ("dprkn6" if system.damped and system.activation is None else "dopri5")
+    name = method or default_method(system)
     check_state(h0, m0, system)
     times = check_times(t, h0, per_sample)
     mode, options = gradient_mode(gradient, options)

@@ -11,7 +11,7 @@ from torch import Tensor
 from .dense import DenseOutput
 from .solvers import Status
 
-__all__ = ["EventRecord", "Solution", "SolverError", "Stats", "Status"]
+__all__ = ["EventRecord", "Solution", "SolverError", "Stats", "Status", "of_batch"]
 
 
 class SolverError(RuntimeError):
@@ -69,6 +69,11 @@ class Stats:
         """Whether every sample reached its last time or a terminal event."""
         statuses = self.status if isinstance(self.status, list) else [self.status]
         return not any(status.failed for status in statuses)
+
+
+def of_batch(count: int | list[int] | None) -> int:
+    """Return how often a batch did what its samples did so often; None counts as never."""
+    return max(count) if isinstance(count, list) else count or 0
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..arguments import default_method
 from ..integrate import hbodeint
 from ..solution import Solution
 from ..systems import FirstOrder, GeneralizedHeavyBall, HeavyBall, SecondOrder, System, VectorField
@@ -122,7 +123,7 @@ def compare(
     rows = []
     for name, system in named.items():
         own = inputs if system.second_order else inputs._replace(m0=None)
-        picked = method or ("dprkn6" if system.damped and system.activation is None else "dopri5")
+        picked = method or default_method(system)
         with untouched(system, inputs.h0.device):
             rows.append(_compared(name, system, own, picked, tolerance, chosen, gradient, batch, dense_limit, repeats))
     return Comparison(tuple(rows), tolerance, unit)

@@ -21,7 +21,7 @@ from .gradient_decay import GradientDecay
 from .gradient_flow_result import GradientFlow
 from .looks import BAND_LABEL, LINES, SYSTEM_LINES, Picture, draw_band, log_scale
 from .stiffness_result import Stiffness
-from .tables import aligned, markdown_table, plain, short
+from .tables import aligned, markdown_table, median, plain, short
 
 HEADER = (
     "system",
@@ -68,13 +68,13 @@ class Compared:
         """Return medians over times and samples of the stiffness, and the cost; NaN where unknown."""
         rates, gradient = self.stiffness, self.gradient
         return {
-            "stiffness ratio": math.nan if rates is None else _median(rates.ratio),
-            "max |λ|": math.nan if rates is None else _median(rates.largest),
-            "stiffness index": math.nan if rates is None else _median(rates.index),
+            "stiffness ratio": math.nan if rates is None else median(rates.ratio),
+            "max |λ|": math.nan if rates is None else median(rates.largest),
+            "stiffness index": math.nan if rates is None else median(rates.index),
             "nfe": math.nan if self.run.nfe is None else self.run.nfe,
             "nfe backward": math.nan if self.run.nfe_backward is None else self.run.nfe_backward,
             "error": self.run.error,
-            "gradient decay": math.nan if gradient is None else _median(gradient.decay),
+            "gradient decay": math.nan if gradient is None else median(gradient.decay),
         }
 
 
@@ -223,12 +223,6 @@ class Comparison:
             longest = max(len(str(handle.get_label())) for handle in handles[: len(drawn)])
             columns = max(1, min(len(handles), 5, 90 // (longest + 6)))
             figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
-
-
-def _median(values: Tensor) -> float:
-    flat = values.double().cpu().flatten()
-    flat = flat[flat.isfinite()]
-    return float(flat.quantile(0.5)) if len(flat) else math.nan
 
 
 def _samples(values: Tensor) -> int:

@@ -16,7 +16,7 @@ from ..gradients import Gradient
 from ..gradients.leaves import reachable
 from ..integrate import hbodeint
 from ..options import gradient_mode
-from ..solution import Solution, SolverError, Stats
+from ..solution import Solution, SolverError, Stats, of_batch
 from ..solvers import METHODS
 from ..systems import System
 from .cost_result import Profile, Run
@@ -173,7 +173,7 @@ class _Trial:
     @property
     def evaluations(self) -> int:
         """Forward and backward."""
-        return 0 if self.stats is None else _total(self.stats.nfe) + (self.stats.nfe_backward or 0)
+        return 0 if self.stats is None else of_batch(self.stats.nfe) + (self.stats.nfe_backward or 0)
 
     def warm_up(self) -> None:
         done = self.attempt()
@@ -230,11 +230,11 @@ class _Trial:
         return Run(
             method=self.method,
             tolerance=self.tolerance,
-            nfe=_total(stats.nfe),
+            nfe=of_batch(stats.nfe),
             nfe_backward=stats.nfe_backward,
-            products=_total(stats.products),
-            accepted=_total(stats.accepted),
-            rejected=_total(stats.rejected),
+            products=of_batch(stats.products),
+            accepted=of_batch(stats.accepted),
+            rejected=of_batch(stats.rejected),
             stiffness=stats.stiffness if isinstance(stats.stiffness, float) else math.nan,
             t=stats.t,
             dt=stats.dt,
@@ -263,7 +263,3 @@ def _checked_loss(value: Any) -> Tensor:
     if not value.requires_grad:
         raise ValueError("loss must depend on the solution: what it returned has no gradient")
     return value
-
-
-def _total(count: int | list[int]) -> int:
-    return max(count) if isinstance(count, list) else count

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ..arguments import check_state, check_times
+from ..arguments import check_state, check_times, default_method
 from ..integrate import hbodeint
 from ..systems import SecondOrder, System
 from .comparison import compare, same_field
@@ -78,7 +78,7 @@ def diagnose(
     ladder = checked_tolerances([x for x in TOLERANCES if x >= least] or [least] if tolerances is None else tolerances)
     tolerance = max(TOLERANCE, least) if tolerance is None else tolerance
     say = say or _nobody
-    method = "dprkn6" if system.damped and system.activation is None else "dopri5"
+    method = default_method(system)
 
     say(f"Solving by {method} at tolerance {tolerance:.3g} …")
     with torch.no_grad():

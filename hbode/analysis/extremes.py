@@ -40,27 +40,27 @@ class Ends(NamedTuple):
 
 
 @torch.no_grad()
-def ends(trajectory: Trajectory, n: int, closed_form: bool, tol: float, most: int, kept: int) -> Ends:
+def ends(trajectory: Trajectory, n: int, reduced: bool, tol: float, most: int, kept: int) -> Ends:
     """Return the ends of the spectrum at state n.
 
-    A damped system with one γ is looked at through (∂f/∂h - ξ) diag σ'(m), of half the size, whose eigenvalues μ
-    belong to λ² + γ λ = μ. The sets {max Re λ ≤ c}, {min Re λ ≥ c} and {|λ| ≤ c} of such μ are convex, or so is their
+    If `reduced`, a damped system with one γ is looked at through (∂f/∂h - ξ) diag σ'(m), of half the size, whose
+    eigenvalues μ belong to λ² + γ λ = μ. The sets {max Re λ ≤ c}, {min Re λ ≥ c} and {|λ| ≤ c} of such μ are convex, or so is their
     image on the real axis: the extreme λ come from extreme μ, which are what Krylov methods find.
 
     Parameters
     ----------
     trajectory, n
         Where.
-    closed_form
-        As in `eigenvalues`.
+    reduced
+        Whether the system is damped, with one γ, and to be looked at so.
     tol, most, kept
         Relative error asked for, the most products of each search, and vectors kept by Arnoldi's method.
     """
     first_order = trajectory.linearised(n)
-    damped = closed_form and trajectory.system.damped and trajectory.coefficients()[0].ndim == 0
-    product, symmetric = _reduced(trajectory, n) if damped else (partial(_push, first_order), is_symmetric(first_order))
-    start = _start(trajectory, trajectory.size // 2 if damped else trajectory.size)
-    gamma = trajectory.coefficients()[0].double().cpu() if damped else None
+    whole = partial(_push, first_order)
+    product, symmetric = _reduced(trajectory, n) if reduced else (whole, is_symmetric(first_order))
+    start = _start(trajectory, trajectory.size // 2 if reduced else trajectory.size)
+    gamma = trajectory.coefficients()[0].double().cpu() if reduced else None
     if symmetric:
         found, by = lanczos(product, start, tol, most), "Lanczos"
         rates = _of(found.values.real + 0j, gamma)
@@ -68,7 +68,7 @@ def ends(trajectory: Trajectory, n: int, closed_form: bool, tol: float, most: in
         best, end = scores.max(-1)
         left, right, size = -best[0], best[1], best[2]
         converged = found.converged.expand(3, -1, -1).gather(2, end.unsqueeze(2)).squeeze(2)
-        if not damped:
+        if not reduced:
             return Ends(left, right, size, right, torch.cat((converged, converged[1:2])), by)
     else:
         keys: list[Key] = [partial(_score, end=end, gamma=gamma) for end in ("left", "right", "size")]

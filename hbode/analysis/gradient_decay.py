@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..solution import Solution
 from ..solvers import Adams, Clock
-from .linearised import interacting
+from .linearised import check_independent
 from .propagator import Loss, Propagator
 from .spectrum import scaled
 
@@ -76,8 +76,7 @@ def gradient_decay(sol: Solution, loss: Loss, batch: bool | None = None) -> Grad
     if batched and sol.h.ndim == 1:
         raise ValueError("batch must be False for h0 of shape (), got True")
     propagator = Propagator(dense, second_order, batched)
-    if interacting(propagator.step(0)):
-        raise ValueError("the samples of h0 must not interact, but the first depends on others; pass batch=False")
+    check_independent(propagator.step(0), "h0")
     rows, size = scaled(propagator.loss_gradient(loss))
     norm = size.expand(propagator.count + 1, -1).clone()
     for n in range(propagator.count - 1, -1, -1):

@@ -16,7 +16,7 @@ from ..solution import Solution, SolverError
 from ..solvers import Adams, Clock
 from ..systems import FirstOrder, System
 from .gradient_flow_result import GradientFlow, NodeFlow
-from .linearised import interacting
+from .linearised import check_independent
 from .matrix_free import matrix_free_spectrum, probed_asymmetry
 from .propagator import Loss, Propagator, PropagatorError
 from .spectrum import Spectrum, dense_spectrum, eigenvalue_pairs
@@ -112,7 +112,8 @@ def gradient_flow(
     if batched and h0.ndim == 0:
         raise ValueError("batch must be False for h0 of shape (), got True")
     propagator = Propagator(dense, True, batched)
-    _check_independence(propagator)
+    if propagator.samples > 1:
+        check_independent(propagator.step(0), "h0")
     channels = gamma.detach().expand(h0.shape).reshape(propagator.samples, -1).cpu()
     if bool((channels != channels[0]).any()):
         raise ValueError("gamma must be the same for all samples; pass batch=False where it is not")
@@ -219,12 +220,6 @@ def _checked(system: System, sol: Solution) -> tuple[DenseOutput, Tensor]:
         raise ValueError("sol must have at least one step, but its times are all the same")
     gamma = problem.tensors[0]
     return dense, torch.zeros((), dtype=torch.float64) if gamma is None else gamma
-
-
-def _check_independence(propagator: Propagator) -> None:
-    """Raise if the first sample after a step depends on another sample before it."""
-    if propagator.samples > 1 and interacting(propagator.step(0)):
-        raise ValueError("the samples of h0 must not interact, but the first depends on others; pass batch=False")
 
 
 def _determinant_miss(spectrum: Spectrum, expected: Tensor) -> float:

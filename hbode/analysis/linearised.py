@@ -111,11 +111,13 @@ def _grad(out: Tensor, of: Tensor, bar: Tensor, create_graph: bool = False, is_g
     return found
 
 
-def interacting(linear: Linearised) -> bool:
-    """Return whether the first sample of the value depends on another sample of the point."""
+def check_independent(linear: Linearised, name: str) -> None:
+    """Raise a ValueError if the first sample of the value depends on another sample of the point, called `name`."""
     layout = linear.layout
     if layout.samples < 2:
-        return False
+        return
     bar = torch.zeros(1, layout.samples, layout.size, dtype=linear.y.dtype)
     bar[0, 0] = torch.randn(layout.size, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(bar)
-    return bool((linear.pull(bar)[0, 1:].nan_to_num(0.0, 0.0, 0.0) != 0).any())  # NaN says nothing
+    others = linear.pull(bar)[0, 1:].nan_to_num(0.0, 0.0, 0.0)  # NaN says nothing
+    if bool((others != 0).any()):
+        raise ValueError(f"the samples of {name} must not interact, but the first depends on others; pass batch=False")

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from ..solution import of_batch
 from .looks import Picture, line
 from .tables import data_frame, plain
 
@@ -92,9 +93,9 @@ class CostRecorder:
             raise ValueError(f"values must not be called {', '.join(_COUNTS)}; got {taken[0]}")
         numbers = {name: _number(name, value) for name, value in values.items()}
         before = len(self)
-        self.nfe.append(sum(_most(cost.nfe) for cost in costs))
-        self.nfe_backward.append(sum(_most(cost.nfe_backward) for cost in costs))
-        self.rejected.append(sum(_most(cost.rejected) for cost in costs))
+        self.nfe.append(sum(of_batch(cost.nfe) for cost in costs))
+        self.nfe_backward.append(sum(of_batch(cost.nfe_backward) for cost in costs))
+        self.rejected.append(sum(of_batch(cost.rejected) for cost in costs))
         for name in numbers:
             self.values.setdefault(name, [math.nan] * before)
         for name, kept in self.values.items():
@@ -190,10 +191,6 @@ def _finding(nfe: list[float]) -> str:
 def _mean(values: Sequence[float]) -> float:
     known = [value for value in values if not math.isnan(value)]
     return sum(known) / len(known) if known else math.nan
-
-
-def _most(count: int | list[int] | None) -> int:
-    return max(count) if isinstance(count, list) else count or 0
 
 
 def _number(name: str, value: Any) -> float:

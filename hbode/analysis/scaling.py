@@ -13,12 +13,13 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from ..integrate import hbodeint
+from ..solution import of_batch
 from ..systems import VectorField
 from .comparison import same_field
 from .inputs import Inputs, as_inputs
 from .looks import SYSTEM_LINES, Picture, log_scale
 from .stiffness import stiffness
-from .tables import aligned, markdown_table, plain, short
+from .tables import aligned, markdown_table, median, plain, short
 
 EXPECTED = {"node": 1.0, "sonode": 0.5, "hbnode": 0.5, "ghbnode": 0.5}
 """Powers of L by which max |λ| grows: λ = μ, or λ² + γ λ = μ, for an eigenvalue μ = -L of ∂f/∂h. Of a GHBNODE
@@ -240,8 +241,7 @@ def scaling(
                 torch.autograd.grad(sol.h[-1].square().sum(), start)
             rate = stiffness(system, sol, args=args, batch=batch).largest
             stats = sol.stats
-            nfe = stats.nfe if isinstance(stats.nfe, int) else max(stats.nfe)
-            found[name].append((float(rate.double().quantile(0.5)), nfe, stats.nfe_backward or 0))
+            found[name].append((median(rate), of_batch(stats.nfe), stats.nfe_backward or 0))
     columns = {name: tuple(zip(*rows, strict=True)) for name, rows in found.items()}
     return Scaling(
         values,

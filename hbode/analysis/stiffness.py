@@ -15,7 +15,7 @@ from ..systems import System
 from .eigenvalues import Eigenvalues, eigenvalues
 from .extremes import ends
 from .jacobian import Trajectory
-from .linearised import interacting
+from .linearised import check_independent
 from .stiffness_result import Rates, Stiffness
 
 
@@ -143,14 +143,14 @@ def stiffness_at(
             raise ValueError(f"{key} must be at least {least}, got {value}")
     if not 0 < tol < 1:
         raise ValueError(f"tol must be between 0 and 1, got {tol}")
-    if trajectory.samples > 1 and interacting(trajectory.linearised(0)):
-        raise ValueError("the samples of h must not interact, but the first depends on others; pass batch=False")
+    if trajectory.samples > 1:
+        check_independent(trajectory.linearised(0), "h")
     reduced = closed_form and system.damped and trajectory.coefficients()[0].ndim == 0
     if trajectory.size <= dense_limit:
         rates, values, how = _dense(trajectory, closed_form)
         notes: list[str] = []
     else:
-        rates, notes, how = _matrix_free(trajectory, closed_form, tol, most, kept)
+        rates, notes, how = _matrix_free(trajectory, reduced, tol, most, kept)
         values = None
     if reduced:
         how += ", λ² + γ λ = μ"
@@ -216,9 +216,9 @@ def _dense(trajectory: Trajectory, closed_form: bool) -> tuple[Rates, Tensor, st
 
 
 def _matrix_free(
-    trajectory: Trajectory, closed_form: bool, tol: float, most: int, kept: int
+    trajectory: Trajectory, reduced: bool, tol: float, most: int, kept: int
 ) -> tuple[Rates, list[str], str]:
-    found = [ends(trajectory, n, closed_form, tol, most, kept) for n in range(len(trajectory.y))]
+    found = [ends(trajectory, n, reduced, tol, most, kept) for n in range(len(trajectory.y))]
     left, right, size, norm = (
         torch.stack([getattr(one, name) for one in found]) for name in ("leftmost", "rightmost", "largest", "log_norm")
     )

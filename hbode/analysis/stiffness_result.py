@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from .stiffness_figures import spectrum_figure, time_figure
-from .tables import aligned, data_frame, plain, short
+from .tables import aligned, data_frame, median, plain, short
 
 QUANTILES = (0.05, 0.5, 0.95)
 
@@ -166,9 +166,7 @@ class Stiffness:
         lines = [f"Stiffness of {self.system}: {len(self.t)} times{samples}; from {self.how}"]
         rows = [("", *(f"{100 * q:.0f} %" for q in QUANTILES), "largest")]
         for name, values in self.quantities().items():
-            seen = _seen(values)
-            found = (*torch.quantile(seen, _levels(seen)).tolist(), float(seen.max())) if len(seen) else [math.nan] * 4
-            rows.append((name, *map(short, found)))
+            rows.append((name, *map(short, _spread(values))))
         lines += aligned(rows)
         n, sample = self.stiffest()
         where = "" if sample is None else f", sample {sample}"
@@ -181,10 +179,9 @@ class Stiffness:
         """Return quantiles of the numbers and where the stiffest state is; JSON types, None for what is unknown."""
         numbers = {}
         for name, values in self.quantities().items():
-            seen = _seen(values)
-            found = [*torch.quantile(seen, _levels(seen)).tolist(), float(seen.max())] if len(seen) else [None] * 4
             keys = (*(f"quantile {q:g}" for q in QUANTILES), "largest")
-            numbers[name] = {"at first": plain(float(values[0].double().mean())), **dict(zip(keys, found, strict=True))}
+            spread = zip(keys, plain(_spread(values)), strict=True)
+            numbers[name] = {"at first": plain(float(values[0].double().mean())), **dict(spread)}
         n, sample = self.stiffest()
         return {
             "system": self.system,
@@ -227,8 +224,8 @@ class Stiffness:
         place = f"t = {self.time(n, sample):.4g}"
         if sample is not None and self.largest.shape[1] > 1:
             place += f", sample {sample}"
-        known = _seen(self.index)
-        typical = short(float(known.quantile(0.5))) if len(known) else "unknown"
+        middle = median(self.index)
+        typical = "unknown" if math.isnan(middle) else short(middle)
         fastest = short(float(self.largest.nan_to_num(0.0).max()))
         title = f"{self.system}: stiffness index {typical} (median), fastest mode {fastest} / {unit} at {place}"
         return time_figure(title, self.t, (self.largest, self.fastest, self.slowest), self.ratio, unit)
@@ -280,5 +277,9 @@ def _seen(values: Tensor) -> Tensor:
     return flat[flat.isfinite()]
 
 
-def _levels(seen: Tensor) -> Tensor:
-    return torch.tensor(QUANTILES, dtype=seen.dtype)
+def _spread(values: Tensor) -> list[float]:
+    """Return the quantiles and the largest of what is known; NaN if nothing is."""
+    seen = _seen(values)
+    if not len(seen):
+        return [math.nan] * (len(QUANTILES) + 1)
+    return [*torch.quantile(seen, torch.tensor(QUANTILES, dtype=seen.dtype)).tolist(), float(seen.max())]

@@ -7,6 +7,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -28,6 +30,13 @@ def plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [plain(entry) for entry in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def median(values: Tensor | NDArray[Any]) -> float:
+    """Return the median of the numbers that are finite, NaN if none are."""
+    found = np.asarray(values.double().cpu() if isinstance(values, Tensor) else values)
+    known = found[np.isfinite(found)]
+    return float(np.median(known)) if known.size else math.nan
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..integrate import hbodeint
-from ..solution import Stats
+from ..solution import Stats, of_batch
 from ..systems import System
 
 
@@ -42,7 +42,7 @@ class Cost:
     @property
     def nfe(self) -> int:
         """Evaluations in the forward pass."""
-        return sum(_most(stats.nfe) for stats in self._stats)
+        return sum(of_batch(stats.nfe) for stats in self._stats)
 
     @property
     def nfe_backward(self) -> int:
@@ -52,7 +52,7 @@ class Cost:
     @property
     def rejected(self) -> int:
         """Steps that were tried in vain."""
-        return sum(_most(stats.rejected) for stats in self._stats)
+        return sum(of_batch(stats.rejected) for stats in self._stats)
 
 
 @dataclass(frozen=True)
@@ -214,7 +214,3 @@ class ODERNN(nn.Module):
         cost.add(solution.stats)
         rows = solution.h if solution.m is None else torch.cat((solution.h, solution.m), -1)
         return rows[1:]
-
-
-def _most(count: int | list[int]) -> int:
-    return max(count) if isinstance(count, list) else count

@@ -11,10 +11,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from ..analysis.looks import SYSTEM_LINES, Picture, draw_band, log_scale
-from ..analysis.tables import short
+from ..analysis.tables import median, short
 from .evaluation import typical_window
 from .learners import Learned
-from .report import label, median
+from .report import label
 from .stiffness import Momentum
 from .windows import Dataset
 

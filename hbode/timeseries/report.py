@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
-
-from ..analysis.tables import aligned, markdown_table, plain, short
+from ..analysis.tables import aligned, markdown_table, median, plain, short
 from ..provenance import provenance
 from .evaluation import ForecastError
 from .learners import Learned
-from .series import Array
 from .stiffness import WINDOWS, HiddenStiffness, Momentum
 from .windows import Dataset
 
@@ -182,12 +178,6 @@ def metrics(
         "seconds": seconds,
         **provenance(),
     }
-
-
-def median(values: Array) -> float:
-    """Return the median of what is known, NaN if nothing is."""
-    known = values[np.isfinite(values)]
-    return float(np.median(known)) if known.size else math.nan
 
 
 def _stiffness_numbers(found: HiddenStiffness) -> dict[str, float | None]:
