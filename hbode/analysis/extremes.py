@@ -44,8 +44,8 @@ def ends(trajectory: Trajectory, n: int, reduced: bool, tol: float, most: int, k
     """Return the ends of the spectrum at state n.
 
     If `reduced`, a damped system with one γ is looked at through (∂f/∂h - ξ) diag σ'(m), of half the size, whose
-    eigenvalues μ belong to λ² + γ λ = μ. The sets {max Re λ ≤ c}, {min Re λ ≥ c} and {|λ| ≤ c} of such μ are convex, or so is their
-    image on the real axis: the extreme λ come from extreme μ, which are what Krylov methods find.
+    eigenvalues μ belong to λ² + γ λ = μ. The sets {max Re λ ≤ c}, {min Re λ ≥ c} and {|λ| ≤ c} of such μ are convex,
+    or so is their image on the real axis: the extreme λ come from extreme μ, which are what Krylov methods find.
 
     Parameters
     ----------
