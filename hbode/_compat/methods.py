@@ -108,7 +108,7 @@ class OnGrid:
 
     def step(self, field: Field, t: Tensor, dt: Tensor, carry: Carry) -> tuple[Carry, GridStages]:
         if self.perturb:
-            field.between(float(t.detach()), float((t + dt).detach()))
+            field = field.within((float(t.detach()), float((t + dt).detach())))
             fresh = self.inner.start(field, t, carry[0])
             if isinstance(self.inner, Adams):
                 fresh = (carry[0], torch.cat((fresh[1], carry[1][1:])), carry[2])

@@ -163,8 +163,8 @@ class Propagator:
 
     def slope(self, t: Tensor, y: Tensor, n: int | None = None) -> Tensor:
         """Return dy/dt at (t, y) as the solve saw it, within step n where the field is discontinuous in time."""
-        self.field.between(*((None if n is None else self.steps[n].sides) or (None, None)))
-        return self.method.slope(self.field, self.method.start(self.field, t, y))
+        field = self.field if n is None else self.field.within(self.steps[n].sides)
+        return self.method.slope(field, self.method.start(field, t, y))
 
     def slope_at(self, t: float, y: Tensor, n: int) -> Checked:
         """Return `slope` around (t, y), within step n: its Jacobian is A = ∂(dy/dt)/∂y."""
@@ -175,9 +175,8 @@ class Propagator:
         start, end = self.times[n : n + 2]
         if back:
             start, end = end, start
-        self.field.between(*(self.steps[n].sides or (None, None)))
-        t = self._time(start)
-        carry, _ = self.method.step(self.field, t, self._time(end - start), self.method.start(self.field, t, y))
+        t, field = self._time(start), self.field.within(self.steps[n].sides)
+        carry, _ = self.method.step(field, t, self._time(end - start), self.method.start(field, t, y))
         return carry[0]
 
     def _time(self, value: float) -> Tensor:

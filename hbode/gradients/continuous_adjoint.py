@@ -91,8 +91,7 @@ class ContinuousAdjoint:
             t = clock.at(step.start)
             if n and t.requires_grad:  # a node moves with the times, and the state with it
                 y = y + problem.slope(field, t, y) * (t - t.detach()).to(y.real.dtype)
-            field.between(*(step.sides or (None, None)))
-            return problem.method.start(field, t, y)
+            return problem.method.start(field.within(step.sides), t, y)
 
         return Solved(tape, rows, event_t, event_y, carry if nodes else None)
 

@@ -50,11 +50,11 @@ class Linearisation:
         self.wanted = list(wanted)
         self.known = {id(x) for x in wanted} if guarded else None
 
-    def evaluate(self, t: Tensor, y: Tensor) -> Evaluation:
-        """Evaluate the field at a time, shape (), and a state."""
+    def evaluate(self, field: Field, t: Tensor, y: Tensor) -> Evaluation:
+        """Evaluate the field, as it is seen there, at a time, shape (), and a state."""
         with torch.enable_grad():
             point = (y[0] if self.damped else y).detach().requires_grad_()
-            value = self.field(t, point)
+            value = field(t, point)
             if self.known is not None and value.requires_grad:
                 refuse_strangers([value], self.known | {id(point)})
         return Evaluation(y, point, value)

@@ -89,7 +89,6 @@ class Problem:
     def slope(self, field: Field, t: Tensor, y: Tensor) -> Tensor:
         """Return dy/dt at a time and state, shape of y, without a graph."""
         t, y = t.detach(), y.detach()
-        field.between(None, None)
         return self.method.slope(field, self.method.start(field, t, y))
 
     def divided(self, inputs: Sequence[Tensor]) -> tuple[list[Tensor | None], list[Tensor]]:

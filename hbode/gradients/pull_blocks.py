@@ -167,7 +167,7 @@ def pull_blocks(
         for book in block.record:
             own = block.outputs.anew(field).weights_bar(bar, book, free)
             totals = (*(a if b is None else a + b for a, b in zip(totals, own, strict=False)), *totals[len(slots) :])
-    frozen.calls += len(tape.steps) * method.evaluations
+    frozen.counts.calls += len(tape.steps) * method.evaluations
     return carry_bar, totals
 
 

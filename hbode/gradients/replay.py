@@ -140,8 +140,7 @@ def _pull_back(ctx: Any, cotangents: tuple[Tensor | None, ...]) -> tuple[Tensor 
     start_rows = None if rows_bar is None else rows_bar[:lead]
     y = y0.detach().requires_grad_()
     if any(bar is not None for bar in carry_bar[1:]):
-        field.between(*(steps[0].sides or (None, None)))
-        first = problem.method.start(field, clock.start(), y)
+        first = problem.method.start(field.within(steps[0].sides), clock.start(), y)
         pairs = [(x, bar) for x, bar in zip(first[1:], carry_bar[1:], strict=True) if bar is not None]
         (y0_bar,) = pull([x for x, _ in pairs], [bar for _, bar in pairs], (y,))
     y0_bar = _sum(y0_bar, carry_bar[0] if carry_bar else None)
@@ -166,8 +165,7 @@ def _pull_back_with_graph(ctx: Any, cotangents: tuple[Tensor | None, ...]) -> tu
     blocks: list[Replayed] = []
     carry: Carry = (y0,)
     if steps:
-        field.between(*(steps[0].sides or (None, None)))
-        carry = problem.method.start(field, clock.start(), y0)
+        carry = problem.method.start(field.within(steps[0].sides), clock.start(), y0)
     nodes: list[Tensor] = []
     for step in steps:
         nodes += carry

@@ -111,7 +111,7 @@ class Transposed:
         met = self.impulses.within(start, end)
         inside = [(at - start) / (end - start) for at in self.impulses.times[met]]
         weights = self._weights(start, end, inside)
-        evaluations = self._evaluate(weights.times, start, end)
+        evaluations = self._evaluate(field, weights.times, start, end)
         z, *sums = self._split(carry)
         bars = self.impulses.bars[met]
         sums = [x.clone() for x in sums]
@@ -157,14 +157,14 @@ class Transposed:
         parts = carry[0].split([x.numel() for x in like])
         return tuple(part.view(x.shape).to(x.dtype) for part, x in zip(parts, like, strict=True))
 
-    def _evaluate(self, times: list[float], start: float, end: float) -> list[Evaluation]:
+    def _evaluate(self, field: Field, times: list[float], start: float, end: float) -> list[Evaluation]:
         """Return the field at the stage times; what was evaluated at an end of this step before is used again."""
         kept = {t: at for t, at in self.evaluated.items() if t in (start, end)}
         missing = sorted((t for t in set(times) if t not in kept), reverse=end < start)
         if missing:
             states = self.along.states(missing, end)
             for t, y in zip(missing, states, strict=True):
-                kept[t] = self.linear.evaluate(torch.tensor(t, dtype=torch.float64, device=y.device), y)
+                kept[t] = self.linear.evaluate(field, torch.tensor(t, dtype=torch.float64, device=y.device), y)
         self.evaluated.clear()
         self.evaluated.update({t: at for t, at in kept.items() if t in (start, end)})
         return [kept[t] for t in times]

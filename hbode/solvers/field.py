@@ -37,6 +37,15 @@ class Damping(NamedTuple):
         return cls(gamma, kappa, gamma.to(own), kappa.to(own), None if xi is None else xi.to(own))
 
 
+class Counts:
+    """How often a field was evaluated, products with its Jacobian included, and how many of these were products."""
+
+    __slots__ = ("calls", "products")
+
+    def __init__(self) -> None:
+        self.calls = self.products = 0
+
+
 class Field:
     """A vector field with its time arguments prepared and its evaluations counted.
 
@@ -53,18 +62,14 @@ class Field:
     sigma
         For damped methods: the function of the momentum that drives the position (None: the identity).
 
-    Attributes
-    ----------
-    calls
-        How often the field was evaluated, products with its Jacobian included.
-    products
-        How many of them were products.
-    after, before
-        Times within which it may be evaluated, exclusively, set by `between`: a step that ends on a discontinuity
-        sees the field from its own side only.
+    counts
+        How often it was evaluated and how many products were made, shared with the fields that `within` returns.
+    sides
+        Times within which it may be evaluated, exclusively; None: at all times. A step that ends on a discontinuity
+        sees the field from its own side only, whenever it is evaluated for that step.
     """
 
-    __slots__ = ("after", "before", "calls", "damping", "dtype", "fn", "memory", "products", "sigma")
+    __slots__ = ("counts", "damping", "dtype", "fn", "memory", "sides", "sigma")
 
     def __init__(
         self,
@@ -72,30 +77,42 @@ class Field:
         dtype: torch.dtype,
         damping: Damping | None = None,
         sigma: Callable[[Tensor], Tensor] | None = None,
+        counts: Counts | None = None,
+        sides: tuple[float, float] | None = None,
     ) -> None:
         self.fn = fn
         self.dtype = dtype
         self.damping = damping or Damping.of(None, None, torch.zeros((), dtype=dtype))
         self.sigma = sigma
-        self.calls = self.products = 0
+        self.counts = counts or Counts()
+        self.sides = sides
         self.memory: dict[object, Any] = {}
-        self.after: float | None = None
-        self.before: float | None = None
 
     def __call__(self, t: Tensor, y: Tensor) -> Tensor:
         if not torch.compiler.is_compiling():  # a compiled loop knows how many evaluations its steps make
-            self.calls += 1
+            self.counts.calls += 1
         if t.dtype != self.dtype:
             t = t.to(self.dtype)
-        if self.after is not None:
-            inside = t.detach().clamp(min=self._next(self.after, torch.inf), max=self._next(self.before, -torch.inf))
+        if self.sides is not None:
+            after, before = self.sides
+            inside = t.detach().clamp(min=self._next(after, torch.inf), max=self._next(before, -torch.inf))
             t = t + (inside - t.detach()) if t.requires_grad else inside
         return self.fn(t, y)
 
+    @property
+    def calls(self) -> int:
+        """How often the field was evaluated, products with its Jacobian included."""
+        return self.counts.calls
+
+    @property
+    def products(self) -> int:
+        """How many of the evaluations were products."""
+        return self.counts.products
+
     def count_products(self, number: int) -> None:
         """Count products with the Jacobian, each as an evaluation too, which it costs about as much as."""
-        self.calls += number
-        self.products += number
+        self.counts.calls += number
+        self.counts.products += number
 
     def prepared(self, method: object, make: Callable[[], T]) -> T:
         """Return what `method` makes once for this field, such as weights that depend on its damping."""
@@ -108,14 +125,15 @@ class Field:
         """Return the same field as nobody has used it yet."""
         return Field(self.fn, self.dtype, self.damping, self.sigma)
 
-    def between(self, start: float | None, end: float | None) -> None:
-        """Restrict evaluations to the open interval from `start` to `end` (either order); None lifts it."""
-        if start is None or end is None:
-            self.after = self.before = None
-        else:
-            self.after, self.before = min(start, end), max(start, end)
+    def within(self, sides: tuple[float, float] | None) -> Field:
+        """Return the field as it is seen from within an open interval of time, given by its ends in either order."""
+        if sides is None:
+            return self
+        seen = Field(self.fn, self.dtype, self.damping, self.sigma, self.counts, (min(sides), max(sides)))
+        seen.memory = self.memory
+        return seen
 
-    def _next(self, t: float | None, towards: float) -> float:
+    def _next(self, t: float, towards: float) -> float:
         at = torch.tensor(t, dtype=self.dtype)
         return torch.nextafter(at, torch.tensor(towards, dtype=self.dtype)).item()
 

@@ -49,7 +49,7 @@ def begin(
     tape.row_blocks.append(y0.unsqueeze(0).expand(row, *y0.shape))
     carry: Carry = (y0,)
     if row < count:
-        field.between(*(_sides(plan.jumps, node.value, sign) or (None, None)))
+        field = field.within(_sides(plan.jumps, node.value, sign))
         carry = start or method.start(field, clock.at(node), y0)
     control, status, dt = plan.control, None, plan.step_size
     tape.carry = carry

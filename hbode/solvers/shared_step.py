@@ -52,17 +52,13 @@ class SharedStep:
 
     def run(self, method: Method, field: Field, clock: Clock) -> tuple[Carry, Any]:
         """Take the step."""
-        t, carry = clock.at(self.start), self.carry
-        if self.sides is not None:
-            field.between(*self.sides)
-            if self.restart:
-                carry = method.resume(field, t, carry)
+        t, carry, field = clock.at(self.start), self.carry, field.within(self.sides)
+        if self.restart:
+            carry = method.resume(field, t, carry)
         return method.step(field, t, clock.span(self.start, self.end), carry)
 
     def undo(self, method: Invertible, field: Field, clock: Clock, carry: Carry) -> Carry:
-        if self.sides is not None:
-            field.between(*self.sides)
-        return method.undo(field, clock.at(self.start), clock.span(self.start, self.end), carry)
+        return method.undo(field.within(self.sides), clock.at(self.start), clock.span(self.start, self.end), carry)
 
     def read(
         self, method: Method, clock: Clock, crossings: Sequence[Crossing], carry: Carry, stages: Any
