@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..arguments import as_system, check_state, check_times
 from ..gradients import Gradient
-from ..gradients.leaves import reachable
+from ..gradients.captured import reachable
 from ..integrate import hbodeint
 from ..options import gradient_mode
 from ..solution import Solution, SolverError, Stats, of_batch

@@ -13,7 +13,7 @@ import torch
 from torch._C import _autograd, _profiler
 from torch.profiler import record_function
 
-from ..gradients.leaves import reachable
+from ..gradients.captured import reachable
 from ..systems import System
 
 Mark = torch.cuda.Event | float

@@ -18,7 +18,7 @@ from ..analysis.diagnosis import diagnose
 from ..analysis.diagnosis_result import MADE_BY, NUMBERS
 from ..analysis.inputs import Inputs, checked_methods
 from ..arguments import as_coefficient
-from ..gradients.leaves import reachable
+from ..gradients.captured import reachable
 from ..results_folder import OutputError, ResultsFolder
 from ..solution import SolverError
 from ..solvers import METHODS

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from ..solvers import METHODS, Carry, Clock, Coupled, Crossing, Field, Method, Plan, Tape, is_explicit_one_step, solve
-from .leaves import same_autocast, without_graph
+from .captured import Guard
 from .linearisation import Linearisation
 from .problem import Problem, Solved
 from .trajectories import Interpolated, SolvedBackwards, stops_between
 from .transposed import Impulses, Trajectory, Transposed
+from .without_graph import same_autocast, without_graph
 
 
 @dataclass(frozen=True)
@@ -145,6 +146,8 @@ class _Sweep(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
+        if all(bar is None for bar in cotangents):
+            return (None,) * (6 + len(ctx.saved_tensors) - 1)
         if torch.is_grad_enabled():
             raise RuntimeError(
                 "gradient='continuous_adjoint' gives first derivatives only; for create_graph=True, and any second "
@@ -157,12 +160,15 @@ class _Sweep(torch.autograd.Function):
 def _swept(ctx: Any, cotangents: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
     problem, mode, tape = ctx.problem, ctx.mode, ctx.tape
     y0, times, *inputs, rows = ctx.saved_tensors
-    explicit, leaves = problem.divided([x.detach().requires_grad_(x.requires_grad) for x in inputs])
-    leaves = inputs[len(inputs) - len(leaves) :]
-    field, _ = problem.bind(explicit, problem.damped)
+    explicit, captured = problem.divided(inputs)
+    explicit = [None if x is None else x.detach().requires_grad_(x.requires_grad) for x in explicit]
+    instead = {id(x): x.detach().requires_grad_() for x in captured if not x.is_leaf}
+    leaves = [instead.get(id(x), x) for x in captured]
     coefficients = explicit[:2] if problem.damped else []
     wanted = [x for x in (*explicit[len(coefficients) :], *leaves) if x is not None and x.requires_grad]
-    linear = Linearisation(field, problem.damped, coefficients, wanted, problem.leaves is None)
+    guard = Guard(wanted, instead, strict=problem.leaves is None)
+    field, _ = problem.bind(explicit, problem.damped)
+    linear = Linearisation(field, problem.damped, coefficients, wanted, guard)
 
     y0_bar, met, slack = _cotangents(problem, tape, cotangents)
     found = linear.zeros()

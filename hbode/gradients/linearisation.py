@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..solvers import Field
-from .leaves import refuse_strangers
+from .captured import Guard
 
 
 class Evaluation(NamedTuple):
@@ -33,8 +33,8 @@ class Linearisation:
         γ and ξ with their gradients wanted, or None: shape () or as many axes as h. Unused without `damped`.
     wanted
         The other tensors whose gradients are wanted.
-    guarded
-        Whether to raise where the field uses a leaf that is not wanted.
+    guard
+        What the field is run by.
     """
 
     def __init__(
@@ -43,20 +43,18 @@ class Linearisation:
         damped: bool,
         coefficients: Sequence[Tensor | None],
         wanted: Sequence[Tensor],
-        guarded: bool,
+        guard: Guard,
     ) -> None:
         self.field, self.damped = field, damped
         self.coefficients = [x if damped and x is not None and x.requires_grad else None for x in coefficients]
         self.wanted = list(wanted)
-        self.known = {id(x) for x in wanted} if guarded else None
+        self.guard = guard
 
     def evaluate(self, field: Field, t: Tensor, y: Tensor) -> Evaluation:
         """Evaluate the field, as it is seen there, at a time, shape (), and a state."""
         with torch.enable_grad():
             point = (y[0] if self.damped else y).detach().requires_grad_()
-            value = field(t, point)
-            if self.known is not None and value.requires_grad:
-                refuse_strangers([value], self.known | {id(point)})
+            value = self.guard.run(lambda: field(t, point), lambda value: [value], (point,))
         return Evaluation(y, point, value)
 
     def zeros(self) -> list[Tensor]:

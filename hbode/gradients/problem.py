@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -34,6 +35,7 @@ from ..solvers import (
     solve_per_sample_in_blocks,
     step_once,
 )
+from ..solvers.noise import Noise, noise_state, restore_noise
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -59,7 +61,9 @@ class Problem:
     `on_replay(step, y, y_bar)` is called by the discrete adjoint for each step that it runs again, with the state
     at the end of the step and its cotangent.
     With `compile_for`, a module or the code of a function, the solve runs compiled where it can, for that field;
-    `used` are the ids of the leaves that the field used at the first time, and `modules` what the owners reach.
+    `used` are the ids of the captured tensors that the field used at the first time, and `modules` what the owners
+    reach. Where the field draws random numbers, `noise` is the state of the generators before the first time;
+    `changing` are the buffers that it changes.
     """
 
     method: Method
@@ -76,6 +80,8 @@ class Problem:
     compile_for: object = None
     used: frozenset[int] = frozenset()
     modules: tuple[nn.Module, ...] = ()
+    noise: Noise | None = None
+    changing: tuple[Tensor, ...] = ()
 
     def keeping(self, keep: Keep | None) -> Problem:
         """Return the problem with its steps kept in a given way."""
@@ -85,6 +91,26 @@ class Problem:
         """Return the problem for a solve whose steps no gradient walks: they are kept for dense output only."""
         return self.keeping(list.append if self.plan.keep_interpolants else None)
 
+    @contextmanager
+    def as_it_was(self) -> Iterator[None]:
+        """Run the field again without a trace: afterwards generators and buffers are in the state of now."""
+        now = None if self.noise is None else noise_state(self.y0.device)
+        kept = [x.clone() for x in self.changing]
+        try:
+            yield
+        finally:
+            if now is not None:
+                restore_noise(now, self.y0.device)
+            with torch.no_grad():
+                for x, value in zip(self.changing, kept, strict=True):
+                    x.copy_(value)
+
+    def start(self, field: Field, clock: Clock | SampleClock, y: Tensor, sides: tuple[float, float] | None) -> Carry:
+        """Return the first carry again, from within an interval without discontinuities."""
+        if self.noise is not None:
+            restore_noise(self.noise, y.device)
+        return self.method.start(field.within(sides), clock.start(), y)
+
     @torch.no_grad()
     def slope(self, field: Field, t: Tensor, y: Tensor) -> Tensor:
         """Return dy/dt at a time and state, shape of y, without a graph."""
@@ -92,7 +118,7 @@ class Problem:
         return self.method.slope(field, self.method.start(field, t, y))
 
     def divided(self, inputs: Sequence[Tensor]) -> tuple[list[Tensor | None], list[Tensor]]:
-        """Divide tensors into those to bind, in the places of `tensors`, and the rest, which are leaves."""
+        """Divide tensors into those to bind, in the places of `tensors`, and the rest, which are captured."""
         rest = iter(inputs)
         return [None if x is None else next(rest) for x in self.tensors], list(rest)
 

@@ -7,7 +7,7 @@ solved: the gradient is exact for what was computed. A walk says where the carri
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,10 +15,12 @@ import torch
 from torch import Tensor
 
 from ..solvers import Carry, Field, Replayed, Tape
-from .leaves import graph_leaves, refuse_strangers, same_autocast, without_graph
+from .captured import Guard
+from .changed import Comparison
 from .problem import Problem, Solved
 from .pull_blocks import pull_blocks
 from .walks import Rerun, Walk
+from .without_graph import same_autocast, without_graph
 
 
 def replayed(problem: Problem, walk: Walk, on_backward: Callable[[int], None]) -> Solved:
@@ -46,8 +48,9 @@ class Replay(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         y0, times, *_ = inputs
         clock = replace(problem.clock, times=times.detach())
-        frozen = replace(problem, y0=y0.detach(), clock=clock)
-        tape = frozen.keeping(walk.keep(problem.plan, clock)).solve(field, start)
+        plan = replace(problem.plan, noise=problem.noise is not None)
+        frozen = replace(problem, y0=y0.detach(), clock=clock, plan=plan)
+        tape = frozen.keeping(walk.keep(plan, clock)).solve(field, start)
         outputs = tape.gathered()
         tapes.append(tape)
         ctx.save_for_backward(*inputs)
@@ -61,33 +64,36 @@ class Replay(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
+        if all(bar is None for bar in cotangents):
+            return (None,) * (6 + len(ctx.saved_tensors))
         pull_back = _pull_back_with_graph if torch.is_grad_enabled() else _pull_back
-        with torch.enable_grad(), ctx.autocast:
+        with torch.enable_grad(), ctx.autocast, ctx.problem.as_it_was():
             return (None,) * 6 + pull_back(ctx, cotangents)
 
 
 def _pull_back(ctx: Any, cotangents: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
     problem: Problem = ctx.problem
     y0, times, *others = ctx.saved_tensors
-    bound, leaves = problem.divided([_copy(x) for x in others])
-    leaves = others[len(others) - len(leaves) :]
-    field, crossings = problem.bind(bound)
-    frozen, _ = problem.bind([None if x is None else x.detach() for x in bound])
-    rerun = Rerun(problem.method, frozen, problem.clock, problem.y0)
+    bound, captured = problem.divided(others)
+    bound = [None if x is None else _copy(x) for x in bound]
+    instead = _stand_ins(problem, captured)
+    leaves = [instead.get(id(x), x) for x in captured]
     times = _copy(times)
     clock = replace(problem.clock, times=times)
     wanted = [x for x in (times, *(b for b in bound if b is not None), *leaves) if x.requires_grad]
+    guard = Guard(wanted, instead, strict=problem.leaves is None)
+    comparison = Comparison(y0)
+    field, crossings = problem.bind(bound)
+    frozen, _ = problem.bind([None if x is None else x.detach() for x in bound])
+    rerun = Rerun(problem.method, frozen, problem.clock, problem.y0)
     totals = [torch.zeros_like(x) for x in wanted]
     used = [problem.leaves is not None] * len(wanted)
-    known = {id(x) for x in wanted}
 
     def pull(outputs: list[Tensor], weights: list[Tensor], carry: Carry) -> list[Tensor | None]:
         """Add the cotangents of what is wanted, return those of the carry."""
         pairs = [(x, w) for x, w in zip(outputs, weights, strict=True) if x.requires_grad]
         if not pairs:
             return [None] * len(carry)
-        if problem.leaves is None:
-            refuse_strangers([x for x, _ in pairs], known | {id(x) for x in carry})
         grads = torch.autograd.grad(
             [x for x, _ in pairs], [*carry, *wanted], [w for _, w in pairs], allow_unused=True, retain_graph=True
         )
@@ -108,15 +114,19 @@ def _pull_back(ctx: Any, cotangents: tuple[Tensor | None, ...]) -> tuple[Tensor 
     pulled = None
     if not node_bars and problem.on_replay is None:
         bars = None if rows_bar is None else rows_bar[lead:]
-        own = [x for x in leaves if id(x) in problem.used]
+        own = [x for x in captured if id(x) in problem.used]
         pulled = pull_blocks(problem, ctx.tape, clock, bars, field, frozen, bound, own)
     if pulled is not None:
         carry_bar = [*pulled[0]]
-        used = [id(x) in problem.used or not any(x is leaf for leaf in leaves) for x in wanted]
+        used = [id(x) in problem.used or not any(x is leaf for leaf in captured) for x in wanted]
         torch._foreach_add_([total for total, hit in zip(totals, used, strict=True) if hit], list(pulled[1]))
+    end = ctx.tape.carry
     for step in () if pulled is not None else ctx.walk.backwards(ctx.tape, rerun):
         carry = tuple(x.detach().requires_grad_() for x in step.carry)
-        replayed = replace(step, carry=carry).replay(problem.method, field, clock, crossings)
+        again = replace(step, carry=carry)
+        replayed = guard.run(lambda: again.replay(problem.method, field, clock, crossings), _graphs, (*carry, times))  # noqa: B023
+        comparison.add(step, replayed.carry[0], end[0])
+        end = step.carry
         if problem.on_replay is not None:
             problem.on_replay(step, replayed.carry[0].detach(), carry_bar[0] if carry_bar else None)
         outputs = [x for x, bar in zip(replayed.carry, carry_bar, strict=False) if bar is not None]
@@ -140,9 +150,11 @@ def _pull_back(ctx: Any, cotangents: tuple[Tensor | None, ...]) -> tuple[Tensor 
     start_rows = None if rows_bar is None else rows_bar[:lead]
     y = y0.detach().requires_grad_()
     if any(bar is not None for bar in carry_bar[1:]):
-        first = problem.method.start(field.within(steps[0].sides), clock.start(), y)
+        first = guard.run(lambda: problem.start(field, clock, y, steps[0].sides), lambda carry: carry[1:], (y, times))
+        comparison.add_start(steps[0], first, steps[0].carry)
         pairs = [(x, bar) for x, bar in zip(first[1:], carry_bar[1:], strict=True) if bar is not None]
         (y0_bar,) = pull([x for x, _ in pairs], [bar for _, bar in pairs], (y,))
+    comparison.settle()
     y0_bar = _sum(y0_bar, carry_bar[0] if carry_bar else None)
     if start_rows is not None:
         y0_bar = _sum(y0_bar, clock.fold(start_rows, ctx.tape.row_places))
@@ -156,21 +168,30 @@ def _pull_back_with_graph(ctx: Any, cotangents: tuple[Tensor | None, ...]) -> tu
     problem: Problem = ctx.problem
     gate = _Gate()
     count = 2 + sum(x is not None for x in problem.tensors)
-    y0, times, *others = inputs = [gate(x) if i < count else x for i, x in enumerate(ctx.saved_tensors)]
-    field, crossings = problem.bind(problem.divided(others)[0])
+    saved = ctx.saved_tensors
+    instead = {key: gate(x) for key, x in _intermediate(problem, saved[count:]).items()}
+    y0, times, *others = inputs = [*map(gate, saved[:count]), *(instead.get(id(x), x) for x in saved[count:])]
     clock = replace(problem.clock, times=times)
+    guard = Guard(inputs, instead, strict=problem.leaves is None, in_one_graph=True)
+    field, crossings = guard.run(lambda: problem.bind(problem.divided(others)[0]), _nothing, ())
+    comparison = Comparison(y0, drifts=True)
     rows_bar, *others_bar = cotangents
     steps = ctx.tape.steps
     lead = 0 if rows_bar is None else len(rows_bar) - sum(step.rows for step in steps)
     blocks: list[Replayed] = []
     carry: Carry = (y0,)
     if steps:
-        carry = problem.method.start(field.within(steps[0].sides), clock.start(), y0)
+        carry = guard.run(lambda: problem.start(field, clock, y0, steps[0].sides), _nothing, ())
+        comparison.add_start(steps[0], carry, steps[0].carry)
     nodes: list[Tensor] = []
-    for step in steps:
+    for step, following in zip(steps, [*(step.carry for step in steps[1:]), ctx.tape.carry], strict=True):
         nodes += carry
-        blocks.append(replace(step, carry=carry).replay(problem.method, field, clock, crossings))
+        again = replace(step, carry=carry)
+        blocks.append(guard.run(lambda: again.replay(problem.method, field, clock, crossings), _graphs, carry))  # noqa: B023
         carry = blocks[-1].carry
+        if following:
+            comparison.add(again, carry[0], following[0])
+    comparison.settle()
     outputs = [
         _cat([block.rows for block in blocks]),
         _cat([block.event_t for block in blocks]),
@@ -184,14 +205,31 @@ def _pull_back_with_graph(ctx: Any, cotangents: tuple[Tensor | None, ...]) -> tu
     pairs = [(x, bar) for x, bar in pairs if x.requires_grad]
     ctx.on_backward(field.calls)
     wanted = [x for x in inputs if x.requires_grad]
-    if problem.leaves is None:
-        refuse_strangers([x for x, _ in pairs], {id(x) for x in (*graph_leaves(inputs), *inputs)})
     grads = torch.autograd.grad(
         [x for x, _ in pairs], wanted, [bar for _, bar in pairs], create_graph=True, allow_unused=True
     )
     gate.open = True
     found = {id(x): grad for x, grad in zip(wanted, grads, strict=True)}
     return tuple(found.get(id(x)) for x in inputs)
+
+
+def _intermediate(problem: Problem, captured: Sequence[Tensor]) -> dict[int, Tensor]:
+    """Return the captured tensors, by id, that have a graph behind them which is not to be walked with each step."""
+    return {id(x): x for x in captured if not x.is_leaf} if problem.leaves is None else {}
+
+
+def _stand_ins(problem: Problem, captured: Sequence[Tensor]) -> dict[int, Tensor]:
+    """Return copies of them without history."""
+    return {key: _copy(x) for key, x in _intermediate(problem, captured).items()}
+
+
+def _graphs(replayed: Replayed) -> list[Tensor]:
+    """Return all that a step gave out."""
+    return [x for x in (*replayed.carry, *replayed[1:]) if x is not None]
+
+
+def _nothing(_: object) -> list[Tensor]:
+    return []
 
 
 class _Gate:

@@ -13,6 +13,7 @@ from .clock import Clock, Node
 from .control import Controller, first_step
 from .field import Field
 from .method import Carry, Method, converged, stiffness
+from .noise import noise_state
 from .plan import Plan
 from .shared_step import SharedStep, crossing_value, find_crossings
 from .status import Status
@@ -98,7 +99,8 @@ def solve(
             status = broken or (Status.NON_FINITE if math.isnan(dt) else Status.STEP_UNDERFLOW)
             break
         least = min(dt, length) <= control.min_step  # rounding may have made the length more than dt
-        step = SharedStep(carry, node, end, row, row, restart=restart, sides=sides)
+        noise = noise_state(y0.device) if plan.noise else None
+        step = SharedStep(carry, node, end, row, row, restart=restart, sides=sides, noise=noise)
         if plan.on_step is not None:
             plan.on_step(node.value, carry[0], end.value - node.value)
         carry1, stages = step.run(method, field, clock)

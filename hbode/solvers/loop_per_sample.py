@@ -13,6 +13,7 @@ from .clock import Nodes, SampleClock
 from .control import first_steps, norm_samples, tie
 from .field import Field
 from .method import Carry, Method, converged, stiffness
+from .noise import noise_state
 from .plan import Plan
 from .sample_step import SampleStep, batch_first, find_sample_crossings
 from .status import Status
@@ -126,7 +127,8 @@ def solve_per_sample(
             break
         least = torch.minimum(dt, length) <= control.min_step  # rounding may have made the length more than dt
         nothing = zero.new_zeros((0, batch))
-        step = SampleStep(carry, node, end, active, nothing, nothing.bool())
+        noise = noise_state(device) if plan.noise else None
+        step = SampleStep(carry, node, end, active, nothing, nothing.bool(), noise=noise)
         calls, made = field.calls, field.products
         carry1, stages = step.run(method, field, clock)
         evaluations += active * (field.calls - calls)

@@ -37,6 +37,8 @@ class Plan:
     keep: Keep | None = None
     """How the accepted steps are kept for a gradient; None: not at all."""
     keep_interpolants: bool = False
+    noise: bool = False
+    """Whether to keep, with each step, the state in which it found the generators of random numbers."""
     on_step: Hook | None = None
     on_accept: Hook | None = None
     on_reject: Hook | None = None
@@ -50,6 +52,7 @@ class Plan:
             "a norm of their own": self.control.norm,
             "dense output": self.keep_interpolants,
             "hooks": self.on_step or self.on_accept or self.on_reject,
+            "random numbers": self.noise,
             "steps that are not all kept": self.keep not in (None, list.append),
         }
         return next((name for name, present in named.items() if present), None)

@@ -13,6 +13,7 @@ from torch import Tensor
 from .clock import Nodes, SampleClock
 from .field import Field
 from .method import Carry, Invertible, Method
+from .noise import Noise, restore_noise
 from .shared_step import differentiable_slope
 from .tape import Crossing, Replayed
 
@@ -30,6 +31,7 @@ class SampleStep:
     found: tuple[tuple[int, Tensor, Tensor], ...] = ()
     """(crossing, samples that met it (B,), fraction of the step (B,)) of every event function met."""
     sides: tuple[float, float] | None = None
+    noise: Noise | None = None
 
     @property
     def rows(self) -> int:
@@ -41,6 +43,8 @@ class SampleStep:
 
     def run(self, method: Method, field: Field, clock: SampleClock) -> tuple[Carry, Any]:
         """Take the step; samples that do not move keep their carry."""
+        if self.noise is not None:
+            restore_noise(self.noise, clock.times.device)
         carry, stages = method.step(field, *self._span(clock), self.carry)
         return self.hold(clock, carry, self.carry), stages
 

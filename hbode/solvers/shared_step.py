@@ -13,6 +13,7 @@ from torch import Tensor
 from .clock import Clock, Node
 from .field import Field
 from .method import Carry, Invertible, Method
+from .noise import Noise, restore_noise
 from .tape import Crossing, Replayed
 
 
@@ -35,6 +36,7 @@ class SharedStep:
     found: tuple[Found, ...] = ()
     restart: bool = False
     sides: tuple[float, float] | None = None
+    noise: Noise | None = None
 
     @property
     def rows(self) -> int:
@@ -52,6 +54,8 @@ class SharedStep:
 
     def run(self, method: Method, field: Field, clock: Clock) -> tuple[Carry, Any]:
         """Take the step."""
+        if self.noise is not None:
+            restore_noise(self.noise, clock.times.device)
         t, carry, field = clock.at(self.start), self.carry, field.within(self.sides)
         if self.restart:
             carry = method.resume(field, t, carry)

@@ -77,11 +77,27 @@ class Equation:
 
 
 class Linear:
-    """The linearisation I - ∂r/∂z of an equation at a point, by its products with rows v (B, n)."""
+    """The linearisation I - ∂r/∂z of an equation at a point, by its products with rows v (B, n).
 
-    def __init__(self, point: Tensor, image: Tensor, count: Callable[[int], None]) -> None:
-        self.point, self.image, self.count = point, image, count
-        self.value = (point - image).detach()
+    Parameters
+    ----------
+    point
+        The point, as rows or as a state of which `rows` makes them.
+    image
+        Its image, as rows, with a graph back to the point.
+    count
+        Called with the number of products.
+    """
+
+    def __init__(
+        self,
+        point: Tensor,
+        image: Tensor,
+        count: Callable[[int], None],
+        rows: Callable[[Tensor], Tensor] = lambda x: x,
+    ) -> None:
+        self.point, self.image, self.count, self.rows = point, image, count, rows
+        self.value = (rows(point) - image).detach()
         self._dual: tuple[Tensor, Tensor] | None = None
 
     def transposed(self, v: Tensor) -> Tensor:
@@ -90,7 +106,7 @@ class Linear:
         if not self.image.requires_grad:
             return v
         (product,) = torch.autograd.grad(self.image, self.point, v, retain_graph=True, allow_unused=True)
-        return v if product is None else v - product
+        return v if product is None else v - self.rows(product)
 
     def product(self, v: Tensor) -> Tensor:
         """Return (I - ∂r/∂z) v, as the transpose of the transposed product, which is linear."""
@@ -101,9 +117,9 @@ class Linear:
             with torch.enable_grad():
                 w = torch.zeros_like(self.image, requires_grad=True)
                 (back,) = torch.autograd.grad(self.image, self.point, w, create_graph=True, allow_unused=True)
-            self._dual = (w, self.point if back is None else back)
+                self._dual = (w, w if back is None else self.rows(back))
         w, back = self._dual
-        if back is self.point or not back.requires_grad:
+        if back is w or not back.requires_grad:
             return v
         (product,) = torch.autograd.grad(back, w, v, retain_graph=True, allow_unused=True)
         return v if product is None else v - product

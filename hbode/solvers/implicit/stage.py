@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from dataclasses import field as entry
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -15,6 +16,9 @@ from ..field import Field
 from .equation import Equation, Inner, Linear
 from .inner import Anderson
 from .krylov import solve_rows
+
+SLACK = 10.0
+"""How much more than a linear solver may leave its residual is taken for, which is rounded once more."""
 
 
 @dataclass(frozen=True)
@@ -130,53 +134,103 @@ def fixed_point(
             finite = equation.residual(first).isfinite().all(1) | converged
             rows = torch.where(finite.unsqueeze(1), rows, math.nan)
         z = equation.state(rows)
+    return differentiable(equation, z), converged
+
+
+def differentiable(equation: Equation, z: Tensor) -> Tensor:
+    """Return a root z of g(z, θ) = z - r(z, θ) with the derivatives, up to the second, of the implicit function.
+
+    From an exact root, chord iterations z ← z - A⁻¹ g(z, θ) with a fixed A = ∂g/∂z do not move z, and each gives it one
+    more derivative with respect to θ. So r is evaluated at the root as it stands, which makes a root with a first
+    derivative, and then at that one. The cotangent that the second iteration leaves for its starting point is that of
+    the first derivative of g at a root: zero, but for what the linear solver leaves.
+    """
     if not torch.is_grad_enabled():
-        return z, converged
-    image = r(z)
-    if image.requires_grad:
-        z = _Attached.apply(image, z, lambda bar, z: _pulled(equation, bar, z))
-    return z, converged
+        return z
+    image = equation.r(z)
+    if not image.requires_grad:
+        return z
+    slack: list[Tensor] = []
+
+    @cache
+    def again() -> Linear:  # a second derivative finds the graph of the first freed
+        return equation.linearised(equation.rows(z))
+
+    point = _Attached.apply(image, z, lambda bar: _pulled_last(again, equation, bar, slack))
+    image = equation.r(point)
+    linear = Linear(point, equation.rows(image), equation.count, equation.rows)
+    root: Tensor = _Chord.apply(image, point, lambda bar: _pulled(linear, again, equation, bar, slack))
+    return root
 
 
 class _Attached(torch.autograd.Function):
-    """A solution z with a gradient: `solve(bar, z)` is what its cotangent is for the image that z is the same as."""
+    """A value with a gradient: `solve(bar)` is what its cotangent is for the image that the value is the same as."""
 
     @staticmethod
-    def forward(ctx: Any, image: Tensor, z: Tensor, solve: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-        out = z.clone()
+    def forward(ctx: Any, image: Tensor, value: Tensor, solve: Callable[[Tensor], Tensor | None]) -> Tensor:
         ctx.solve = solve
-        ctx.save_for_backward(out)
-        return out
+        return value.clone()
 
     @staticmethod
-    def backward(ctx: Any, bar: Tensor) -> tuple[Tensor, None, None]:
-        return ctx.solve(bar, *ctx.saved_tensors), None, None
+    def backward(ctx: Any, bar: Tensor) -> tuple[Tensor | None, None, None]:
+        return ctx.solve(bar), None, None
 
 
-def _pulled(equation: Equation, bar: Tensor, z: Tensor) -> Tensor:
-    """Return u = (I - ∂r/∂z)⁻ᵀ bar: from dz = ∂r/∂z dz + ∂r/∂θ dθ, the cotangent of r(z, θ) as a function of θ."""
-    linear = equation.linearised(equation.rows(z.detach()))
-    u = _solved(linear.transposed, equation, bar)
-    if not torch.is_grad_enabled():
+class _Chord(torch.autograd.Function):
+    """The point z + A⁻¹ (image - z), which is z; `solve` is A⁻ᵀ."""
+
+    @staticmethod
+    def forward(ctx: Any, image: Tensor, z: Tensor, solve: Callable[[Tensor], Tensor]) -> Tensor:
+        ctx.solve = solve
+        return z.clone()
+
+    @staticmethod
+    def backward(ctx: Any, bar: Tensor) -> tuple[Tensor, Tensor, None]:
+        u = ctx.solve(bar)
+        return u, bar - u, None
+
+
+def _pulled(linear: Linear, again: Callable[[], Linear], equation: Equation, bar: Tensor, slack: list[Tensor]) -> Tensor:
+    """Return u = (I - ∂r/∂z)⁻ᵀ bar: from dz = ∂r/∂z dz + ∂r/∂θ dθ, the cotangent of r(z, θ) as a function of θ.
+
+    How far off it may be is added to `slack`.
+    """
+    u = _solved(linear.transposed, equation, bar, slack)
+    if not torch.is_grad_enabled() or not linear.image.requires_grad:
         return u
-    z = z * 1  # no leaf, but in the graph
-    (back,) = torch.autograd.grad(equation.r(z), z, u, create_graph=True, allow_unused=True)
+    (back,) = torch.autograd.grad(linear.image, linear.point, equation.rows(u), create_graph=True, allow_unused=True)
     image = bar if back is None else bar + back
-    return _Attached.apply(image, u, lambda bar, _: _solved_last(linear, equation, bar)) if image.requires_grad else u
+    if not image.requires_grad:
+        return u
+    solved: Tensor = _Attached.apply(image, u, lambda bar: _first_only(again().product, equation, bar))
+    return solved
 
 
-def _solved_last(linear: Linear, equation: Equation, bar: Tensor) -> Tensor:
+def _pulled_last(
+    again: Callable[[], Linear], equation: Equation, bar: Tensor, slack: list[Tensor]
+) -> Tensor | None:
+    """Return the same for the starting point of the second iteration, or None where only the slack arrives."""
+    limit = slack.pop() if slack else None
+    if limit is not None and bool((torch.linalg.vector_norm(equation.rows(bar.detach()), dim=1) <= limit).all()):
+        return None
+    return _first_only(again().transposed, equation, bar)
+
+
+def _first_only(product: Callable[[Tensor], Tensor], equation: Equation, bar: Tensor) -> Tensor:
     if torch.is_grad_enabled():
         raise RuntimeError("implicit methods have first and second derivatives; for a third take an explicit one")
-    return _solved(linear.product, equation, bar)
+    return _solved(product, equation, bar)
 
 
-def _solved(product: Callable[[Tensor], Tensor], equation: Equation, b: Tensor) -> Tensor:
+def _solved(
+    product: Callable[[Tensor], Tensor], equation: Equation, b: Tensor, slack: list[Tensor] | None = None
+) -> Tensor:
     """Solve a linear equation to rounding, or nearly."""
     rows = equation.rows(b.detach())
-    limit = max(1e-10, 50 * torch.finfo(rows.dtype).eps)
-    size = torch.linalg.vector_norm(rows, dim=1)
-    found, _ = solve_rows(product, rows, lambda x: torch.linalg.vector_norm(x, dim=1), limit * size)
+    limit = max(1e-10, 50 * torch.finfo(rows.dtype).eps) * torch.linalg.vector_norm(rows, dim=1)
+    found, _ = solve_rows(product, rows, lambda x: torch.linalg.vector_norm(x, dim=1), limit)
+    if slack is not None:
+        slack[:] = [SLACK * limit]
     return equation.state(found)
 
 

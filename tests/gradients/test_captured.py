@@ -106,7 +106,7 @@ WAYS = {
 def gradient_of(f, w, mode, **options):
     h0 = torch.tensor([[1.0, 0.5]], dtype=torch.float64)
     h, _ = hbodeint(f, h0, T, gradient=mode, options={"step_size": 0.2, **options})
-    (bar,) = torch.autograd.grad(h.square().sum(), w)
+    (bar,) = torch.autograd.grad(h.square().sum(), w, retain_graph=True)  # the field may hold a graph
     return bar
 
 

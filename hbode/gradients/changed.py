@@ -1,0 +1,71 @@
+"""Whether a field still gives what it gave in the solve, when its steps are run again."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+ROUNDING = 100
+"""By how many roundings of a state a step that is run again, with its sums in another order, may differ."""
+NOISE = 30
+"""By how many square roots of the precision, of the way that a step goes, the field may differ from itself.
+
+It rounds differently where it computes in less than the precision of the state. Dropout or a mask makes a difference
+of a tenth and more.
+"""
+
+
+class Comparison:
+    """The ends of steps that are run again, beside those of the solve. Nothing is evaluated and nobody waits for it.
+
+    Parameters
+    ----------
+    drifts
+        Whether steps start where the last one ended when it was run again, and carry its difference on.
+    """
+
+    def __init__(self, like: Tensor, drifts: bool = False) -> None:
+        eps = torch.finfo(like.dtype).eps
+        device = like.device.type
+        self.rounding, self.noise, self.drifts = ROUNDING * eps, NOISE * math.sqrt(eps), drifts
+        if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+            self.noise = max(self.noise, 4 * torch.finfo(torch.get_autocast_dtype(device)).eps)
+        self.starts: list[Any] = []
+        self.norms: list[Tensor] = []
+
+    @torch.no_grad()
+    def add(self, step: Any, again: Tensor, end: Tensor) -> None:
+        """Note what a step ended with now, and what in the solve."""
+        self.starts.append(step.start.value)
+        for x in (again - end, end - step.carry[0], end):
+            self.norms.append(torch.linalg.vector_norm(x.detach(), math.inf))
+
+    @torch.no_grad()
+    def add_start(self, step: Any, again: Sequence[Tensor], carry: Sequence[Tensor]) -> None:
+        """Note what the field gave at the first time, which the first carry holds beside the state."""
+        for x, first in zip(again[1:], carry[1:], strict=False):
+            if x.dtype.is_floating_point or x.is_complex():
+                self.starts.append(step.start.value)
+                size = torch.linalg.vector_norm(first, math.inf)
+                self.norms += [torch.linalg.vector_norm(x.detach() - first, math.inf), size, size]
+
+    def settle(self) -> None:
+        """Raise if a step differed by more than rounding."""
+        if not self.norms:
+            return
+        before = 0.0
+        for start, (gap, way, size) in zip(self.starts, torch.stack(self.norms).view(-1, 3).tolist(), strict=True):
+            if gap > self.rounding * size + self.noise * way + (10 * before if self.drifts else 0.0):
+                at = float(torch.as_tensor(start).min())
+                raise RuntimeError(
+                    f"the field has changed since the solve: run again, the step from t = {at:.6g} ends {gap:.2g} from "
+                    f"where it ended, {way:.2g} from its start. What it depends on beside its arguments and captured "
+                    "tensors, such as a mask, a counter or a generator of random numbers of its own, must be the same "
+                    "in the backward pass: restore it, call backward() before it changes, or solve with "
+                    "gradient='backprop'"
+                )
+            before = gap
