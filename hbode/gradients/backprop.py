@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
-from ..solvers import Method
+from ..solvers import Field, Method, Tape
 from .problem import Problem, Solved
 
 
@@ -21,7 +22,7 @@ class Backprop:
     def solve(self, problem: Problem, on_backward: Callable[[int], None]) -> Solved:
         """Solve. The backward pass evaluates the field no further, and `on_backward` is told so."""
         field, _ = problem.bind(problem.tensors)
-        tape = problem.without_gradient().solve(field)
+        tape = _solved(problem.without_gradient(), field)
         rows, event_t, event_y = tape.gathered()
 
         def report(_: Tensor) -> None:
@@ -30,3 +31,26 @@ class Backprop:
         if rows.requires_grad:
             rows.register_hook(report)
         return Solved(tape, rows, event_t, event_y)
+
+
+def _solved(problem: Problem, field: Field) -> Tape:
+    if not torch._C._are_functorch_transforms_active():
+        return problem.solve(field)
+    plan = replace(problem.plan, check_finite=False)  # inside vmap nobody can look at a state
+    try:
+        return replace(problem, plan=plan).solve(field)
+    except RuntimeError as error:
+        if "vmap" not in str(error):
+            raise
+        raise RuntimeError(
+            "inside torch.func.vmap no step can be chosen, or iterated, by its error: solve by an explicit method on a "
+            "fixed grid (options={'step_size': ...}), or give h0 a batch axis and solve with per_sample=True instead"
+        ) from error
+
+
+def differentiates_steps() -> bool:
+    """Return whether derivatives are taken in a way that only the operations of the solve themselves can follow.
+
+    So are those of forward mode and of the transforms of `torch.func`, in which every mode solves as `Backprop` does.
+    """
+    return torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0

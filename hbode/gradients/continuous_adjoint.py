@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..solvers import METHODS, Carry, Clock, Coupled, Crossing, Field, Method, Plan, Tape, is_explicit_one_step, solve
+from .backprop import Backprop, differentiates_steps
 from .captured import Guard
 from .linearisation import Linearisation
 from .problem import Problem, Solved
@@ -77,6 +78,8 @@ class ContinuousAdjoint:
                 "dense=True with gradient='continuous_adjoint' needs an explicit one-step method without coupling; "
                 "take gradient='discrete_adjoint'"
             )
+        if differentiates_steps():
+            return Backprop().solve(problem, on_backward)
         self.method(problem.method, problem.bind(problem.tensors, True)[0] if problem.damped else None)
         self.tolerances(problem.plan)
         tape, (rows, event_t, event_y, *nodes) = without_graph(_Sweep, problem, self, on_backward)
@@ -152,6 +155,11 @@ class _Sweep(torch.autograd.Function):
             raise RuntimeError(
                 "gradient='continuous_adjoint' gives first derivatives only; for create_graph=True, and any second "
                 "derivative, solve with gradient='discrete_adjoint' or 'backprop'"
+            )
+        if differentiates_steps():
+            raise RuntimeError(
+                "gradient='continuous_adjoint' takes one cotangent at a time; for batched ones, as of a vectorised "
+                "Jacobian, solve with gradient='discrete_adjoint' or 'backprop'"
             )
         with ctx.autocast:
             return (None,) * 6 + _swept(ctx, cotangents)

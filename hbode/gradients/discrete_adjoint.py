@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..solvers import Method
+from .backprop import Backprop, differentiates_steps
 from .problem import Problem, Solved
 from .replay import replayed
 from .walks import Checkpointed, Stored
@@ -36,5 +37,7 @@ class DiscreteAdjoint:
 
     def solve(self, problem: Problem, on_backward: Callable[[int], None]) -> Solved:
         """Solve without a graph; `on_backward` receives the evaluations that a backward pass made."""
+        if differentiates_steps():
+            return Backprop().solve(problem, on_backward)
         all_kept = self.checkpoints is None or problem.plan.keep_interpolants
         return replayed(problem, Stored() if all_kept else Checkpointed(self.checkpoints or 1), on_backward)

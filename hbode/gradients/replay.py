@@ -88,6 +88,7 @@ def _pull_back(ctx: Any, cotangents: tuple[Tensor | None, ...]) -> tuple[Tensor 
     rerun = Rerun(problem.method, frozen, problem.clock, problem.y0)
     totals = [torch.zeros_like(x) for x in wanted]
     used = [problem.leaves is not None] * len(wanted)
+    begun = [False] * len(wanted)
 
     def pull(outputs: list[Tensor], weights: list[Tensor], carry: Carry) -> list[Tensor | None]:
         """Add the cotangents of what is wanted, return those of the carry."""
@@ -99,10 +100,9 @@ def _pull_back(ctx: Any, cotangents: tuple[Tensor | None, ...]) -> tuple[Tensor 
         )
         own = grads[len(carry) :]
         hit = [i for i, g in enumerate(own) if g is not None]
-        if hit:
-            torch._foreach_add_([totals[i] for i in hit], [own[i] for i in hit])
-            for i in hit:
-                used[i] = True
+        for i in hit:  # the first cotangents may be those of several outputs at once, as of a vectorised Jacobian
+            totals[i] = totals[i].add_(own[i]) if begun[i] else totals[i] + own[i]
+            used[i] = begun[i] = True
         return list(grads[: len(carry)])
 
     rows_bar, event_t_bar, event_y_bar, *node_bars = cotangents

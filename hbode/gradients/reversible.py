@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..solvers import Coupled, Invertible, Method, is_explicit_one_step
+from .backprop import Backprop, differentiates_steps
 from .problem import Problem, Solved
 from .replay import replayed
 from .walks import Inverted, Stored
@@ -44,6 +45,8 @@ class Reversible:
 
     def solve(self, problem: Problem, on_backward: Callable[[int], None]) -> Solved:
         """Solve without a graph; `on_backward` receives the evaluations that a backward pass made."""
+        if differentiates_steps():
+            return Backprop().solve(problem, on_backward)
         solved = replayed(problem, Stored() if problem.plan.keep_interpolants else Inverted(), on_backward)
         carry = solved.tape.carry
         if isinstance(problem.method, Coupled) and len(carry) > 1:

@@ -124,6 +124,11 @@ def fixed_point(
     through the iteration. It has a gradient once more.
     """
 
+    if torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0:
+        raise RuntimeError(
+            "implicit methods have no derivatives in forward mode and inside torch.func transforms: differentiate "
+            "backwards (torch.autograd.grad, torch.autograd.functional), or take an explicit method"
+        )
     equation = Equation(r, guess, samples, field.count_products)
     with torch.no_grad():
         scale = scale.expand(guess.shape).to(guess.real.dtype)
@@ -190,7 +195,9 @@ class _Chord(torch.autograd.Function):
         return u, bar - u, None
 
 
-def _pulled(linear: Linear, again: Callable[[], Linear], equation: Equation, bar: Tensor, slack: list[Tensor]) -> Tensor:
+def _pulled(
+    linear: Linear, again: Callable[[], Linear], equation: Equation, bar: Tensor, slack: list[Tensor]
+) -> Tensor:
     """Return u = (I - ∂r/∂z)⁻ᵀ bar: from dz = ∂r/∂z dz + ∂r/∂θ dθ, the cotangent of r(z, θ) as a function of θ.
 
     How far off it may be is added to `slack`.
