@@ -79,7 +79,7 @@ def test_tangents_of_every_input(name):
 
 def test_a_vectorised_jacobian():
     assert torch.allclose(jacobian(end, W, vectorize=True), jacobian(end, W), **SAME)
-    with pytest.raises(RuntimeError, match="one cotangent at a time|data pointer"):
+    with pytest.raises(RuntimeError, match="one cotangent at a time"):
         jacobian(lambda w: end(w, "continuous_adjoint"), W, vectorize=True)
 
 
@@ -91,8 +91,8 @@ def test_vmap_over_a_fixed_grid(method):
     alone = torch.stack([end(w, h0=h0, **call) for h0, w in zip(states, weights, strict=True)])
     assert torch.allclose(both, alone, rtol=1e-12, atol=1e-12)
     each = vmap(grad(lambda w, h0: loss(w, h0=h0, **call)))(weights, states)
-    own = torch.stack([grad(lambda w: loss(w, h0=h0, **call))(w) for h0, w in zip(states, weights, strict=True)])
-    assert torch.allclose(each, own, rtol=1e-12, atol=1e-12)
+    own = [grad(lambda w, h0: loss(w, h0=h0, **call))(w, h0) for h0, w in zip(states, weights, strict=True)]
+    assert torch.allclose(each, torch.stack(own), rtol=1e-12, atol=1e-12)
 
 
 def test_vmap_of_adaptive_steps_says_what_to_do():
