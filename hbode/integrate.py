@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -19,6 +20,8 @@ from .arguments import (
     check_times,
     check_tolerances,
     default_method,
+    too_few_digits,
+    too_fine,
 )
 from .dense import DenseOutput
 from .events import EventLike, as_events, crossing
@@ -61,7 +64,8 @@ def hbodeint(
         Or a system (`FirstOrder`, `SecondOrder`, `HeavyBall`, `GeneralizedHeavyBall`), which then owns γ, ξ, σ.
         Its time is a tensor of shape (), or (B, 1, …, 1) against h (B, ...) where samples step by themselves.
     h0
-        Initial position, any shape (...), floating or complex; shape (B, ...) for times or steps per sample.
+        Initial position, any shape (...), floating or complex; shape (B, ...) for times or steps per sample. Implicit
+        methods take no half precision.
     t
         Times of the solution, non-strictly increasing or decreasing; the first is that of h0. Shape (T,), or
         (B, T) for times per sample; a shorter sample repeats its last time. Carried in float64.
@@ -149,6 +153,8 @@ def hbodeint(
     check_names(options, METHODS[name], name)
     chosen = mode.adapt(configured(METHODS[name], options, rtol, atol, system.damped and system.activation is None))
     check_method(name, chosen, system)
+    if coarse := too_few_digits("h0", h0.dtype, name, chosen):
+        raise TypeError(coarse)
     samples = times.ndim == 2
     slots = [i for i, arg in enumerate(args) if isinstance(arg, Tensor)]
     crossings = tuple(crossing(e, system.second_order, len(h0) if samples else None) for e in events)
@@ -161,6 +167,8 @@ def hbodeint(
         return _field(system, form, h0, tensors[0], tensors[1], values), crossings
 
     drawn = plan(chosen, options, times, rtol, atol, (func, h0, t if isinstance(t, Tensor) else times))
+    if drawn.adaptive and (fine := too_fine("h0", h0.dtype, rtol, atol)):
+        warnings.warn(fine, stacklevel=2)
     clock = SampleClock(times, h0.ndim) if samples else Clock.of(times)
     stats: list[Stats] = []
 

@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..arguments import too_few_digits, too_fine
 from ..gradients import Backprop, DiscreteAdjoint, Problem
 from ..solvers import METHODS, Clock, Crossing, Field, Status, Tape
 from ..solvers.reference import SCIPY_METHODS, solve_scipy
 from .events import EventFn, Func, at_fixed_time, positive_at_start
-from .methods import ADAPTIVE, SCIPY, check_method, grid_method, warn_unknown
+from .methods import ADAPTIVE, FIXED, SCIPY, check_method, grid_method, warn_unknown
 from .plans import CALLBACKS, Watch, adaptive_plan, callbacks, grid_plan, number
-from .state import ArgumentError, ArgumentTypeError, Layout, SolveError, State, check_times, real_dtype, tolerance
+from .state import ArgumentError, ArgumentTypeError, Layout, SolveError, State, check_times, real_dtype, tolerance, warn
 
 _REMEDIES = {
     Status.NON_FINITE: "non-finite values in state `y` or in what func returned. Check func there, or set "
@@ -96,7 +97,11 @@ def prepared(
     if adaptive:
         solver: Any = METHODS[name]
         plan = adaptive_plan(options, times, norm, rtol, atol)
+        if fine := too_fine("y0", y.dtype, rtol, atol):
+            warn(fine)
     else:
+        if coarse := too_few_digits("y0", y.dtype, name, METHODS[FIXED.get(name, "rk38")]):
+            raise ArgumentTypeError(coarse)
         solver = grid_method(name, options, rtol, atol)
         plan = grid_plan(options, func, y0, t, times, search)
     crossings: tuple[Crossing, ...] = ()
