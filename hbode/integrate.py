@@ -26,6 +26,7 @@ from .arguments import (
 from .dense import DenseOutput
 from .events import EventLike, as_events, crossing
 from .gradients import Gradient, Problem, Solved
+from .gradients.leaves import reachable
 from .options import check_names, configured, gradient_mode, number, plan
 from .solution import EventRecord, Solution, SolverError, Stats
 from .solvers import METHODS, Autocast, Clock, Damping, Field, SampleClock, Status, place, place_per_sample
@@ -259,7 +260,7 @@ def _reference(
     if backend == "scipy":
         if method not in SCIPY_METHODS:
             raise ValueError(f"method must be scipy:<one of {', '.join(SCIPY_METHODS)}>, got {name!r}")
-        inputs = (y0, times, *coefficients, *args, *system.parameters())
+        inputs = (y0, times, *coefficients, *args, *reachable(system).leaves)
         if torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in inputs):
             raise ValueError(f"method {name!r} has no gradient; call it under torch.no_grad()")
         done = solve_scipy(method, field, y0, times, number("rtol", rtol), number("atol", atol), options)

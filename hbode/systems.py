@@ -6,12 +6,15 @@ Source of the equations: Xia et al., "Heavy Ball Neural Ordinary Differential Eq
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from .gradients.leaves import reachable
 
 VectorField = Callable[..., Tensor]
 Activation = Callable[[Tensor], Tensor]
@@ -39,6 +42,23 @@ class System(nn.Module):
         if not callable(f):
             raise TypeError(f"f must be callable as f(t, h), got {type(f).__name__}")
         self.f = f
+
+    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
+        """Return the parameters of the system, and of f if it is a module; a warning says which modules f uses besides.
+
+        A module that asks its parts for their parameters, as one does that holds a system and the network of its field,
+        does not come by here.
+        """
+        own = {id(parameter) for _, parameter in self.named_parameters()}
+        for module in [] if isinstance(self.f, nn.Module) or not recurse else reachable(self.f).modules:
+            if any(x.requires_grad and id(x) not in own for _, x in module.named_parameters()):
+                warnings.warn(
+                    f"the parameters of this {type(self).__name__} are not those of the {type(module).__name__} that f "
+                    "uses, which an optimiser over them will not train. Give f as a torch.nn.Module that holds it, or "
+                    "give its parameters to the optimiser as well",
+                    stacklevel=2,
+                )
+        return super().parameters(recurse)
 
     def coefficients(self) -> tuple[Tensor | None, Tensor | None]:
         """Return γ and ξ, shape () or per channel; None where the system has none."""

@@ -41,7 +41,7 @@ def reachable(func: Any) -> Reachable:
             if id(item) not in inner:
                 modules.append(item)
                 inner.update(map(id, item.modules()))
-            for parameter in item.parameters():
+            for _, parameter in item.named_parameters():
                 visit(parameter, depth)
             for value in vars(item).values():
                 visit(value, depth + 1)
