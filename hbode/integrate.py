@@ -113,9 +113,10 @@ def hbodeint(
     compile
         Run the loop of the solve, and that of its discrete adjoint, as compiled code (`torch.compile`; a CPU needs
         a C++ compiler). The first solve compiles, for some ten seconds a pass; later ones with the same code of f,
-        method and shapes do not, whatever their times and tolerances. For explicit one-step methods, without events,
-        jump_ts, norm, dense output and checkpoints, and for parameters in modules that f holds, closes over or names.
-        Everything else, and an f that cannot be compiled, runs uncompiled, with a warning that says why.
+        method and shapes do not, whatever their times and tolerances. Numbers that f closes over, holds or takes are
+        part of the code: pass those that change as tensors, in args or in modules. For explicit one-step methods,
+        without events, jump_ts, norm, dense output and checkpoints, and for parameters in modules that f holds, closes
+        over or names. Everything else, and an f that cannot be compiled, runs uncompiled, with a warning that says why.
     progress
         Show a progress bar over the time.
     throw
