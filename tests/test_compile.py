@@ -127,6 +127,13 @@ def test_numbers_are_part_of_the_code_and_tensors_are_not():
             assert graphs() == before + 2
 
 
+@pytest.mark.slow
+def test_a_field_with_a_preallocated_output():
+    h0, buffer = start().detach(), torch.empty(4, 3, dtype=torch.float64)
+    sol = hbodeint(FirstOrder(lambda t, h: buffer.copy_(-h * torch.cos(t))), h0, [0.0, 2.0], compile=True)
+    torch.testing.assert_close(sol.h, hbodeint(FirstOrder(lambda t, h: -h * torch.cos(t)), h0, [0.0, 2.0]).h)
+
+
 def test_a_fixed_grid_of_several_blocks():
     system, h0 = HeavyBall(Net(), 0.3, trainable=False), start()
     inputs = (h0, *system.f.layers.parameters())
