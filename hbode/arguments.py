@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .solvers import Method
+from .solvers import Auto, Implicit, Method
 from .systems import Activation, GeneralizedHeavyBall, HeavyBall, System
 
 
@@ -82,6 +82,28 @@ def check_method(name: str, method: Method, system: System) -> None:
         )
     if method.identity_only and system.activation is not None:
         raise ValueError(f"method {name!r} needs h' = m, without activation; take dopri5 or leapfrog")
+
+
+def too_few_digits(state: str, dtype: torch.dtype, name: str, method: Method) -> str | None:
+    """Return why a method cannot integrate a state of a dtype, if it cannot; `state` is the argument's name."""
+    if torch.finfo(dtype).bits > 16 or not isinstance(method, Implicit | Auto):
+        return None
+    return (
+        f"{state} must have more digits than {dtype} for method {name!r}, which solves equations. Take float32; "
+        "the field may still run in lower precision then, by torch.autocast"
+    )
+
+
+def too_fine(state: str, dtype: torch.dtype, rtol: float | Tensor, atol: float | Tensor) -> str | None:
+    """Return a warning if tolerances lie below the rounding of a state in half precision."""
+    info = torch.finfo(dtype)
+    finest = max(float(torch.as_tensor(tol).max()) for tol in (rtol, atol))
+    if info.bits > 16 or finest >= info.eps:
+        return None
+    return (
+        f"rtol={torch.as_tensor(rtol).max():g} is finer than {state} can hold: relative differences of {dtype} are "
+        f"{info.eps:g}, and smaller moves are lost. Take float32, or larger rtol and atol"
+    )
 
 
 def as_coefficient(value: Tensor, h0: Tensor) -> Tensor:

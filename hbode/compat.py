@@ -35,6 +35,7 @@ from ._compat.solve import ignore, prepared, raise_failure, run
 from ._compat.state import ArgumentError, ArgumentTypeError, Layout, SolveError, State
 from .dense import DenseOutput
 from .gradients import Backprop
+from .solvers import Autocast
 
 __all__ = [
     "ArgumentError",
@@ -276,7 +277,8 @@ def odeint_dense(
         raise NotImplementedError("method 'scipy_solver' has no dense output; take dopri5")
     layout, problem = prepared(func, y0, t, rtol, atol, method, options)
     problem = replace(problem, plan=replace(problem.plan, keep_interpolants=True))
-    solved = Backprop().solve(problem, ignore)
+    with Autocast.now(problem.y0.device.type).off():
+        solved = Backprop().solve(problem, ignore)
     raise_failure(solved.tape)
     output = DenseOutput(problem, solved)
 

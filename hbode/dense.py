@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .gradients import Problem, Solved
-from .solvers import Clock, SampleClock
+from .solvers import Autocast, Clock, SampleClock
 
 
 class DenseOutput:
@@ -26,9 +26,8 @@ class DenseOutput:
     def __call__(self, t: Tensor) -> Tensor:
         """Return the states, shape (n, *y), at times (n,), or (B, n) for samples with times of their own."""
         clock = self.problem.clock
-        if isinstance(clock, Clock):
-            return self._shared(clock, t)
-        return self._per_sample(clock, t)
+        with Autocast.now(t.device.type).off():
+            return self._shared(clock, t) if isinstance(clock, Clock) else self._per_sample(clock, t)
 
     def _stages(self, index: int) -> Any:
         step, problem = self.solved.tape.steps[index], self.problem

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -19,13 +20,16 @@ from .arguments import (
     check_times,
     check_tolerances,
     default_method,
+    too_few_digits,
+    too_fine,
 )
 from .dense import DenseOutput
 from .events import EventLike, as_events, crossing
 from .gradients import Gradient, Problem, Solved
+from .gradients.captured import reachable
 from .options import check_names, configured, gradient_mode, number, plan
 from .solution import EventRecord, Solution, SolverError, Stats
-from .solvers import METHODS, Clock, Damping, Field, SampleClock, Status, place, place_per_sample
+from .solvers import METHODS, Autocast, Clock, Damping, Field, SampleClock, Status, place, place_per_sample
 from .solvers.reference import SCIPY_METHODS, solve_scipy, solve_torchdiffeq
 from .systems import Activation, System, checked
 
@@ -58,10 +62,12 @@ def hbodeint(
     ----------
     func
         ``f(t, h, *args)`` returning the shape and dtype of h, as a callable or module: the force of a heavy ball.
+        Under `torch.autocast` f runs in mixed precision, backwards too, and the solver in the dtype of h0.
         Or a system (`FirstOrder`, `SecondOrder`, `HeavyBall`, `GeneralizedHeavyBall`), which then owns γ, ξ, σ.
         Its time is a tensor of shape (), or (B, 1, …, 1) against h (B, ...) where samples step by themselves.
     h0
-        Initial position, any shape (...), floating or complex; shape (B, ...) for times or steps per sample.
+        Initial position, any shape (...), floating or complex; shape (B, ...) for times or steps per sample. Implicit
+        methods take no half precision.
     t
         Times of the solution, non-strictly increasing or decreasing; the first is that of h0. Shape (T,), or
         (B, T) for times per sample; a shorter sample repeats its last time. Carried in float64.
@@ -107,9 +113,10 @@ def hbodeint(
     compile
         Run the loop of the solve, and that of its discrete adjoint, as compiled code (`torch.compile`; a CPU needs
         a C++ compiler). The first solve compiles, for some ten seconds a pass; later ones with the same code of f,
-        method and shapes do not, whatever their times and tolerances. For explicit one-step methods, without events,
-        jump_ts, norm, dense output and checkpoints, and for parameters in modules that f holds, closes over or names.
-        Everything else, and an f that cannot be compiled, runs uncompiled, with a warning that says why.
+        method and shapes do not, whatever their times and tolerances. Numbers that f closes over, holds or takes are
+        part of the code: pass those that change as tensors, in args or in modules. For explicit one-step methods,
+        without events, jump_ts, norm, dense output and checkpoints, and for parameters in modules that f holds, closes
+        over or names. Everything else, and an f that cannot be compiled, runs uncompiled, with a warning that says why.
     progress
         Show a progress bar over the time.
     throw
@@ -137,11 +144,13 @@ def hbodeint(
     events = as_events(event)
     y0 = torch.stack((h0, torch.zeros_like(h0) if m0 is None else m0)) if system.second_order else h0
 
+    precision = Autocast.now(h0.device.type)
     coefficients = [None if c is None else as_coefficient(c, h0) for c in system.coefficients()]
     if ":" in name:
         if events or dense or per_sample or times.ndim == 2:
             raise ValueError(f"method {name!r} is a reference: no events, dense output or times and steps per sample")
-        return _reference(name, system, h0, y0, times, coefficients, args, rtol, atol, options, throw)
+        with precision.off():
+            return _reference(name, system, h0, y0, times, coefficients, args, rtol, atol, options, throw, precision)
     if name not in METHODS:
         raise ValueError(
             f"method must be one of {', '.join(METHODS)}, scipy:<method> or torchdiffeq:<method>; got {name!r}"
@@ -149,6 +158,8 @@ def hbodeint(
     check_names(options, METHODS[name], name)
     chosen = mode.adapt(configured(METHODS[name], options, rtol, atol, system.damped and system.activation is None))
     check_method(name, chosen, system)
+    if coarse := too_few_digits("h0", h0.dtype, name, chosen):
+        raise TypeError(coarse)
     samples = times.ndim == 2
     slots = [i for i, arg in enumerate(args) if isinstance(arg, Tensor)]
     crossings = tuple(crossing(e, system.second_order, len(h0) if samples else None) for e in events)
@@ -158,16 +169,18 @@ def hbodeint(
         for slot, tensor in zip(slots, tensors[2:], strict=True):
             values[slot] = tensor
         form = chosen.damped if damped is None else damped
-        return _field(system, form, h0, tensors[0], tensors[1], values), crossings
+        return _field(system, form, h0, tensors[0], tensors[1], values, precision), crossings
 
     drawn = plan(chosen, options, times, rtol, atol, (func, h0, t if isinstance(t, Tensor) else times))
+    if drawn.adaptive and (fine := too_fine("h0", h0.dtype, rtol, atol)):
+        warnings.warn(fine, stacklevel=2)
     clock = SampleClock(times, h0.ndim) if samples else Clock.of(times)
     stats: list[Stats] = []
 
     def on_backward(evaluations: int) -> None:
         stats[0].nfe_backward = evaluations
 
-    with _Progress(times, progress and not samples) as bar:
+    with precision.off(), _Progress(times, progress and not samples) as bar:
         problem = Problem(
             chosen,
             bind,
@@ -210,15 +223,22 @@ def _subject(f: Callable[..., Tensor]) -> object:
 
 
 def _field(
-    system: System, damped: bool, h0: Tensor, gamma: Tensor | None, xi: Tensor | None, args: Sequence[Any]
+    system: System,
+    damped: bool,
+    h0: Tensor,
+    gamma: Tensor | None,
+    xi: Tensor | None,
+    args: Sequence[Any],
+    precision: Autocast,
 ) -> Field:
     real = h0.real.dtype if h0.is_complex() else h0.dtype
     damping = Damping.of(gamma, xi, h0)
     if damped:
         f = system.f
-        return Field(lambda t, h: checked(f(t, h, *args), h), real, damping, system.activation)
+        force = precision.around(lambda t, h: checked(f(t, h, *args), h))
+        return Field(force, real, damping, system.activation)
     g, x = (None if c is None else c.to(h0.dtype) for c in (gamma, xi))
-    return Field(lambda t, y: system.rhs(t, y, g, x, *args), real, damping)
+    return Field(precision.around(lambda t, y: system.rhs(t, y, g, x, *args)), real, damping)
 
 
 def _reference(
@@ -233,14 +253,15 @@ def _reference(
     atol: float | Tensor,
     options: dict[str, Any],
     throw: bool,
+    precision: Autocast,
 ) -> Solution:
     backend, _, method = name.partition(":")
     gamma, xi = coefficients
-    field = _field(system, False, h0, gamma, xi, args)
+    field = _field(system, False, h0, gamma, xi, args, precision)
     if backend == "scipy":
         if method not in SCIPY_METHODS:
             raise ValueError(f"method must be scipy:<one of {', '.join(SCIPY_METHODS)}>, got {name!r}")
-        inputs = (y0, times, *coefficients, *args, *system.parameters())
+        inputs = (y0, times, *coefficients, *args, *reachable(system).leaves)
         if torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in inputs):
             raise ValueError(f"method {name!r} has no gradient; call it under torch.no_grad()")
         done = solve_scipy(method, field, y0, times, number("rtol", rtol), number("atol", atol), options)

@@ -25,12 +25,19 @@ class SolverError(RuntimeError):
         Where it happened, and the step that was tried.
     sample
         The sample it happened to; None where the batch steps as one.
+    detail
+        What the message says of it.
     """
 
     def __init__(self, status: Status, t: float, dt: float, sample: int | None = None, detail: str = "") -> None:
         self.status, self.t, self.dt, self.sample = status, t, dt, sample
+        self.detail = detail or status.remedy
         where = f"t = {t:.6g}, dt = {dt:.3g}" + ("" if sample is None else f", sample {sample}")
-        super().__init__(f"{status.name} at {where}: {detail or status.remedy}")
+        super().__init__(f"{status.name} at {where}: {self.detail}")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Return how to make a copy, which comes back from another process as it was raised there."""
+        return type(self), (self.status, self.t, self.dt, self.sample, self.detail), vars(self)
 
 
 @dataclass

@@ -6,12 +6,15 @@ Source of the equations: Xia et al., "Heavy Ball Neural Ordinary Differential Eq
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from .gradients.captured import reachable
 
 VectorField = Callable[..., Tensor]
 Activation = Callable[[Tensor], Tensor]
@@ -39,6 +42,23 @@ class System(nn.Module):
         if not callable(f):
             raise TypeError(f"f must be callable as f(t, h), got {type(f).__name__}")
         self.f = f
+
+    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
+        """Return the parameters of the system, and of f if it is a module; a warning says which modules f uses besides.
+
+        A module that asks its parts for their parameters, as one does that holds a system and the network of its field,
+        does not come by here.
+        """
+        own = {id(parameter) for _, parameter in self.named_parameters()}
+        for module in [] if isinstance(self.f, nn.Module) or not recurse else reachable(self.f).modules:
+            if any(x.requires_grad and id(x) not in own for _, x in module.named_parameters()):
+                warnings.warn(
+                    f"the parameters of this {type(self).__name__} are not those of the {type(module).__name__} that f "
+                    "uses, which an optimiser over them will not train. Give f as a torch.nn.Module that holds it, or "
+                    "give its parameters to the optimiser as well",
+                    stacklevel=2,
+                )
+        return super().parameters(recurse)
 
     def coefficients(self) -> tuple[Tensor | None, Tensor | None]:
         """Return γ and ξ, shape () or per channel; None where the system has none."""
@@ -277,12 +297,17 @@ def _value(coefficient: float | Tensor, trainable: bool) -> Tensor:
 
 
 def checked(out: Any, h: Tensor) -> Tensor:
-    """Return what a field returned, if it is a tensor of the shape and dtype of h."""
+    """Return what a field returned, if it is a tensor of the shape and dtype of h.
+
+    Under `torch.autocast` the dtype is what its rules made of the field's, and becomes that of h.
+    """
     if not isinstance(out, Tensor):
         raise TypeError(f"func must return a tensor, got {type(out).__name__}")
     if out.shape != h.shape:
         raise ValueError(f"func must return the shape of h, {tuple(h.shape)}, got {tuple(out.shape)}")
     if out.dtype != h.dtype:
+        if torch.is_autocast_enabled(h.device.type) and out.is_floating_point() and h.is_floating_point():
+            return out.to(h.dtype)
         raise TypeError(f"func must return the dtype of h, {h.dtype}, got {out.dtype}")
     return out
 

@@ -95,6 +95,45 @@ def test_a_closure_that_is_made_anew_compiles_once():
     assert graphs() == before + 2
 
 
+@pytest.mark.slow
+def test_numbers_are_part_of_the_code_and_tensors_are_not():
+    h0 = start()
+
+    def system(rate):
+        return FirstOrder(lambda t, h: -rate * torch.sin(h))
+
+    def run(rate):
+        expected = hbodeint(system(rate), h0, [0.0, 1.0]).h
+        torch.testing.assert_close(hbodeint(system(rate), h0, [0.0, 1.0], compile=True).h, expected)
+
+    with torch.no_grad():
+        before = graphs()
+        with pytest.warns(RuntimeWarning, match="compiled 3 times for the same shapes(?s:.*)through args="):
+            list(map(run, (0.5, 0.6, 0.7)))
+        assert graphs() == before + 3
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            run(0.8)  # once is enough
+            before = graphs()
+            for rate in (0.5, 0.6, 0.7):
+                run(torch.tensor(rate, dtype=torch.float64))
+                hbodeint(
+                    FirstOrder(lambda t, h, rate: -rate * torch.sin(h)),
+                    h0,
+                    [0.0, 1.0],
+                    args=(torch.tensor(rate, dtype=torch.float64),),
+                    compile=True,
+                )
+            assert graphs() == before + 2
+
+
+@pytest.mark.slow
+def test_a_field_with_a_preallocated_output():
+    h0, buffer = start().detach(), torch.empty(4, 3, dtype=torch.float64)
+    sol = hbodeint(FirstOrder(lambda t, h: buffer.copy_(-h * torch.cos(t))), h0, [0.0, 2.0], compile=True)
+    torch.testing.assert_close(sol.h, hbodeint(FirstOrder(lambda t, h: -h * torch.cos(t)), h0, [0.0, 2.0]).h)
+
+
 def test_a_fixed_grid_of_several_blocks():
     system, h0 = HeavyBall(Net(), 0.3, trainable=False), start()
     inputs = (h0, *system.f.layers.parameters())

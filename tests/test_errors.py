@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import pickle
 import re
 import warnings
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 
 import pytest
 import torch
 
+import hbode.compat as torchdiffeq
 from hbode import (
     METHODS,
     Event,
@@ -488,3 +493,33 @@ def test_failure_of_a_reference():
 def test_an_error_in_the_field_passes_through():
     with pytest.raises(ZeroDivisionError):
         hbodeint(lambda t, h: h / (1 // 0), H0, T)
+
+
+def blows_up():
+    return hbodeint(lambda t, h: h**3, H0, [0.0, 100.0], m0=H0, per_sample=True, rtol=1e-2)
+
+
+def blows_up_in_compat():
+    return torchdiffeq.odeint(lambda t, y: y**2, torch.ones(1, dtype=torch.float64), torch.tensor([0.0, 2.0]))
+
+
+@pytest.mark.parametrize("solve", [blows_up, blows_up_in_compat])
+def test_an_error_survives_copies_and_other_processes(solve):
+    with pytest.raises(SolverError) as raised:
+        solve()
+    error = raised.value
+    error.add_note("seen")
+    for again in (copy.copy(error), copy.deepcopy(error), pickle.loads(pickle.dumps(error))):
+        assert type(again) is type(error)
+        assert str(again) == str(error)
+        assert vars(again) == vars(error)
+        assert again.__notes__ == ["seen"]
+
+
+@pytest.mark.slow
+def test_an_error_comes_back_from_a_process_pool():
+    with ProcessPoolExecutor(1, get_context("forkserver")) as pool:
+        with pytest.raises(torchdiffeq.SolveError, match="underflow in dt") as raised:
+            pool.submit(blows_up_in_compat).result(120)
+        assert raised.value.status == Status.STEP_UNDERFLOW
+        assert raised.value.t == pytest.approx(1.0, abs=1e-6)

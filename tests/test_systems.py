@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import warnings
 
 import pytest
 import torch
@@ -256,3 +258,63 @@ def test_a_trained_system_moves_towards_its_data():
 
     optimiser.step(loss)
     assert system.gamma.item() == pytest.approx(0.35, abs=1e-5)
+
+
+def hidden(net):
+    """Fields that use a network without being one."""
+    return {
+        "closure": lambda t, h: net(h) - h,
+        "partial": functools.partial(lambda net, t, h: net(h), net),
+        "method": Model(net).force,
+        "global": lambda t, h: NET(h),
+    }
+
+
+class Model(torch.nn.Module):
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+        self.system = HeavyBall(self.force)
+
+    def force(self, t, h):
+        return self.net(h)
+
+
+NET = torch.nn.Linear(2, 2)
+
+
+@pytest.mark.parametrize("system", [FirstOrder, SecondOrder, HeavyBall, GeneralizedHeavyBall])
+@pytest.mark.parametrize("kind", ["closure", "partial", "method", "global"])
+def test_parameters_that_an_optimiser_would_miss(system, kind):
+    made = system(hidden(torch.nn.Linear(2, 2))[kind])
+    with pytest.warns(UserWarning, match="are not those of the (Linear|Model) that f uses") as caught:
+        list(made.parameters())
+    assert caught[0].filename == __file__
+
+
+def test_parameters_that_an_optimiser_finds():
+    net = torch.nn.Linear(2, 2)
+
+    class Field(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = net
+
+        def forward(self, t, h):
+            return self.net(h)
+
+    frozen = torch.nn.Linear(2, 2).requires_grad_(False)
+    omega = torch.tensor(1.0, requires_grad=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert set(net.parameters()) < set(HeavyBall(Field()).parameters())
+        list(HeavyBall(lambda t, h: frozen(h)).parameters())
+        list(HeavyBall(lambda t, h: -omega * h).parameters())
+        model = Model(net)
+        assert set(model.parameters()) == {*net.parameters(), model.system.omega}
+        model.double().zero_grad()
+        hbodeint(HeavyBall(lambda t, h: net(h)), torch.ones(1, 2).double(), [0.0, 1.0]).h.sum().backward()
+        assert net.weight.grad is not None
+        held = HeavyBall(lambda t, h: net(h))
+        held.net = net
+        assert set(net.parameters()) < set(held.parameters())

@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..arguments import too_few_digits, too_fine
 from ..gradients import Backprop, DiscreteAdjoint, Problem
-from ..solvers import METHODS, Clock, Crossing, Field, Status, Tape
+from ..solvers import METHODS, Autocast, Clock, Crossing, Field, Status, Tape
 from ..solvers.reference import SCIPY_METHODS, solve_scipy
 from .events import EventFn, Func, at_fixed_time, positive_at_start
-from .methods import ADAPTIVE, SCIPY, check_method, grid_method, warn_unknown
+from .methods import ADAPTIVE, FIXED, SCIPY, check_method, grid_method, warn_unknown
 from .plans import CALLBACKS, Watch, adaptive_plan, callbacks, grid_plan, number
-from .state import ArgumentError, ArgumentTypeError, Layout, SolveError, State, check_times, real_dtype, tolerance
+from .state import ArgumentError, ArgumentTypeError, Layout, SolveError, State, check_times, real_dtype, tolerance, warn
 
 _REMEDIES = {
     Status.NON_FINITE: "non-finite values in state `y` or in what func returned. Check func there, or set "
@@ -56,10 +57,11 @@ def run(
         start = problem.y0.detach()
         if float(problem.plan.crossings[0].fn(problem.clock.start().detach(), start)) == 0.0:
             return t[0].detach().clone(), layout.split(torch.stack((problem.y0, problem.y0)))
-    if params is None:
-        solved = Backprop().solve(problem, ignore)
-    else:
-        solved = DiscreteAdjoint().solve(replace(problem, leaves=params, on_replay=on_replay), ignore)
+    with Autocast.now(problem.y0.device.type).off():
+        if params is None:
+            solved = Backprop().solve(problem, ignore)
+        else:
+            solved = DiscreteAdjoint().solve(replace(problem, leaves=params, on_replay=on_replay), ignore)
     raise_failure(solved.tape)
     if event_fn is None:
         return layout.split(solved.rows)
@@ -96,7 +98,11 @@ def prepared(
     if adaptive:
         solver: Any = METHODS[name]
         plan = adaptive_plan(options, times, norm, rtol, atol)
+        if fine := too_fine("y0", y.dtype, rtol, atol):
+            warn(fine)
     else:
+        if coarse := too_few_digits("y0", y.dtype, name, METHODS[FIXED.get(name, "rk38")]):
+            raise ArgumentTypeError(coarse)
         solver = grid_method(name, options, rtol, atol)
         plan = grid_plan(options, func, y0, t, times, search)
     crossings: tuple[Crossing, ...] = ()
@@ -104,10 +110,11 @@ def prepared(
         entry = positive_at_start(event_fn, t[0].detach(), y0)
         crossings = (Crossing(at_fixed_time(entry, layout, torch.float64 if adaptive else real)),)
     clock = Clock.of(times)
+    precision = Autocast.now(y.device.type)
     plan = replace(plan, crossings=crossings, **_hooks(func, name, options, layout, clock.values, t))
 
     def bind(tensors: Sequence[Tensor | None], damped: bool | None = None) -> tuple[Field, tuple[Crossing, ...]]:
-        return _field(func, layout, y), crossings
+        return _field(precision.around(func), layout, y), crossings
 
     return layout, Problem(solver, bind, y, clock, (), plan)
 

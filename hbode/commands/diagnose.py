@@ -189,7 +189,10 @@ def _placed(system: System, dtype: torch.dtype | None, device: str) -> torch.dty
     held = (*system.named_parameters(), *system.named_buffers())
     own = {id(x) for name, x in held if name in ("omega", "chi", "fixed_gamma", "fixed_xi")}
     found = reachable(system)
-    tensors = (*found.leaves, *(x for module in found.modules for x in (*module.parameters(), *module.buffers())))
+    tensors = (
+        *found.leaves,
+        *(x for module in found.modules for _, x in (*module.named_parameters(), *module.named_buffers())),
+    )
     learned = next((x.dtype for x in tensors if x.is_floating_point() and id(x) not in own), None)
     dtype = dtype or learned
     for module in found.modules:

@@ -58,7 +58,7 @@ def reachable(func: Any) -> Reachable:
             if id(item) not in inner:
                 modules.append(item)
                 inner.update(id(part) for part in item.modules() if part is not item)
-            stack += [(parameter, names, True) for parameter in item.parameters()]
+            stack += [(parameter, names, True) for _, parameter in item.named_parameters()]
             stack += [(value, names, True) for value in vars(item).values()]
         elif isinstance(item, list | tuple | dict):
             parts = item.values() if isinstance(item, dict) else item

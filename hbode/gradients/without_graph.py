@@ -150,7 +150,7 @@ def _warn_of_cut(owner: Any, outputs: Sequence[Tensor]) -> None:
     """Warn where a module has parameters to train and what it gave depends on none of them."""
     f = getattr(owner, "f", owner)
     f = getattr(f, "__self__", f)
-    trainable = isinstance(f, nn.Module) and any(parameter.requires_grad for parameter in f.parameters())
+    trainable = isinstance(f, nn.Module) and any(parameter.requires_grad for _, parameter in f.named_parameters())
     if trainable and not any(x.requires_grad for x in outputs):
         warnings.warn(
             f"what {type(f).__name__} returned depends on none of its parameters, which will get no gradient: its "

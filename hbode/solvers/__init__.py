@@ -15,6 +15,7 @@ from .loop_in_blocks_per_sample import solve_per_sample_in_blocks
 from .loop_per_sample import place_per_sample, solve_per_sample
 from .method import Carry, Invertible, Method, Uniform, is_uniform
 from .plan import Keep, Plan
+from .precision import Autocast
 from .registry import METHODS, is_explicit_one_step, switching
 from .sample_step import batch_first
 from .status import Status
@@ -28,6 +29,7 @@ __all__ = [
     "PID_COEFFICIENTS",
     "Adams",
     "Auto",
+    "Autocast",
     "ButcherTableau",
     "CannotCompileError",
     "Carry",

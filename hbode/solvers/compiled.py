@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from collections import Counter
 from collections.abc import Callable
 from functools import cache
 from types import CodeType, FunctionType
@@ -9,10 +11,20 @@ from typing import Any, TypeVar, cast
 from weakref import WeakKeyDictionary
 
 import torch
+from torch import Tensor
 
 F = TypeVar("F", bound=Callable[..., Any])
 VARIANTS = 64
 """For how many networks, shapes and settings a method may be compiled in one process."""
+
+
+AGAIN = 3
+"""How often the same field is compiled for the same shapes before that is worth a warning."""
+_AGAIN = (
+    f"compile=True: the same field has been compiled {AGAIN} times for the same shapes, which each time takes some ten "
+    "seconds. Numbers that it closes over, holds or takes are part of the compiled code: pass those that change as "
+    "tensors, through args= or as buffers of a module"
+)
 
 
 class CannotCompileError(Exception):
@@ -25,13 +37,15 @@ class CannotCompileError(Exception):
 
 
 _BROKEN: WeakKeyDictionary[object, dict[object, str]] = WeakKeyDictionary()
+_MADE: WeakKeyDictionary[object, Counter[object]] = WeakKeyDictionary()
 
 
 def compiled(function: F, key: Any, subject: Any, device: str) -> F:
     """Return a function compiled whole.
 
-    It raises `CannotCompileError` where that fails, and for the same subject does not try again. On a CPU the code
-    that calls the kernels is C++ too: in Python these calls would be most of a small step.
+    It raises `CannotCompileError` where that fails, and for the same subject does not try again. It warns where it is
+    compiled for the third time for a subject, and tensors of the same shapes: then some number must change. On a CPU
+    the code that calls the kernels is C++ too: in Python these calls would be most of a small step.
 
     Parameters
     ----------
@@ -52,17 +66,35 @@ def compiled(function: F, key: Any, subject: Any, device: str) -> F:
         if place in broken:
             raise CannotCompileError(broken[place], repeated=True)
         config = torch._dynamo.config
-        limit = config.recompile_limit
+        limit, graphs = config.recompile_limit, _graphs()
         config.recompile_limit = max(limit, VARIANTS)
         try:
-            return fast(*args)
+            out = fast(*args)
         except (torch._dynamo.exc.TorchDynamoException, torch._dynamo.exc.FailOnRecompileLimitHit) as error:
             broken[place] = _reason(str(error))
             raise CannotCompileError(broken[place]) from error
         finally:
             config.recompile_limit = limit
+        if _graphs() > graphs:
+            made, case = _MADE.setdefault(subject, Counter()), (place, _shapes(args))
+            made[case] += 1
+            if made[case] == AGAIN:
+                warnings.warn(_AGAIN, RuntimeWarning, stacklevel=2)
+        return out
 
     return cast(F, run)
+
+
+def _graphs() -> int:
+    """Return how many graphs have been compiled so far."""
+    return int(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+
+
+def _shapes(item: Any) -> object:
+    """Return the shapes and dtypes of the tensors in nested tuples."""
+    if isinstance(item, Tensor):
+        return item.shape, item.dtype
+    return tuple(map(_shapes, item)) if isinstance(item, tuple) else None
 
 
 @cache

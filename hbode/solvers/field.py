@@ -46,6 +46,40 @@ class Counts:
         self.calls = self.products = 0
 
 
+class Results:
+    """Keeps what a field returned as it was, although the field may write to the same memory again.
+
+    The first few results are copied, while the memory of the originals is held: none that comes again can be new.
+    Where some memory comes again, be it a buffer, one of several in turn, the argument or a view of these, all further
+    results are copied too; where none does, none is, and nothing is held any more.
+    """
+
+    __slots__ = ("held", "trusted", "wary")
+
+    LOOKED_AT = 3
+    """How many buffers a field may use in turn."""
+
+    def __init__(self) -> None:
+        self.held: dict[int, object] = {}
+        self.trusted = self.wary = False
+
+    def keep(self, out: Tensor, y: Tensor) -> Tensor:
+        """Return what the field returned for the argument y, or a copy."""
+        if not self.wary:
+            try:
+                memory = out.untyped_storage()
+                place = memory.data_ptr()
+                self.wary = place in self.held or place == y.untyped_storage().data_ptr()
+            except RuntimeError:  # in a transform of torch.func, which follows what is written to a tensor
+                return out
+            self.trusted = not self.wary and len(self.held) == self.LOOKED_AT
+            if self.wary or self.trusted:
+                self.held.clear()
+            else:
+                self.held[place] = memory
+        return out if self.trusted else out.clone()
+
+
 class Field:
     """A vector field with its time arguments prepared and its evaluations counted.
 
@@ -63,13 +97,14 @@ class Field:
         For damped methods: the function of the momentum that drives the position (None: the identity).
 
     counts
-        How often it was evaluated and how many products were made, shared with the fields that `within` returns.
+        How often it was evaluated and how many products were made, shared with the fields that `within` returns, as
+        are its results.
     sides
         Times within which it may be evaluated, exclusively; None: at all times. A step that ends on a discontinuity
         sees the field from its own side only, whenever it is evaluated for that step.
     """
 
-    __slots__ = ("counts", "damping", "dtype", "fn", "memory", "sides", "sigma")
+    __slots__ = ("counts", "damping", "dtype", "fn", "memory", "results", "sides", "sigma")
 
     def __init__(
         self,
@@ -87,17 +122,20 @@ class Field:
         self.counts = counts or Counts()
         self.sides = sides
         self.memory: dict[object, Any] = {}
+        self.results = Results()
 
     def __call__(self, t: Tensor, y: Tensor) -> Tensor:
-        if not torch.compiler.is_compiling():  # a compiled loop knows how many evaluations its steps make
-            self.counts.calls += 1
         if t.dtype != self.dtype:
             t = t.to(self.dtype)
         if self.sides is not None:
             after, before = self.sides
             inside = t.detach().clamp(min=self._next(after, torch.inf), max=self._next(before, -torch.inf))
             t = t + (inside - t.detach()) if t.requires_grad else inside
-        return self.fn(t, y)
+        if torch.compiler.is_compiling():  # a compiled loop counts its evaluations, and writes to the field's memory
+            return self.fn(t, y).clone()
+        self.counts.calls += 1
+        out, results = self.fn(t, y), self.results
+        return out if results.trusted else results.keep(out, y)
 
     @property
     def calls(self) -> int:
@@ -130,7 +168,7 @@ class Field:
         if sides is None:
             return self
         seen = Field(self.fn, self.dtype, self.damping, self.sigma, self.counts, (min(sides), max(sides)))
-        seen.memory = self.memory
+        seen.memory, seen.results = self.memory, self.results
         return seen
 
     def _next(self, t: float, towards: float) -> float:

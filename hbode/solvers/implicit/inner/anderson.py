@@ -57,7 +57,7 @@ class Anderson:
                 size = torch.linalg.vector_norm(a, dim=1, keepdim=True).clamp(min=torch.finfo(g.dtype).tiny)
                 q, r = torch.linalg.qr(a / size)
                 eps = 10 * torch.finfo(g.dtype).eps
-                r = r + torch.diag_embed(torch.where(r.diagonal(dim1=1, dim2=2).abs() < eps, 1.0, 0.0))
+                r = r + torch.diag_embed((r.diagonal(dim1=1, dim2=2).abs() < eps).to(r.dtype))
                 weights = torch.linalg.solve_triangular(r, q.mT @ g.unsqueeze(-1), upper=True) / size.mT
                 move = move - ((m - a / stretch.unsqueeze(-1)) @ weights).squeeze(-1)
             move = open_rows * move

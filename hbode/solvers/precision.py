@@ -1,0 +1,44 @@
+"""Mixed precision: the field runs in it, the arithmetic of the solver does not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple, ParamSpec, TypeVar
+
+import torch
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Autocast(NamedTuple):
+    """What `torch.autocast` was on one type of device when a solve was asked for."""
+
+    device: str
+    dtype: torch.dtype | None
+    enabled: bool
+
+    @classmethod
+    def now(cls, device: str) -> Autocast:
+        """Return what it is here and now."""
+        enabled = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+        return cls(device, torch.get_autocast_dtype(device) if enabled else None, enabled)
+
+    def off(self) -> AbstractContextManager[Any]:
+        """Return a context without it: sums over stages are matrix products, which it would do in low precision."""
+        return torch.autocast(self.device, enabled=False) if self.enabled else nullcontext()
+
+    def around(self, fn: Callable[P, R]) -> Callable[P, R]:
+        """Return a function that runs in it wherever it is called, in a backward pass too.
+
+        Without its cache of weights: one filled without a graph would be used where the graph is wanted.
+        """
+        if not self.enabled:
+            return fn
+
+        def run(*args: P.args, **kwargs: P.kwargs) -> R:
+            with torch.autocast(self.device, self.dtype, cache_enabled=False):
+                return fn(*args, **kwargs)
+
+        return run
