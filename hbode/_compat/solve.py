@@ -19,8 +19,8 @@ from .plans import CALLBACKS, Watch, adaptive_plan, callbacks, grid_plan, number
 from .state import ArgumentError, ArgumentTypeError, Layout, SolveError, State, check_times, real_dtype, tolerance
 
 _REMEDIES = {
-    Status.NON_FINITE: "non-finite values in state `y` or in what func returned. Check func there, or set "
-    "options['max_step']",
+    Status.NON_FINITE: "non-finite values in state `y`, in what func returned, or NaN from an event_fn without a zero "
+    "before it. Check them there, or set options['max_step']",
     Status.STEP_UNDERFLOW: "underflow in dt. Name the times at which func jumps in options['jump_t'], set "
     "options['min_step'], loosen rtol and atol, or use float64",
     Status.NOT_CONVERGED: "the iteration for an implicit step did not converge. Lower options['step_size'], raise "

@@ -81,7 +81,8 @@ class Course(NamedTuple):
         if self.axes is None:
             largest: Tensor = torch.linalg.vector_norm(x, math.inf)
         else:
-            largest = torch.linalg.vector_norm(x.movedim(x.ndim - self.axes, 0).flatten(1), math.inf, 1)
+            samples = x.movedim(x.ndim - self.axes, 0)
+            largest = torch.linalg.vector_norm(samples.reshape(len(samples), -1), math.inf, 1)
         return largest.isfinite()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
 from typing import Any, NamedTuple
 
 import torch
@@ -14,7 +13,7 @@ from .control import Controller, first_step
 from .field import Field
 from .method import Carry, Method, converged, stiffness
 from .plan import Plan
-from .shared_step import SharedStep, crossing_value, find_crossings
+from .shared_step import SharedStep, crossing_values, find_crossings
 from .status import Status
 from .stiffness import BOUNDARY, EVERY
 from .tape import Tape
@@ -46,10 +45,11 @@ def begin(
     while row < count and times[row] == times[0]:
         row += 1
     tape = Tape()
-    tape.row_blocks.append(y0.unsqueeze(0).expand(row, *y0.shape))
+    lead = y0.unsqueeze(0).expand(row, *y0.shape)
+    tape.row_blocks.append(lead if row < count else lead.clone())
     carry: Carry = (y0,)
     if row < count:
-        field = field.within(_sides(plan.jumps, node.value, sign))
+        field = field.within(plan.sides(node.value, sign))
         carry = start or method.start(field, clock.at(node), y0)
     control, status, dt = plan.control, None, plan.step_size
     tape.carry = carry
@@ -74,9 +74,9 @@ def solve(
     times, count = clock.values, len(clock.values)
     tape, carry, row, sign, dt, status = begin(method, field, y0, clock, plan, start)
     node = Node(times[0], 0)
-    sides = _sides(plan.jumps, node.value, sign)
+    sides = plan.sides(node.value, sign)
     control, k = plan.control, (method.error_order or 0) + 1
-    values = [crossing_value(c, clock, node.value, y0) for c in plan.crossings]
+    values = crossing_values(plan.crossings, clock, node.value, y0) if plan.crossings else None
     last = before = 1.0
     accepted = rejected = stop = 0
     refused = restart = False
@@ -126,11 +126,14 @@ def solve(
             ratios.append(look(stages))
         if plan.on_accept is not None:
             plan.on_accept(node.value, carry[0], end.value - node.value)
-        over, reach = None, end.value
-        if plan.crossings:
-            step.found, values = find_crossings(method, clock, plan.crossings, values, step, carry1, stages)
-            over = next((f for f in step.found if plan.crossings[f.which].terminal), None)
-            reach = end.value if over is None else node.value + over.theta * (end.value - node.value)
+        over: Status | None = None
+        reach = end.value
+        if values is not None:
+            step.found, values, limit, lost = find_crossings(
+                method, clock, plan.crossings, values, step, carry1, stages
+            )
+            over = Status.EVENT if limit <= 1.0 else Status.NON_FINITE if lost else None
+            reach = node.value + limit * (end.value - node.value) if limit <= 1.0 else end.value
             tape.event_index += [f.which for f in step.found]
             tape.event_sample += [-1] * len(step.found)
         while row < count and (reach - times[row]) * sign >= 0:
@@ -146,7 +149,7 @@ def solve(
             tape.interpolants.append(stages)
         tape.carry = carry1
         if over is not None:
-            status = Status.EVENT
+            status = over
             break
         if plan.adaptive:
             proposal = length * min(control.factor(error, last, before, k), 1.0 if refused else math.inf)
@@ -154,7 +157,7 @@ def solve(
             before, last = last, max(error, 1e-10)
         restart = lands and end.value in plan.jumps
         if restart:
-            sides = _sides(plan.jumps, end.value, sign)
+            sides = plan.sides(end.value, sign)
         stop += lands
         node, carry, refused = end, carry1, False
 
@@ -172,15 +175,6 @@ def place(rows: Tensor, clock: Clock) -> Tensor:
     """Return the rows at all requested times, shape (T, *y), NaN where they were not reached."""
     missing = len(clock.values) - len(rows)
     return rows if not missing else torch.cat((rows, rows.new_full((missing, *rows.shape[1:]), math.nan)))
-
-
-def _sides(jumps: tuple[float, ...], t: float, sign: float) -> tuple[float, float] | None:
-    """Return the discontinuities around the interval that starts at t."""
-    if not jumps:
-        return None
-    i = bisect_right(jumps, t) if sign > 0 else bisect_right([-j for j in reversed(jumps)], -t)
-    line = jumps if sign > 0 else jumps[::-1]
-    return (line[i - 1] if i else -sign * math.inf, line[i] if i < len(line) else sign * math.inf)
 
 
 def _scaled_error(method: Method, control: Controller, stages: Any, y0: Tensor, y1: Tensor) -> float:

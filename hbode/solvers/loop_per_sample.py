@@ -14,7 +14,7 @@ from .control import first_steps, norm_samples, tie
 from .field import Field
 from .method import Carry, Method, converged, stiffness
 from .plan import Plan
-from .sample_step import SampleStep, batch_first, find_sample_crossings
+from .sample_step import SampleStep, batch_first, find_sample_crossings, sample_values
 from .status import Status
 from .stiffness import BOUNDARY, EVERY
 from .tape import Tape
@@ -97,7 +97,7 @@ def solve_per_sample(
         if tied:
             dt = tie(dt, (times[:, -1] - times[:, 0]).abs(), status < 0)
     evaluations += field.calls
-    values = [c.fn(times[:, 0], y0).detach().double() for c in plan.crossings]
+    values = sample_values(plan.crossings, times[:, 0], y0) if plan.crossings else None
     last = before = torch.ones(batch, dtype=torch.float64, device=device)
     refused = torch.zeros(batch, dtype=torch.bool, device=device)
     broken = zero
@@ -161,11 +161,15 @@ def solve_per_sample(
                 carry1, stages = step.run(method, field, clock)
             else:
                 carry1 = step.hold(clock, carry1, carry)
-            reach, over = end.value, torch.zeros_like(accept)
-            if plan.crossings:
-                step.found, values, over, reach = find_sample_crossings(
+            reach, over, lost = end.value, torch.zeros_like(accept), torch.zeros_like(accept)
+            if values is not None:
+                sighted, values = find_sample_crossings(
                     method, clock, plan.crossings, values, step, carry1, stages, accept
                 )
+                if sighted is not None:
+                    step.found, limit, lost = sighted
+                    over = limit <= 1.0
+                    reach = torch.where(over, node.value + limit.clamp(max=1.0) * (reach - node.value), reach)
             window = torch.arange(count, device=device)
             passed = ((reach.unsqueeze(1) - times) * sign.unsqueeze(1) >= 0) & (window >= row.unsqueeze(1))
             passed &= accept.unsqueeze(1)
@@ -176,9 +180,9 @@ def solve_per_sample(
             if most:
                 samples = torch.arange(batch, device=device).expand_as(step.index)
                 tape.row_places.append(torch.stack((step.index, samples), -1)[step.inside])
-            for index, met, _ in step.found:
-                who = met.nonzero().flatten().tolist()
-                tape.event_index += [index] * len(who)
+            for zeros in step.found:
+                who = zeros.met.nonzero().flatten().tolist()
+                tape.event_index += [zeros.which] * len(who)
                 tape.event_sample += who
             tape.t.append(torch.where(accept, node.value, math.nan))
             tape.dt.append(torch.where(accept, end.value - node.value, math.nan))
@@ -190,6 +194,7 @@ def solve_per_sample(
             status = torch.where(accept & over, int(Status.EVENT), status)
             finished = accept & (row == count) & ~over
             status = torch.where(finished, int(Status.SUCCESS), status)
+            status = torch.where(lost, int(Status.NON_FINITE), status)
             node, carry = end.where(accept, node), carry1
         if plan.adaptive:
             factor = torch.where(finite, control.factors(error, last, before, k), control.min_factor)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -53,6 +54,14 @@ class Plan:
             "steps that are not all kept": self.keep not in (None, list.append),
         }
         return next((name for name, present in named.items() if present), None)
+
+    def sides(self, t: float, sign: float) -> tuple[float, float] | None:
+        """Return the discontinuities around the interval that starts at t in a direction of time."""
+        if not self.jumps:
+            return None
+        line = self.jumps if sign > 0 else self.jumps[::-1]
+        i = bisect_right([sign * jump for jump in line], sign * t)
+        return (line[i - 1] if i else -sign * math.inf, line[i] if i < len(line) else sign * math.inf)
 
     def step_count(self, start: float) -> int | None:
         """Return how many steps a fixed grid has, from its first time on; None where steps are adaptive."""
