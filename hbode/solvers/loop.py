@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from .clock import Clock, Node
-from .control import Controller, first_step
+from .control import Controller, first_steps
 from .field import Field
 from .method import Carry, Method, converged, stiffness
 from .plan import Plan
@@ -59,7 +60,9 @@ def begin(
         if (plan.adaptive or plan.check_finite) and not all(_finite(x) for x in carry[1:]):
             status = Status.NON_FINITE
         elif math.isnan(dt):
-            dt = first_step(method, field, clock.at(node), carry, sign, control)
+            t, end = clock.at(node).detach(), clock.at(Node(_end(plan, times, sign), None))
+            scale = torch.mul(y0.detach().abs(), control.rtol).add_(control.atol)
+            dt = float(first_steps(method, field, t, end, carry, scale, control.measured, control.max_step))
     return Beginning(tape, carry, row, sign, dt, status)
 
 
@@ -78,7 +81,8 @@ def solve(
     control, k = plan.control, (method.error_order or 0) + 1
     values = crossing_values(plan.crossings, clock, node.value, y0) if plan.crossings else None
     last = before = 1.0
-    accepted = rejected = stop = 0
+    accepted = rejected = stop = since = 0
+    origin = node.value
     refused = restart = False
     broken: Status | None = None
     look = stiffness(method) if plan.adaptive else None
@@ -90,9 +94,14 @@ def solve(
             break
         if plan.adaptive:
             dt = min(max(dt, control.min_step), control.max_step)
-        remaining = (plan.stops[stop].value - node.value) * sign
-        lands = dt >= remaining * (1 - 1e-9)  # the rounding of a long sum of steps leaves no sliver
-        end = plan.stops[stop] if lands else Node(node.value + sign * dt, node.anchor)
+        target = plan.stops[stop].value
+        if plan.adaptive:
+            ahead = node.value + sign * dt
+            lands = dt >= (target - node.value) * sign * (1 - 1e-9)  # no sliver is left
+        else:  # multiples of the step, so that roundings do not add up
+            ahead = origin + sign * (since + 1) * dt
+            lands = (target - ahead) * sign <= plan.slack(target)
+        end = plan.stops[stop] if lands else Node(ahead, node.anchor)
         length = (end.value - node.value) * sign
         if not length > 0 or (plan.adaptive and not lands and length < 10 * math.ulp(node.value)):
             status = broken or (Status.NON_FINITE if math.isnan(dt) else Status.STEP_UNDERFLOW)
@@ -159,6 +168,7 @@ def solve(
         if restart:
             sides = plan.sides(end.value, sign)
         stop += lands
+        origin, since = (end.value, 0) if lands else (origin, since + 1)
         node, carry, refused = end, carry1, False
 
     tape.status = [Status.SUCCESS if status is None else status]
@@ -175,6 +185,12 @@ def place(rows: Tensor, clock: Clock) -> Tensor:
     """Return the rows at all requested times, shape (T, *y), NaN where they were not reached."""
     missing = len(clock.values) - len(rows)
     return rows if not missing else torch.cat((rows, rows.new_full((missing, *rows.shape[1:]), math.nan)))
+
+
+def _end(plan: Plan, times: Sequence[float], sign: float) -> float:
+    """Return the last time, or the next discontinuity if that comes first."""
+    sides = plan.sides(times[0], sign)
+    return times[-1] if sides is None else sign * min(sign * times[-1], sign * sides[1])
 
 
 def _scaled_error(method: Method, control: Controller, stages: Any, y0: Tensor, y1: Tensor) -> float:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .clock import Nodes, SampleClock
-from .control import first_steps, norm_samples, tie
+from .control import first_steps, next_of_grid, norm_samples, tie
 from .field import Field
 from .method import Carry, Method, converged, stiffness
 from .plan import Plan
@@ -92,8 +92,8 @@ def solve_per_sample(
     if (status < 0).any() and plan.adaptive and control.first_step is None:
         scale = torch.mul(y0.abs(), control.rtol).add_(control.atol)
         measure = partial(norm_samples, batch_axis=axis)
-        t, to = clock.wide(times[:, 0]), clock.wide(sign)
-        dt = first_steps(method, field, t, carry, to, scale, measure, control.max_step)
+        span = clock.wide(times[:, 0]), clock.wide(times[:, -1])
+        dt = first_steps(method, field, *span, carry, scale, measure, control.max_step)
         if tied:
             dt = tie(dt, (times[:, -1] - times[:, 0]).abs(), status < 0)
     evaluations += field.calls
@@ -115,8 +115,12 @@ def solve_per_sample(
         at_stop = behind.sum(1, keepdim=True).clamp(max=stops.shape[1] - 1)
         target = Nodes(stops.gather(1, at_stop).squeeze(1), anchors.gather(1, at_stop).squeeze(1))
         remaining = (target.value - node.value) * sign
-        lands = dt >= remaining * (1 - 1e-9)  # the rounding of a long sum of steps leaves no sliver
-        end = target.where(lands, Nodes(node.value + sign * dt, node.anchor))
+        if plan.adaptive or math.isinf(plan.step_size):
+            ahead, lands = node.value + sign * dt, dt >= remaining * (1 - 1e-9)  # no sliver is left
+        else:
+            passed = torch.where(at_stop > 0, stops.gather(1, (at_stop - 1).clamp(min=0)), times[:, :1]).squeeze(1)
+            ahead, lands = next_of_grid(node.value, passed, target.value, sign, dt)
+        end = target.where(lands, Nodes(ahead, node.anchor))
         length = (end.value - node.value) * sign
         ulp = torch.nextafter(node.value.abs(), torch.full_like(node.value, math.inf)) - node.value.abs()
         stuck = active & ~((length > 0) & (lands | (length >= 10 * ulp) | (not plan.adaptive)))

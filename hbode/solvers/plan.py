@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from .clock import Node
-from .control import Controller
+from .control import GRID_SLACK, Controller
 from .tape import Crossing
 
 Hook = Callable[[float, Tensor, float], None]
@@ -67,8 +67,14 @@ class Plan:
         """Return how many steps a fixed grid has, from its first time on; None where steps are adaptive."""
         if self.adaptive:
             return None
+        if math.isinf(self.step_size):
+            return len(self.stops)
         count = 0
         for stop in self.stops:
-            count += max(1, math.ceil(abs(stop.value - start) / self.step_size * (1 - 1e-9)))
+            count += max(1, math.ceil((abs(stop.value - start) - self.slack(stop.value)) / self.step_size))
             start = stop.value
         return count
+
+    def slack(self, target: float) -> float:
+        """Return what may be left before a target on a fixed grid without a step of its own (see `next_of_grid`)."""
+        return GRID_SLACK * self.step_size + 2 * math.ulp(target)
