@@ -68,6 +68,29 @@ def check_times(t: Tensor | Sequence[float], h0: Tensor, per_sample: bool) -> Te
     return times.expand(len(h0), -1) if per_sample and times.ndim == 1 else times
 
 
+LOST_SHARE = 0.01
+"""The share of the shortest requested interval that the rounding of the time may be, before it is warned of.
+
+A field that changes with the time by its own size over the interval is off by half of this where it is rounded.
+"""
+
+
+def lost_time(times: Tensor, dtype: torch.dtype) -> str | None:
+    """Return what to warn of where a field that gets its time in `dtype` cannot tell the requested times apart."""
+    largest = float(times.detach().abs().max())
+    intervals = times.detach().diff(dim=-1).abs()
+    intervals = intervals[intervals > 0]
+    rounded = torch.tensor(largest, dtype=dtype)
+    spacing = float(rounded - torch.nextafter(rounded, torch.zeros_like(rounded)))
+    if not len(intervals) or not spacing > LOST_SHARE * float(intervals.min()):
+        return None
+    return (
+        f"t up to {largest:.10g} is given to the field in the dtype of the state, {str(dtype).removeprefix('torch.')}, "
+        f"to {spacing:.2g}, where requested times are {float(intervals.min()):.2g} apart. Subtract a reference time "
+        "from t, or take a state in float64"
+    )
+
+
 def default_method(system: System) -> str:
     """Return the method that a system is solved by if none is named."""
     return "dprkn6" if system.damped and system.activation is None else "dopri5"

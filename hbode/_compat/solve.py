@@ -10,13 +10,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..arguments import lost_time
 from ..gradients import Backprop, DiscreteAdjoint, Problem
 from ..solvers import METHODS, Clock, Crossing, Field, Status, Tape
 from ..solvers.reference import SCIPY_METHODS, solve_scipy
 from .events import EventFn, Func, at_fixed_time, positive_at_start
 from .methods import ADAPTIVE, SCIPY, check_method, grid_method, warn_unknown
 from .plans import CALLBACKS, Watch, adaptive_plan, callbacks, grid_plan, number
-from .state import ArgumentError, ArgumentTypeError, Layout, SolveError, State, check_times, real_dtype, tolerance
+from .state import (
+    ArgumentError,
+    ArgumentTypeError,
+    Layout,
+    SolveError,
+    State,
+    check_times,
+    real_dtype,
+    tolerance,
+    warn,
+)
 
 _REMEDIES = {
     Status.NON_FINITE: "non-finite values in state `y`, in what func returned, or NaN from an event_fn without a zero "
@@ -90,6 +101,9 @@ def prepared(
     warn_unknown(name, options)
     adaptive, search, real = name in ADAPTIVE, event_fn is not None, real_dtype(y)
     times = t.to(torch.float64)
+    lost = None if search else lost_time(times, real)
+    if lost is not None:
+        warn(lost, RuntimeWarning)
     if search:  # half the largest number that func can be given as its time stands for no end
         far = math.copysign(0.5 * torch.finfo(real).max, float((times[1] - times[0]).detach()))
         times = torch.stack((times[0], times.new_tensor(far)))

@@ -130,7 +130,8 @@ def first_steps(
     By tensors alone, so that it serves every loop. `scale` is the tolerance in the shape of the state: what has none,
     as a zero without absolute tolerance, has no say. `measure` returns norms, in float64: one of shape () for `t` and
     `end` of shape (), or (B,) for (B, 1, …, 1). The evaluation stays within `end`; where the field is not finite
-    there, the steps are a thousandth of the way, and the loop finds out the rest.
+    there, the steps are a thousandth of the way, and the loop finds out the rest. They are a hundred roundings of the
+    time at least.
     """
     y, slope = carry[0], method.slope(field, carry)
     scale = scale.where(scale > TINY, math.inf)
@@ -144,4 +145,5 @@ def first_steps(
     d = torch.maximum(d1, measure((method.slope(field, ahead) - slope) / scale) / h0)
     k = (method.error_order or method.order) + 1
     h1 = ((0.01 / d) ** (1 / k)).where((d > 1e-15) & d.isfinite(), (1e-3 * h0).clamp(min=1e-6))
-    return torch.minimum(100 * h0, h1.where(d.isfinite(), 1e-3 * h0))
+    least = (torch.nextafter(t.abs(), torch.full_like(t, math.inf)) - t.abs()).view(h0.shape)
+    return torch.maximum(torch.minimum(100 * h0, h1.where(d.isfinite(), 1e-3 * h0)), 100 * least)

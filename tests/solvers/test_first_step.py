@@ -81,6 +81,7 @@ FIELDS = {
     "undefined soon in time": (lambda t, h: h * torch.sqrt(0.11 - t), 1.0, [0.0, 0.1]),
     "tiny": (lambda t, h: 1e-9 * torch.exp(t) + 0 * h, 1.0, [0.0, 10.0]),
     "short": (lambda t, h: -h, 1.0, [0.0, 1e-9]),
+    "late": (lambda t, h: 0 * h, 1.0, [1.7e9, 1.7e9 + 10.0]),  # a step of 1e-6 is a few roundings of the time
     "zero": (lambda t, h: 0 * h, 1.0, [0.0, 1.0]),
     "ordinary": (lambda t, h: torch.cos(t) - h, 0.5, [0.0, 5.0]),
     "backwards": (lambda t, h: torch.cos(t) - h, 0.5, [5.0, 0.0]),
