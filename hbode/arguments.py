@@ -77,16 +77,16 @@ A field that changes with the time by its own size over the interval is off by h
 
 def lost_time(times: Tensor, dtype: torch.dtype) -> str | None:
     """Return what to warn of where a field that gets its time in `dtype` cannot tell the requested times apart."""
-    largest = float(times.detach().abs().max())
-    intervals = times.detach().diff(dim=-1).abs()
-    intervals = intervals[intervals > 0]
-    rounded = torch.tensor(largest, dtype=dtype)
-    spacing = float(rounded - torch.nextafter(rounded, torch.zeros_like(rounded)))
-    if not len(intervals) or not spacing > LOST_SHARE * float(intervals.min()):
+    values = times.detach().cpu().numpy()
+    intervals = np.abs(np.diff(values))
+    shortest = float(intervals.min(where=intervals > 0, initial=math.inf))
+    largest = float(np.abs(values).max())
+    spacing = torch.finfo(dtype).eps * 2.0 ** (math.frexp(largest)[1] - 1)
+    if not spacing > LOST_SHARE * shortest:
         return None
     return (
         f"t up to {largest:.10g} is given to the field in the dtype of the state, {str(dtype).removeprefix('torch.')}, "
-        f"to {spacing:.2g}, where requested times are {float(intervals.min()):.2g} apart. Subtract a reference time "
+        f"to {spacing:.2g}, where requested times are {shortest:.2g} apart. Subtract a reference time "
         "from t, or take a state in float64"
     )
 
