@@ -81,8 +81,9 @@ def lost_time(times: Tensor, dtype: torch.dtype) -> str | None:
     intervals = np.abs(np.diff(values))
     shortest = float(intervals.min(where=intervals > 0, initial=math.inf))
     largest = float(np.abs(values).max())
-    spacing = torch.finfo(dtype).eps * 2.0 ** (math.frexp(largest)[1] - 1)
-    if not spacing > LOST_SHARE * shortest:
+    eps = torch.finfo(dtype).eps
+    spacing = eps * 2.0 ** (math.frexp(largest)[1] - 1)
+    if not spacing > max(LOST_SHARE, 8 * eps) * shortest:  # states of a short dtype are rounded as coarsely themselves
         return None
     return (
         f"t up to {largest:.10g} is given to the field in the dtype of the state, {str(dtype).removeprefix('torch.')}, "
