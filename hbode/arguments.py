@@ -68,6 +68,30 @@ def check_times(t: Tensor | Sequence[float], h0: Tensor, per_sample: bool) -> Te
     return times.expand(len(h0), -1) if per_sample and times.ndim == 1 else times
 
 
+LOST_SHARE = 0.01
+"""The share of the shortest requested interval that the rounding of the time may be, before it is warned of.
+
+A field that changes with the time by its own size over the interval is off by half of this where it is rounded.
+"""
+
+
+def lost_time(times: Tensor, dtype: torch.dtype) -> str | None:
+    """Return what to warn of where a field that gets its time in `dtype` cannot tell the requested times apart."""
+    values = times.detach().cpu().numpy()
+    intervals = np.abs(np.diff(values))
+    shortest = float(intervals.min(where=intervals > 0, initial=math.inf))
+    largest = float(np.abs(values).max())
+    eps = torch.finfo(dtype).eps
+    spacing = eps * 2.0 ** (math.frexp(largest)[1] - 1)
+    if not spacing > max(LOST_SHARE, 8 * eps) * shortest:  # states of a short dtype are rounded as coarsely themselves
+        return None
+    return (
+        f"t up to {largest:.10g} is given to the field in the dtype of the state, {str(dtype).removeprefix('torch.')}, "
+        f"to {spacing:.2g}, where requested times are {shortest:.2g} apart. Subtract a reference time "
+        "from t, or take a state in float64"
+    )
+
+
 def default_method(system: System) -> str:
     """Return the method that a system is solved by if none is named."""
     return "dprkn6" if system.damped and system.activation is None else "dopri5"

@@ -52,7 +52,7 @@ class DenseOutput:
         values = t.tolist()
         _check_inside(min(values, default=start), max(values, default=start), start, end)
         if not steps or not values:
-            return self.problem.y0.expand(len(values), *self.problem.y0.shape)
+            return self.problem.y0.expand(len(values), *self.problem.y0.shape).clone()
         starts = [sign * step.start.value for step in steps]
         owners = [max(bisect_right(starts, sign * value) - 1, 0) for value in values]
         blocks, places = [], []
@@ -77,7 +77,7 @@ class DenseOutput:
         for sample, time in self._stopped().items():
             last[sample] = time
         _check_spans(at.detach(), torch.minimum(first, last), torch.maximum(first, last))
-        out = y0.unsqueeze(0).expand(len(at), *y0.shape)
+        out = y0.expand(len(at), *y0.shape).clone()
         done = at == clock.times[:, 0]
         for index, step in enumerate(tape.steps):
             start, end = clock.at(step.start), clock.at(step.end)

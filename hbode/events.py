@@ -16,9 +16,16 @@ from .solvers import Crossing
 class Event:
     """A function of the solution whose zeros are wanted.
 
-    Zeros are found as changes of sign from one step to the next and located on the step's interpolant; a function
-    that changes sign twice within one step is not seen (bound the step with ``max_step`` then). Gradients reach
-    the time and the state of an event by the implicit function theorem.
+    A zero is the first time at which a function that had a sign has become zero, or has the other sign: it may cross
+    zero, step across it (``y > 0.5``), or become zero and stay so (``relu``). One that is zero at the start, or leaves
+    zero, has none there. Zeros are located to rounding of the time on the interpolants of the steps. A function is
+    evaluated at the end of each step, at two points inside it, at the requested times in it, and where a parabola
+    through these values comes near zero: zeros that come in pairs between all these are not seen (request more times
+    there, or bound the step with ``max_step``). A function that becomes NaN with no zero before it ends the solve with
+    an error.
+
+    Gradients reach the time and the state of an event by the implicit function theorem, with the derivatives just
+    before the zero. Where the function has no slope there, as one that steps, its time has no gradient through it.
 
     Parameters
     ----------

@@ -20,6 +20,7 @@ from .arguments import (
     check_times,
     check_tolerances,
     default_method,
+    lost_time,
     too_few_digits,
     too_fine,
 )
@@ -70,7 +71,8 @@ def hbodeint(
         methods take no half precision.
     t
         Times of the solution, non-strictly increasing or decreasing; the first is that of h0. Shape (T,), or
-        (B, T) for times per sample; a shorter sample repeats its last time. Carried in float64.
+        (B, T) for times per sample; a shorter sample repeats its last time. Carried in float64; f gets its time in
+        the real dtype of h0, with a warning where that cannot tell the requested times apart.
     m0
         Initial momentum, shape and dtype of h0 (default: zero). Only for second-order systems.
     args
@@ -139,6 +141,9 @@ def hbodeint(
     name = method or default_method(system)
     check_state(h0, m0, system)
     times = check_times(t, h0, per_sample)
+    lost = lost_time(times, h0.real.dtype if h0.is_complex() else h0.dtype)
+    if lost is not None:
+        warnings.warn(lost, RuntimeWarning, stacklevel=2)
     mode, options = gradient_mode(gradient, options)
     check_tolerances(rtol, atol)
     events = as_events(event)

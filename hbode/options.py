@@ -159,6 +159,12 @@ def plan(
 def _points(key: str, value: Any) -> list[float]:
     if value is None:
         return []
+    given = value if isinstance(value, list | tuple) else (value,)
+    if key == "jump_ts" and any(isinstance(x, Tensor) and x.requires_grad for x in given):
+        raise ValueError(
+            "options['jump_ts'] must not require a gradient: none reaches a time at which the field jumps. Detach it; "
+            "for the gradient, solve up to the jump and on from it, with its time in t"
+        )
     points = torch.as_tensor(value, dtype=torch.float64).detach()
     if points.ndim != 1 or not bool(torch.isfinite(points).all()):
         raise ValueError(f"options[{key!r}] must be a list of finite times, got {value!r}")

@@ -13,7 +13,7 @@ from multiprocessing import get_context
 import pytest
 import torch
 
-import hbode.compat as torchdiffeq
+import hbode.compat as compat
 from hbode import (
     METHODS,
     Event,
@@ -192,6 +192,14 @@ OPTIONS = {
     "max_steps": ({"max_steps": 0}, "options['max_steps'] must be at least 1, got 0"),
     "step_ts": ({"step_ts": [0.5, math.nan]}, "options['step_ts'] must be a list of finite times, got"),
     "jump_ts": ({"jump_ts": 0.5}, "options['jump_ts'] must be a list of finite times, got 0.5"),
+    "jump_ts with gradient": (
+        {"jump_ts": torch.tensor([0.5], requires_grad=True)},
+        "options['jump_ts'] must not require a gradient",
+    ),
+    "jump_ts that have gradients": (
+        {"jump_ts": [torch.tensor(0.5, requires_grad=True)]},
+        "options['jump_ts'] must not require a gradient",
+    ),
     "shared points": (
         {"step_ts": [0.5], "jump_ts": [0.5]},
         "options['step_ts'] and options['jump_ts'] must not share a time",
@@ -500,7 +508,7 @@ def blows_up():
 
 
 def blows_up_in_compat():
-    return torchdiffeq.odeint(lambda t, y: y**2, torch.ones(1, dtype=torch.float64), torch.tensor([0.0, 2.0]))
+    return compat.odeint(lambda t, y: y**2, torch.ones(1, dtype=torch.float64), torch.tensor([0.0, 2.0]))
 
 
 @pytest.mark.parametrize("solve", [blows_up, blows_up_in_compat])
@@ -519,7 +527,42 @@ def test_an_error_survives_copies_and_other_processes(solve):
 @pytest.mark.slow
 def test_an_error_comes_back_from_a_process_pool():
     with ProcessPoolExecutor(1, get_context("forkserver")) as pool:
-        with pytest.raises(torchdiffeq.SolveError, match="underflow in dt") as raised:
+        with pytest.raises(compat.SolveError, match="underflow in dt") as raised:
             pool.submit(blows_up_in_compat).result(120)
         assert raised.value.status == Status.STEP_UNDERFLOW
         assert raised.value.t == pytest.approx(1.0, abs=1e-6)
+
+
+def test_compat_warns_of_a_jump_that_requires_a_gradient():
+    y0, jump = torch.ones(1), torch.tensor([0.5], requires_grad=True)
+    with pytest.warns(UserWarning, match="jump_t"):
+        compat.odeint(lambda t, y: -y, y0, torch.tensor([0.0, 1.0]), options={"jump_t": jump})
+
+
+NOW = 1.7e9
+"""Float32 numbers are 128 apart there."""
+
+
+@pytest.mark.parametrize(
+    "t, dtype, warned",
+    [
+        ([NOW, NOW + 10.0], torch.float32, True),
+        ([NOW + 10.0, NOW], torch.complex64, True),
+        ([NOW, NOW + 10.0], torch.float64, False),
+        ([0.0, 12_000.0, 12_001.0], torch.float32, False),  # 0.001 apart, for one
+        ([0.0, 120_000.0, 120_000.0, 120_000.5], torch.float32, True),  # 0.008 apart, for a half
+        ([NOW], torch.float32, False),
+    ],
+)
+@pytest.mark.parametrize("interface", ["shared", "per sample", "compat"])
+def test_times_that_the_dtype_of_the_state_cannot_tell_apart(interface, t, dtype, warned):
+    h0, times = torch.ones(1, 1, dtype=dtype), torch.tensor(t, dtype=torch.float64)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        if interface == "compat":
+            compat.odeint(lambda t, y: 0 * y, h0, torch.unique_consecutive(times))
+        else:
+            hbodeint(FirstOrder(lambda t, y: 0 * y), h0, times, per_sample=interface == "per sample")
+    mine = [w for w in caught if issubclass(w.category, RuntimeWarning) and "reference time" in str(w.message)]
+    assert len(mine) == warned
+    assert all(w.filename == __file__ for w in mine)

@@ -281,9 +281,10 @@ def test_gradient_of_a_bouncing_ball():
     assert e_bar.item() == pytest.approx(expected[1].item(), abs=1e-10)
 
 
-def test_an_event_twice_within_a_step_needs_max_step():
-    """The documented limit, and its remedy."""
-    event = Event(lambda t, h, m: (t - 0.4) * (t - 0.6), terminal=False)
-    assert solve(event, options={"step_size": 1.0}).events[0].t.tolist() == []
-    found = solve(event, options={"max_step": 0.15}).events[0].t.tolist()
-    assert found == pytest.approx([0.4, 0.6], abs=1e-12)
+def test_a_short_pair_of_zeros_needs_max_step():
+    """The documented limit, and its remedy: two zeros between the looks, in a dip that no parabola shows."""
+    narrow = Event(lambda t, h, m: 1.0 - torch.exp(-((t - 0.45) ** 2) / 1e-4) * 2.0, terminal=False)
+    assert solve(narrow, options={"step_size": 1.0}, t=[0.0, 1.0]).events[0].t.tolist() == []
+    found = solve(narrow, options={"max_step": 0.02}, t=[0.0, 1.0]).events[0].t.tolist()
+    half = 1e-2 * math.sqrt(math.log(2.0))
+    assert found == pytest.approx([0.45 - half, 0.45 + half], abs=1e-12)

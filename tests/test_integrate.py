@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.integrate import solve_ivp
 
+import hbode.compat as compat
 from hbode import METHODS, FirstOrder, GeneralizedHeavyBall, SecondOrder, Status, hbodeint
 from hbode.solvers import Implicit
 
@@ -490,3 +491,18 @@ def test_any_times_per_sample(starts, spans, name, per_sample):
     bound = 1e-4 if name == "leapfrog" else 1e-6
     assert torch.allclose(sol.h, torch.cos(angle).expand_as(sol.h), rtol=0, atol=bound)
     assert torch.allclose(sol.m, -torch.sin(angle).expand_as(sol.m), rtol=0, atol=bound)
+
+
+@pytest.mark.parametrize("per_sample", [False, True])
+@pytest.mark.parametrize("t", [[0.0], [0.0, 0.0]])
+def test_rows_at_the_first_time_are_no_views_of_the_initial_state(t, per_sample):
+    h0 = torch.ones(2, 1, dtype=torch.float64)
+    sol = hbodeint(FirstOrder(lambda t, y: -y), h0, t, per_sample=per_sample, dense=True)
+    read, _ = sol(0.0)
+    sol.h[0] += 1
+    read += 1
+    assert (h0 == 1).all()
+    assert (sol.h[1:] == 1).all()
+    rows = compat.odeint(lambda t, y: -y, h0, torch.tensor(t[:1]))
+    rows += 1
+    assert (h0 == 1).all()

@@ -52,6 +52,7 @@ def with_event_gradient(
     shift = torch.zeros_like(event_t, requires_grad=True)
     along = entry(event_t + shift, layout.split(held + shift.to(held.dtype) * velocity))
     (slope,) = torch.autograd.grad(along, shift)
-    slope = torch.where(slope == 0, torch.finfo(slope.dtype).tiny, slope)
+    if not slope:  # that of a function that steps or stays zero: nothing moves the event
+        return event_t, end
     moved = event_t - (value - value.detach()).to(event_t.dtype) / slope
     return moved, end + (moved - event_t).to(end.dtype) * velocity

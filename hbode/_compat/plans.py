@@ -105,6 +105,8 @@ def within(nodes: Sequence[Node], values: Sequence[float]) -> tuple[Node, ...]:
 def _points(key: str, given: Any, start: float, sign: float) -> list[float]:
     if given is None:
         return []
+    if any(isinstance(x, Tensor) and x.requires_grad for x in (given if isinstance(given, list | tuple) else (given,))):
+        warn(f"options[{key!r}] requires a gradient, which none of its times receives; detach it, or put them in t")
     try:
         points: list[float] = torch.as_tensor(given, dtype=torch.float64).detach().reshape(-1).tolist()
     except (TypeError, ValueError, RuntimeError) as error:

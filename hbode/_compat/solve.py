@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..arguments import too_few_digits, too_fine
+from ..arguments import lost_time, too_few_digits, too_fine
 from ..gradients import Backprop, DiscreteAdjoint, Problem
 from ..solvers import METHODS, Autocast, Clock, Crossing, Field, Status, Tape
 from ..solvers.reference import SCIPY_METHODS, solve_scipy
@@ -20,8 +20,8 @@ from .plans import CALLBACKS, Watch, adaptive_plan, callbacks, grid_plan, number
 from .state import ArgumentError, ArgumentTypeError, Layout, SolveError, State, check_times, real_dtype, tolerance, warn
 
 _REMEDIES = {
-    Status.NON_FINITE: "non-finite values in state `y` or in what func returned. Check func there, or set "
-    "options['max_step']",
+    Status.NON_FINITE: "non-finite values in state `y`, in what func returned, or NaN from an event_fn without a zero "
+    "before it. Check them there, or set options['max_step']",
     Status.STEP_UNDERFLOW: "underflow in dt. Name the times at which func jumps in options['jump_t'], set "
     "options['min_step'], loosen rtol and atol, or use float64",
     Status.NOT_CONVERGED: "the iteration for an implicit step did not converge. Lower options['step_size'], raise "
@@ -92,6 +92,9 @@ def prepared(
     warn_unknown(name, options)
     adaptive, search, real = name in ADAPTIVE, event_fn is not None, real_dtype(y)
     times = t.to(torch.float64)
+    lost = None if search else lost_time(times, real)
+    if lost is not None:
+        warn(lost, RuntimeWarning)
     if search:  # half the largest number that func can be given as its time stands for no end
         far = math.copysign(0.5 * torch.finfo(real).max, float((times[1] - times[0]).detach()))
         times = torch.stack((times[0], times.new_tensor(far)))

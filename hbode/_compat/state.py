@@ -91,12 +91,12 @@ def _mixed_norm(parts: State) -> Tensor:
     return torch.stack([torch.linalg.vector_norm(x) / math.sqrt(max(x.numel(), 1)) for x in parts]).max()
 
 
-def warn(message: str) -> None:
+def warn(message: str, category: type[Warning] = UserWarning) -> None:
     """Warn at the first caller outside this package."""
     frame, level = sys._getframe(1), 2
     while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("hbode."):
         frame, level = frame.f_back, level + 1
-    warnings.warn(message, stacklevel=level)
+    warnings.warn(message, category, stacklevel=level)
 
 
 def real_dtype(y: Tensor) -> torch.dtype:

@@ -182,11 +182,12 @@ def _swept(ctx: Any, cotangents: tuple[Tensor | None, ...]) -> tuple[Tensor | No
     found = linear.zeros()
     forward, _ = problem.bind([None if x is None else x.detach() for x in explicit])
     t0_bar = times.new_zeros(())
+    sign = 1.0 if times[-1] >= times[0] else -1.0
     if met:
         z, found, calls = _swept_back(problem, mode, tape, linear, explicit, met, slack, (times.tolist(), rows))
         y0_bar = y0_bar + z
         if times.requires_grad:
-            t0_bar = -_along(z, problem.slope(forward, times[0], y0))
+            t0_bar = -_along(z, problem.slope(forward.within(problem.plan.sides(float(times[0]), sign)), times[0], y0))
     else:
         calls = 0
     times_bar = None
@@ -196,7 +197,8 @@ def _swept(ctx: Any, cotangents: tuple[Tensor | None, ...]) -> tuple[Tensor | No
         lead = len(tape.row_blocks[0])
         bars = cotangents[0][lead:] if cotangents[0] is not None else ()
         for i, bar in enumerate(bars, lead):
-            times_bar[i] = _along(bar, problem.slope(forward, times[i], rows[i]))
+            seen = problem.seen_before(forward, times[i], sign)
+            times_bar[i] = _along(bar, problem.slope(seen, times[i], rows[i]))
     ctx.on_backward(field.calls + forward.calls + calls)
     names = [x for x in (*coefficients, *wanted) if x is not None and x.requires_grad]
     sums = {id(x): total for x, total in zip(names, found, strict=True)}
@@ -278,18 +280,26 @@ def _swept_back(
 def _events(
     problem: Problem, field: Field, crossings: tuple[Crossing, ...], tape: Tape, times: Tensor, states: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return times and states of events with the gradient of the implicit function: the states are at fixed times."""
+    """Return times and states of events with the gradient of the implicit function: the states are at fixed times.
+
+    Its derivatives are those just before the zero: a function that stays zero is flat after it.
+    """
     ts, ys = [], []
+    sign = 1.0 if problem.clock.times[-1] >= problem.clock.times[0] else -1.0
     for which, t, y in zip(tape.event_index, times, states, strict=True):
-        slope = problem.slope(field, t, y)
+        slope = problem.slope(problem.seen_before(field, t, sign), t, y)
+        back = sign * 8 * math.ulp(float(t))
+        t_before, y_before = t - back, y - back * slope
         with torch.enable_grad():
-            inputs = t.detach().requires_grad_(), y.detach().requires_grad_()
+            inputs = t_before.detach().requires_grad_(), y_before.detach().requires_grad_()
             value = crossings[which].fn(*inputs)
             by_t, by_y = torch.autograd.grad(value, inputs, allow_unused=True, materialize_grads=True)
-        value = crossings[which].fn(t, y)
-        at = t - (value - value.detach()).double() / (by_t + _along(by_y, slope))
-        ts.append(at)
-        ys.append(y + slope * (at - t).to(slope.real.dtype))
+        value = crossings[which].fn(t_before, y_before)
+        along = by_t + _along(by_y, slope)
+        steep = along != 0
+        shift = torch.where(steep, (value - value.detach()).double(), 0.0) / torch.where(steep, along, 1.0)
+        ts.append(t - shift)
+        ys.append(y - slope * shift.to(slope.real.dtype))
     return torch.stack(ts), torch.stack(ys)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -116,6 +117,11 @@ class Problem:
         """Return dy/dt at a time and state, shape of y, without a graph."""
         t, y = t.detach(), y.detach()
         return self.method.slope(field, self.method.start(field, t, y))
+
+    def seen_before(self, field: Field, t: Tensor, sign: float) -> Field:
+        """Return the field as it is seen on the way to t, which rounding may have put behind a discontinuity there."""
+        at = float(t.detach())
+        return field.within(self.plan.sides(at - sign * 8 * math.ulp(at), -sign))
 
     def divided(self, inputs: Sequence[Tensor]) -> tuple[list[Tensor | None], list[Tensor]]:
         """Divide tensors into those to bind, in the places of `tensors`, and the rest, which are captured."""

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .control import Controller, first_steps, norm, norm_samples, scaled, tie
+from .control import Controller, first_steps, next_of_grid, norm, norm_samples, scaled, tie
 from .field import Field
 from .method import Carry, Uniform, stiffness
 from .plan import Plan
@@ -50,8 +50,9 @@ class March(NamedTuple):
 class Course(NamedTuple):
     """What a block goes by.
 
-    Of `numbers`, float64, shape (5 + K,) or (5 + K, B): the direction of time (±1), which of the next stops is the last
-    of all, the most steps that may be tried, rtol, atol, and the next K stops, as many as a block can pass or all.
+    Of `numbers`, float64, shape (7 + K,) or (7 + K, B): the direction of time (±1), which of the next stops is the last
+    of all, the most steps that may be tried, rtol, atol, the end, the stop that was passed last (or the start), and the
+    next K stops, as many as a block can pass or all.
     Tolerances that are no numbers, rtol and atol, come by themselves. Where samples step by themselves, `axes` is the
     number of axes of h; if they are `tied`, the error of the batch decides for all of them.
     """
@@ -62,8 +63,8 @@ class Course(NamedTuple):
     tied: bool = False
 
     def stop(self, which: Tensor) -> Tensor:
-        """Return a stop, or the last one beyond it."""
-        index = (which.long() + 5).clamp(max=len(self.numbers) - 1)
+        """Return a stop, or the last one beyond it; -1: the one that was passed last."""
+        index = (which.long() + 7).clamp(max=len(self.numbers) - 1)
         return self.numbers.gather(0, index.unsqueeze(0)).squeeze(0)
 
     def wide(self, x: Tensor) -> Tensor:
@@ -81,7 +82,8 @@ class Course(NamedTuple):
         if self.axes is None:
             largest: Tensor = torch.linalg.vector_norm(x, math.inf)
         else:
-            largest = torch.linalg.vector_norm(x.movedim(x.ndim - self.axes, 0).flatten(1), math.inf, 1)
+            samples = x.movedim(x.ndim - self.axes, 0)
+            largest = torch.linalg.vector_norm(samples.reshape(len(samples), -1), math.inf, 1)
         return largest.isfinite()
 
 
@@ -140,10 +142,12 @@ def with_first_step(method: Uniform, field: Field, plan: Plan, course: Course, m
     """Estimate the lengths of the first steps."""
     t, status = march[0], march[7]
     rtol, atol = course.tolerances or tuple(course.wide(x).to(carry[0].dtype) for x in course.numbers[3:5].unbind())
-    scale, sign = atol + rtol * carry[0].abs(), course.wide(course.numbers[0])
-    dt = first_steps(method, field, course.wide(t), carry, sign, scale, course.norm, plan.control.max_step)
+    scale, end = atol + rtol * carry[0].abs(), course.numbers[5]
+    dt = first_steps(
+        method, field, course.wide(t), course.wide(end), carry, scale, course.norm, plan.control.max_step
+    )
     if course.tied:
-        dt = tie(dt, (course.stop(course.numbers[1]) - t).abs(), status < 0)
+        dt = tie(dt, (end - t).abs(), status < 0)
     return torch.cat((march[:1], dt.unsqueeze(0), march[2:]))
 
 
@@ -191,9 +195,11 @@ def step_once(
     if plan.adaptive:
         dt = torch.where(on & ~over, dt.clamp(control.min_step, control.max_step), dt)
     target = course.stop(stop)
-    remaining = (target - t) * sign
-    lands = dt >= remaining * (1 - 1e-9)
-    end = torch.where(lands, target, t + sign * dt)
+    if plan.adaptive or math.isinf(plan.step_size):
+        ahead, lands = t + sign * dt, dt >= (target - t) * sign * (1 - 1e-9)
+    else:
+        ahead, lands = next_of_grid(t, course.stop(stop - 1), target, sign, dt)
+    end = torch.where(lands, target, ahead)
     length = (end - t) * sign
     stuck = ~(length > 0)
     if plan.adaptive:

@@ -14,6 +14,10 @@ from .method import Carry, Method
 
 Norm = Callable[[Tensor], Tensor]
 
+GRID_SLACK = 1e-9
+"""The share of a step on a fixed grid that is not worth a step; two roundings of the time come on top."""
+TINY = torch.finfo(torch.float32).tiny
+"""What stands for an absolute tolerance of zero, so that no error of a component that stays zero counts as none."""
 PID_COEFFICIENTS = {"I": (0.0, 1.0, 0.0), "PI": (0.2, 0.6, 0.0), "PID": (0.2, 0.5, 0.05)}
 """(proportional, integral, derivative) gains, in units of 1 / (error order + 1)."""
 
@@ -39,6 +43,10 @@ class Controller:
     first_step: float | None = None
     norm: Norm | None = None
 
+    def __post_init__(self) -> None:
+        atol = self.atol.clamp(min=TINY) if isinstance(self.atol, Tensor) else max(self.atol, TINY)
+        object.__setattr__(self, "atol", atol)
+
     def scaled(self, error: Tensor, y0: Tensor, y1: Tensor) -> Tensor:
         """Return the error in units of the tolerance, in the shape of the state."""
         return scaled(error, y0, y1, self.rtol, self.atol)
@@ -48,6 +56,12 @@ class Controller:
         if self.norm is not None:
             return abs(float(self.norm(x)))
         return float(torch.linalg.vector_norm(x)) / math.sqrt(max(x.numel(), 1))
+
+    def measured(self, x: Tensor) -> Tensor:
+        """`measure` as a tensor, in float64."""
+        if self.norm is None:
+            return norm(x)
+        return torch.as_tensor(self.norm(x), dtype=torch.float64, device=x.device).abs()
 
     def factor(self, error: float, last: float, before: float, k: int) -> float:
         """Return the factor on the step after the scaled errors `before`, `last` and `error`, newest last."""
@@ -79,6 +93,17 @@ def norm_samples(x: Tensor, batch_axis: int) -> Tensor:
     return norms / math.sqrt(max(flat.shape[1], 1))
 
 
+def next_of_grid(t: Tensor, origin: Tensor, target: Tensor, sign: Tensor, dt: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the next point of a grid of steps dt from `origin`, after t on it, and whether the target is next instead.
+
+    Points are multiples of dt, so that roundings do not add up; what these leave before the target is no step.
+    """
+    steps = ((t - origin) * sign / dt).round() + 1
+    ahead = origin + sign * steps * dt
+    ulp = torch.nextafter(target.abs(), torch.full_like(target, math.inf)) - target.abs()
+    return ahead, (target - ahead) * sign <= GRID_SLACK * dt + 2 * ulp
+
+
 def tie(dt: Tensor, span: Tensor, active: Tensor) -> Tensor:
     """Return steps that are the same fraction of every span, the least that an active sample asks for."""
     return span * (dt / span).where((span > 0) & active, math.inf).min()
@@ -90,45 +115,35 @@ def scaled(error: Tensor, y0: Tensor, y1: Tensor, rtol: float | Tensor, atol: fl
 
 
 @torch.no_grad()
-def first_step(method: Method, field: Field, t: Tensor, carry: Carry, sign: float, control: Controller) -> float:
-    """Return a first step from one more evaluation (Hairer, Nørsett, Wanner 1993, II.4), positive."""
-    y, slope = carry[0], method.slope(field, carry)
-    scale = torch.mul(y.abs(), control.rtol).add_(control.atol)
-    d0 = control.measure(y / scale)
-    d1 = control.measure(slope / scale)
-    h0 = 0.01 * d0 / d1 if d0 >= 1e-5 and d1 >= 1e-5 else 1e-6
-    if not math.isfinite(h0):
-        return h0
-    h0 = min(h0, control.max_step)
-    ahead = method.start(field, t + sign * h0, y + sign * h0 * slope)
-    d2 = control.measure(torch.sub(method.slope(field, ahead), slope).div_(scale)) / h0
-    k = (method.error_order or method.order) + 1
-    h1 = (0.01 / max(d1, d2)) ** (1 / k) if max(d1, d2) > 1e-15 else max(1e-6, 1e-3 * h0)
-    return min(100 * h0, h1)
-
-
-@torch.no_grad()
 def first_steps(
     method: Method,
     field: Field,
     t: Tensor,
+    end: Tensor,
     carry: Carry,
-    sign: Tensor,
     scale: Tensor,
     measure: Callable[[Tensor], Tensor],
     max_step: float,
 ) -> Tensor:
-    """`first_step` by tensors alone, NaN where the slope is not finite.
+    """Return first steps from one more evaluation (Hairer, Nørsett, Wanner 1993, II.4), positive; NaN: no slope.
 
-    `scale` is the tolerance in the shape of the state. `measure` returns norms, in float64: one of shape () for `t` and
-    `sign` of shape (), or (B,) for (B, 1, …, 1).
+    By tensors alone, so that it serves every loop. `scale` is the tolerance in the shape of the state: what has none,
+    as a zero without absolute tolerance, has no say. `measure` returns norms, in float64: one of shape () for `t` and
+    `end` of shape (), or (B,) for (B, 1, …, 1). The evaluation stays within `end`; where the field is not finite
+    there, the steps are a thousandth of the way, and the loop finds out the rest. They are a hundred roundings of the
+    time at least.
     """
     y, slope = carry[0], method.slope(field, carry)
+    scale = scale.where(scale > TINY, math.inf)
+    span = (end - t).view(-1 if t.ndim else ())
+    longest = span.abs().clamp(max=max_step)
     d0, d1 = measure(y / scale), measure(slope / scale)
-    h0 = (0.01 * d0 / d1).where((d0 >= 1e-5) & (d1 >= 1e-5), 1e-6).clamp(max=max_step).where(d1.isfinite(), math.nan)
-    move = sign * h0.view(t.shape)
-    ahead = method.start(field, t + move, y + move.to(y.dtype) * slope)
+    h0 = torch.minimum((0.01 * d0 / d1).where((d0 >= 1e-5) & (d1 >= 1e-5), 1e-6), longest)
+    h0 = h0.where(d1.isfinite(), math.nan)
+    move = h0.copysign(span).view(t.shape)
+    ahead = method.start(field, torch.where(move == end - t, end, t + move), y + move.to(y.dtype) * slope)
     d = torch.maximum(d1, measure((method.slope(field, ahead) - slope) / scale) / h0)
     k = (method.error_order or method.order) + 1
-    h1 = ((0.01 / d) ** (1 / k)).where(~(d <= 1e-15), (1e-3 * h0).clamp(min=1e-6))
-    return torch.minimum(100 * h0, h1)
+    h1 = ((0.01 / d) ** (1 / k)).where((d > 1e-15) & d.isfinite(), (1e-3 * h0).clamp(min=1e-6))
+    least = (torch.nextafter(t.abs(), torch.full_like(t, math.inf)) - t.abs()).view(h0.shape)
+    return torch.maximum(torch.minimum(100 * h0, h1.where(d.isfinite(), 1e-3 * h0)), 100 * least)

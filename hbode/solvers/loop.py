@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from .clock import Clock, Node
-from .control import Controller, first_step
+from .control import Controller, first_steps
 from .field import Field
 from .method import Carry, Method, converged, stiffness
 from .noise import noise_state
 from .plan import Plan
-from .shared_step import SharedStep, crossing_value, find_crossings
+from .shared_step import SharedStep, crossing_values, find_crossings
 from .status import Status
 from .stiffness import BOUNDARY, EVERY
 from .tape import Tape
@@ -47,10 +47,11 @@ def begin(
     while row < count and times[row] == times[0]:
         row += 1
     tape = Tape()
-    tape.row_blocks.append(y0.unsqueeze(0).expand(row, *y0.shape))
+    lead = y0.unsqueeze(0).expand(row, *y0.shape)
+    tape.row_blocks.append(lead if row < count else lead.clone())
     carry: Carry = (y0,)
     if row < count:
-        field = field.within(_sides(plan.jumps, node.value, sign))
+        field = field.within(plan.sides(node.value, sign))
         carry = start or method.start(field, clock.at(node), y0)
     control, status, dt = plan.control, None, plan.step_size
     tape.carry = carry
@@ -60,7 +61,9 @@ def begin(
         if (plan.adaptive or plan.check_finite) and not all(_finite(x) for x in carry[1:]):
             status = Status.NON_FINITE
         elif math.isnan(dt):
-            dt = first_step(method, field, clock.at(node), carry, sign, control)
+            t, end = clock.at(node).detach(), clock.at(Node(_end(plan, times, sign), None))
+            scale = torch.mul(y0.detach().abs(), control.rtol).add_(control.atol)
+            dt = float(first_steps(method, field, t, end, carry, scale, control.measured, control.max_step))
     return Beginning(tape, carry, row, sign, dt, status)
 
 
@@ -75,11 +78,12 @@ def solve(
     times, count = clock.values, len(clock.values)
     tape, carry, row, sign, dt, status = begin(method, field, y0, clock, plan, start)
     node = Node(times[0], 0)
-    sides = _sides(plan.jumps, node.value, sign)
+    sides = plan.sides(node.value, sign)
     control, k = plan.control, (method.error_order or 0) + 1
-    values = [crossing_value(c, clock, node.value, y0) for c in plan.crossings]
+    values = crossing_values(plan.crossings, clock, node.value, y0) if plan.crossings else None
     last = before = 1.0
-    accepted = rejected = stop = 0
+    accepted = rejected = stop = since = 0
+    origin = node.value
     refused = restart = False
     broken: Status | None = None
     look = stiffness(method) if plan.adaptive else None
@@ -91,9 +95,14 @@ def solve(
             break
         if plan.adaptive:
             dt = min(max(dt, control.min_step), control.max_step)
-        remaining = (plan.stops[stop].value - node.value) * sign
-        lands = dt >= remaining * (1 - 1e-9)  # the rounding of a long sum of steps leaves no sliver
-        end = plan.stops[stop] if lands else Node(node.value + sign * dt, node.anchor)
+        target = plan.stops[stop].value
+        if plan.adaptive:
+            ahead = node.value + sign * dt
+            lands = dt >= (target - node.value) * sign * (1 - 1e-9)  # no sliver is left
+        else:  # multiples of the step, so that roundings do not add up
+            ahead = origin + sign * (since + 1) * dt
+            lands = (target - ahead) * sign <= plan.slack(target)
+        end = plan.stops[stop] if lands else Node(ahead, node.anchor)
         length = (end.value - node.value) * sign
         if not length > 0 or (plan.adaptive and not lands and length < 10 * math.ulp(node.value)):
             status = broken or (Status.NON_FINITE if math.isnan(dt) else Status.STEP_UNDERFLOW)
@@ -128,11 +137,14 @@ def solve(
             ratios.append(look(stages))
         if plan.on_accept is not None:
             plan.on_accept(node.value, carry[0], end.value - node.value)
-        over, reach = None, end.value
-        if plan.crossings:
-            step.found, values = find_crossings(method, clock, plan.crossings, values, step, carry1, stages)
-            over = next((f for f in step.found if plan.crossings[f.which].terminal), None)
-            reach = end.value if over is None else node.value + over.theta * (end.value - node.value)
+        over: Status | None = None
+        reach = end.value
+        if values is not None:
+            step.found, values, limit, lost = find_crossings(
+                method, clock, plan.crossings, values, step, carry1, stages
+            )
+            over = Status.EVENT if limit <= 1.0 else Status.NON_FINITE if lost else None
+            reach = node.value + limit * (end.value - node.value) if limit <= 1.0 else end.value
             tape.event_index += [f.which for f in step.found]
             tape.event_sample += [-1] * len(step.found)
         while row < count and (reach - times[row]) * sign >= 0:
@@ -148,7 +160,7 @@ def solve(
             tape.interpolants.append(stages)
         tape.carry = carry1
         if over is not None:
-            status = Status.EVENT
+            status = over
             break
         if plan.adaptive:
             proposal = length * min(control.factor(error, last, before, k), 1.0 if refused else math.inf)
@@ -156,8 +168,9 @@ def solve(
             before, last = last, max(error, 1e-10)
         restart = lands and end.value in plan.jumps
         if restart:
-            sides = _sides(plan.jumps, end.value, sign)
+            sides = plan.sides(end.value, sign)
         stop += lands
+        origin, since = (end.value, 0) if lands else (origin, since + 1)
         node, carry, refused = end, carry1, False
 
     tape.status = [Status.SUCCESS if status is None else status]
@@ -176,13 +189,10 @@ def place(rows: Tensor, clock: Clock) -> Tensor:
     return rows if not missing else torch.cat((rows, rows.new_full((missing, *rows.shape[1:]), math.nan)))
 
 
-def _sides(jumps: tuple[float, ...], t: float, sign: float) -> tuple[float, float] | None:
-    """Return the discontinuities around the interval that starts at t."""
-    if not jumps:
-        return None
-    i = bisect_right(jumps, t) if sign > 0 else bisect_right([-j for j in reversed(jumps)], -t)
-    line = jumps if sign > 0 else jumps[::-1]
-    return (line[i - 1] if i else -sign * math.inf, line[i] if i < len(line) else sign * math.inf)
+def _end(plan: Plan, times: Sequence[float], sign: float) -> float:
+    """Return the last time, or the next discontinuity if that comes first."""
+    sides = plan.sides(times[0], sign)
+    return times[-1] if sides is None else sign * min(sign * times[-1], sign * sides[1])
 
 
 def _scaled_error(method: Method, control: Controller, stages: Any, y0: Tensor, y1: Tensor) -> float:

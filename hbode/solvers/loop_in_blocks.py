@@ -42,7 +42,7 @@ def solve_in_blocks(
     state = [node.value, dt, 1.0, 1.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 0.0]
     if status is None and row < len(clock.values):
         method.lay_out(y0.device)
-        course = _course(y0, plan, sign, stop, steps)
+        course = _course(y0, clock, plan, sign, stop, steps)
         march = torch.tensor(state, dtype=torch.float64, device=y0.device)
         if math.isnan(dt):
             calls += 1
@@ -64,7 +64,7 @@ def solve_in_blocks(
             status = None if code < 0 else Status(int(code))
             if status is None:
                 state[4] = state[5] = 0.0
-                course = _course(y0, plan, sign, stop, steps)
+                course = _course(y0, clock, plan, sign, stop, steps)
                 march = torch.tensor(state, dtype=torch.float64, device=y0.device)
     tries = int(state[6])
 
@@ -141,10 +141,11 @@ class _Writer:
                 self.plan.keep(tape.steps, step)
 
 
-def _course(y: Tensor, plan: Plan, sign: float, passed: int, steps: int) -> Course:
+def _course(y: Tensor, clock: Clock, plan: Plan, sign: float, passed: int, steps: int) -> Course:
     """Return the course from behind so many stops on."""
     rtol, atol, own = tolerances(plan.control, y)
     stops = [stop.value for stop in plan.stops[passed : passed + steps]]
     stops += stops[-1:] * (steps - len(stops))
-    numbers = [sign, len(plan.stops) - 1.0 - passed, float(plan.max_steps), rtol, atol, *stops]
+    ends = clock.values[-1], plan.stops[passed - 1].value if passed else clock.values[0]
+    numbers = [sign, len(plan.stops) - 1.0 - passed, float(plan.max_steps), rtol, atol, *ends, *stops]
     return Course(torch.tensor(numbers, dtype=torch.float64, device=y.device), own)

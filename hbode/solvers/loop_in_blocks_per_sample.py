@@ -146,5 +146,6 @@ def _course(y: Tensor, clock: SampleClock, plan: Plan, begun: SampleBeginning, t
     stops, anchors = begun.stops.gather(1, order), begun.anchors.gather(1, order)
     rtol, atol, own = tolerances(plan.control, y)
     same = [torch.full_like(begun.dt, float(x)) for x in (plan.max_steps, rtol, atol)]
-    numbers = torch.cat((torch.stack((begun.sign, count.squeeze(1) - 1.0, *same)), stops.T))
+    start, end = begun.times[:, 0], begun.times[:, -1]
+    numbers = torch.cat((torch.stack((begun.sign, count.squeeze(1) - 1.0, *same, end, start)), stops.T))
     return Course(numbers, own, clock.ndim, tied), torch.cat((torch.zeros_like(anchors[:, :1]), anchors), 1)

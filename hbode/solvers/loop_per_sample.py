@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from .clock import Nodes, SampleClock
-from .control import first_steps, norm_samples, tie
+from .control import first_steps, next_of_grid, norm_samples, tie
 from .field import Field
 from .method import Carry, Method, converged, stiffness
 from .noise import noise_state
 from .plan import Plan
-from .sample_step import SampleStep, batch_first, find_sample_crossings
+from .sample_step import SampleStep, batch_first, find_sample_crossings, sample_values
 from .status import Status
 from .stiffness import BOUNDARY, EVERY
 from .tape import Tape
@@ -93,12 +93,12 @@ def solve_per_sample(
     if (status < 0).any() and plan.adaptive and control.first_step is None:
         scale = torch.mul(y0.abs(), control.rtol).add_(control.atol)
         measure = partial(norm_samples, batch_axis=axis)
-        t, to = clock.wide(times[:, 0]), clock.wide(sign)
-        dt = first_steps(method, field, t, carry, to, scale, measure, control.max_step)
+        span = clock.wide(times[:, 0]), clock.wide(times[:, -1])
+        dt = first_steps(method, field, *span, carry, scale, measure, control.max_step)
         if tied:
             dt = tie(dt, (times[:, -1] - times[:, 0]).abs(), status < 0)
     evaluations += field.calls
-    values = [c.fn(times[:, 0], y0).detach().double() for c in plan.crossings]
+    values = sample_values(plan.crossings, times[:, 0], y0) if plan.crossings else None
     last = before = torch.ones(batch, dtype=torch.float64, device=device)
     refused = torch.zeros(batch, dtype=torch.bool, device=device)
     broken = zero
@@ -116,8 +116,12 @@ def solve_per_sample(
         at_stop = behind.sum(1, keepdim=True).clamp(max=stops.shape[1] - 1)
         target = Nodes(stops.gather(1, at_stop).squeeze(1), anchors.gather(1, at_stop).squeeze(1))
         remaining = (target.value - node.value) * sign
-        lands = dt >= remaining * (1 - 1e-9)  # the rounding of a long sum of steps leaves no sliver
-        end = target.where(lands, Nodes(node.value + sign * dt, node.anchor))
+        if plan.adaptive or math.isinf(plan.step_size):
+            ahead, lands = node.value + sign * dt, dt >= remaining * (1 - 1e-9)  # no sliver is left
+        else:
+            passed = torch.where(at_stop > 0, stops.gather(1, (at_stop - 1).clamp(min=0)), times[:, :1]).squeeze(1)
+            ahead, lands = next_of_grid(node.value, passed, target.value, sign, dt)
+        end = target.where(lands, Nodes(ahead, node.anchor))
         length = (end.value - node.value) * sign
         ulp = torch.nextafter(node.value.abs(), torch.full_like(node.value, math.inf)) - node.value.abs()
         stuck = active & ~((length > 0) & (lands | (length >= 10 * ulp) | (not plan.adaptive)))
@@ -163,11 +167,15 @@ def solve_per_sample(
                 carry1, stages = step.run(method, field, clock)
             else:
                 carry1 = step.hold(clock, carry1, carry)
-            reach, over = end.value, torch.zeros_like(accept)
-            if plan.crossings:
-                step.found, values, over, reach = find_sample_crossings(
+            reach, over, lost = end.value, torch.zeros_like(accept), torch.zeros_like(accept)
+            if values is not None:
+                sighted, values = find_sample_crossings(
                     method, clock, plan.crossings, values, step, carry1, stages, accept
                 )
+                if sighted is not None:
+                    step.found, limit, lost = sighted
+                    over = limit <= 1.0
+                    reach = torch.where(over, node.value + limit.clamp(max=1.0) * (reach - node.value), reach)
             window = torch.arange(count, device=device)
             passed = ((reach.unsqueeze(1) - times) * sign.unsqueeze(1) >= 0) & (window >= row.unsqueeze(1))
             passed &= accept.unsqueeze(1)
@@ -178,9 +186,9 @@ def solve_per_sample(
             if most:
                 samples = torch.arange(batch, device=device).expand_as(step.index)
                 tape.row_places.append(torch.stack((step.index, samples), -1)[step.inside])
-            for index, met, _ in step.found:
-                who = met.nonzero().flatten().tolist()
-                tape.event_index += [index] * len(who)
+            for zeros in step.found:
+                who = zeros.met.nonzero().flatten().tolist()
+                tape.event_index += [zeros.which] * len(who)
                 tape.event_sample += who
             tape.t.append(torch.where(accept, node.value, math.nan))
             tape.dt.append(torch.where(accept, end.value - node.value, math.nan))
@@ -192,6 +200,7 @@ def solve_per_sample(
             status = torch.where(accept & over, int(Status.EVENT), status)
             finished = accept & (row == count) & ~over
             status = torch.where(finished, int(Status.SUCCESS), status)
+            status = torch.where(lost, int(Status.NON_FINITE), status)
             node, carry = end.where(accept, node), carry1
         if plan.adaptive:
             factor = torch.where(finite, control.factors(error, last, before, k), control.min_factor)

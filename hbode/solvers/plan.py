@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from .clock import Node
-from .control import Controller
+from .control import GRID_SLACK, Controller
 from .tape import Crossing
 
 Hook = Callable[[float, Tensor, float], None]
@@ -57,12 +58,26 @@ class Plan:
         }
         return next((name for name, present in named.items() if present), None)
 
+    def sides(self, t: float, sign: float) -> tuple[float, float] | None:
+        """Return the discontinuities around the interval that starts at t in a direction of time."""
+        if not self.jumps:
+            return None
+        line = self.jumps if sign > 0 else self.jumps[::-1]
+        i = bisect_right([sign * jump for jump in line], sign * t)
+        return (line[i - 1] if i else -sign * math.inf, line[i] if i < len(line) else sign * math.inf)
+
     def step_count(self, start: float) -> int | None:
         """Return how many steps a fixed grid has, from its first time on; None where steps are adaptive."""
         if self.adaptive:
             return None
+        if math.isinf(self.step_size):
+            return len(self.stops)
         count = 0
         for stop in self.stops:
-            count += max(1, math.ceil(abs(stop.value - start) / self.step_size * (1 - 1e-9)))
+            count += max(1, math.ceil((abs(stop.value - start) - self.slack(stop.value)) / self.step_size))
             start = stop.value
         return count
+
+    def slack(self, target: float) -> float:
+        """Return what may be left before a target on a fixed grid without a step of its own (see `next_of_grid`)."""
+        return GRID_SLACK * self.step_size + 2 * math.ulp(target)

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from .clock import Nodes, SampleClock
+from .crossings import Array, Sighted, Stretch, Zeros, find_zeros, on_host
 from .field import Field
 from .method import Carry, Invertible, Method
 from .noise import Noise, restore_noise
-from .shared_step import differentiable_slope
+from .shared_step import moving_zero
 from .tape import Crossing, Replayed
 
 
@@ -28,8 +29,7 @@ class SampleStep:
     moved: Tensor
     index: Tensor
     inside: Tensor
-    found: tuple[tuple[int, Tensor, Tensor], ...] = ()
-    """(crossing, samples that met it (B,), fraction of the step (B,)) of every event function met."""
+    found: tuple[Zeros, ...] = ()
     sides: tuple[float, float] | None = None
     noise: Noise | None = None
 
@@ -39,7 +39,7 @@ class SampleStep:
 
     @property
     def events(self) -> int:
-        return sum(int(met.sum()) for _, met, _ in self.found)
+        return sum(int(zeros.met.sum()) for zeros in self.found)
 
     def run(self, method: Method, field: Field, clock: SampleClock) -> tuple[Carry, Any]:
         """Take the step; samples that do not move keep their carry."""
@@ -85,11 +85,11 @@ class SampleStep:
         if not self.found:
             return Replayed(carry, rows, None, None)
         event_t, event_y = [], []
-        for index, met, theta in self.found:
-            where = self._locate(method, clock, crossings[index], theta, stages, start, span)
+        for zeros in self.found:
+            where = self._locate(method, clock, crossings[zeros.which], zeros, stages, start, span)
             states = method.interpolate(stages, clock.wide(where.unsqueeze(0)))
-            event_t.append((start + where * span)[met])
-            event_y.append(batch_first(states, axis, lead=1)[0][met])
+            event_t.append((start + where * span)[zeros.met])
+            event_y.append(batch_first(states, axis, lead=1)[0][zeros.met])
         return Replayed(carry, rows, torch.cat(event_t), torch.cat(event_y))
 
     def replay(self, method: Method, field: Field, clock: SampleClock, crossings: tuple[Crossing, ...]) -> Replayed:
@@ -100,7 +100,7 @@ class SampleStep:
         method: Method,
         clock: SampleClock,
         crossing: Crossing,
-        theta: Tensor,
+        zeros: Zeros,
         stages: Any,
         start: Tensor,
         span: Tensor,
@@ -110,13 +110,7 @@ class SampleStep:
         def value(at: Tensor) -> Tensor:
             return crossing.fn(start + at * span, method.interpolate(stages, clock.wide(at.unsqueeze(0)))[0])
 
-        where = theta
-        for _ in range(2):
-            g = value(where)
-            if g.requires_grad:
-                slope = differentiable_slope(value, where, g)
-                where = where - (g - g.detach()).to(theta.dtype) / torch.where(slope == 0, 1.0, slope)
-        return where
+        return moving_zero(value, zeros.theta, zeros.before)
 
 
 def batch_first(x: Tensor, ndim: int, lead: int = 0) -> Tensor:
@@ -134,41 +128,33 @@ def find_sample_crossings(
     method: Method,
     clock: SampleClock,
     crossings: Sequence[Crossing],
-    values: list[Tensor],
+    values: Array,
     step: SampleStep,
     carry: Carry,
     stages: Any,
     accept: Tensor,
-) -> tuple[tuple[tuple[int, Tensor, Tensor], ...], list[Tensor], Tensor, Tensor]:
-    """Return the events of a step, the values at its end, who stops, and the time that each sample reaches."""
-    start, span = step.start.value, step.end.value - step.start.value
-    ends = [c.fn(step.end.value, carry[0]).double() for c in crossings]
-    met, theta = [], []
-    for crossing, g0, g1 in zip(crossings, values, ends, strict=True):
-        up, down = (g0 < 0) & (g1 >= 0), (g0 > 0) & (g1 <= 0)
-        hit = accept & ((up & (crossing.direction >= 0)) | (down & (crossing.direction <= 0)))
-        low, high = torch.zeros_like(start), torch.ones_like(start)
-        if hit.any():
-            for _ in range(54):
-                middle = 0.5 * (low + high)
-                g = crossing.fn(
-                    start + middle * span, method.interpolate(stages, clock.wide(middle.unsqueeze(0)))[0]
-                ).double()
-                same = torch.sign(g) == torch.sign(g0)
-                low, high = torch.where(same, middle, low), torch.where(same, high, middle)
-        met.append(hit)
-        theta.append(high)
-    never = torch.full_like(start, math.inf)
-    limit = never
-    for crossing, hit, at in zip(crossings, met, theta, strict=True):
-        if crossing.terminal:
-            limit = torch.minimum(limit, torch.where(hit, at, never))
-    over = torch.isfinite(limit)
-    found = []
-    for index, (hit, at) in enumerate(zip(met, theta, strict=True)):
-        hit = hit & (at <= limit)
-        if hit.any():
-            found.append((index, hit, at))
-    reach = torch.where(over, start + limit * span, step.end.value)
-    values = [torch.where(accept, g1, g0) for g0, g1 in zip(values, ends, strict=True)]
-    return tuple(found), values, over, reach
+) -> tuple[Sighted | None, Array]:
+    """Return what the samples that were accepted met in a step, and the values at its end, (C, B)."""
+    start = step.start.value
+    span = torch.where(accept, step.end.value - start, 1.0)
+    ends = sample_values(crossings, step.end.value, carry[0])
+    theta = (clock.times.detach().T - start) / span  # (T, B)
+    inside = accept & (theta > 0) & (theta < 1)
+    most = int(inside.sum(0).max())
+    rows = torch.where(inside, theta, 1.0).sort(dim=0).values[:most] if most else None
+    stretch = Stretch(
+        start,
+        start + span,
+        torch.finfo(carry[0].dtype).eps,
+        lambda theta: method.interpolate(stages, clock.wide(theta)),
+        lambda crossing, t, y: crossing.fn(t, y).double(),
+    )
+    moving = accept.cpu().numpy()
+    sighted = find_zeros(stretch, crossings, values, ends, rows, moving)
+    return sighted, np.where(moving, ends, values)
+
+
+@torch.no_grad()
+def sample_values(crossings: Sequence[Crossing], t: Tensor, y: Tensor) -> Array:
+    """Return the event functions at times (B,) and states, shape (C, B)."""
+    return on_host(torch.stack([c.fn(t, y).double() for c in crossings]))

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
-from scipy.optimize import brentq
 from torch import Tensor
 
 from .clock import Clock, Node
+from .crossings import Array, Mask, Stretch, find_zeros, on_host
 from .field import Field
 from .method import Carry, Invertible, Method
 from .noise import Noise, restore_noise
@@ -18,10 +20,11 @@ from .tape import Crossing, Replayed
 
 
 class Found(NamedTuple):
-    """A zero of the event function `which` at the fraction `theta` of a step."""
+    """A zero of the event function `which` at the fraction `theta` of a step, and the closest one before it."""
 
     which: int
     theta: float
+    before: float
 
 
 @dataclass(slots=True)
@@ -76,31 +79,42 @@ class SharedStep:
                 rows = method.interpolate(stages, clock.fractions(self.start, self.end, self.first, self.last))
         if not self.found:
             return Replayed(carry, rows, None, None)
-        events = [self._locate(method, clock, crossings[f.which], f.theta, stages) for f in self.found]
+        events = [self._locate(method, clock, crossings[f.which], f, stages) for f in self.found]
         return Replayed(carry, rows, torch.stack([t for t, _ in events]), torch.cat([y for _, y in events]))
 
     def replay(self, method: Method, field: Field, clock: Clock, crossings: tuple[Crossing, ...]) -> Replayed:
         return self.read(method, clock, crossings, *self.run(method, field, clock))
 
     def _locate(
-        self, method: Method, clock: Clock, crossing: Crossing, theta: float, stages: Any
+        self, method: Method, clock: Clock, crossing: Crossing, found: Found, stages: Any
     ) -> tuple[Tensor, Tensor]:
-        """Return time and state of an event, with the derivatives of the implicit function.
-
-        Two Newton steps from the zero, which do not move it, carry those of the event time up to the third.
-        """
+        """Return time and state of an event, with the derivatives of the implicit function."""
         start, span = clock.at(self.start), clock.span(self.start, self.end)
-        where = torch.tensor([theta], dtype=torch.float64, device=start.device)
+        theta, before = (torch.tensor([x], dtype=torch.float64, device=start.device) for x in found[1:])
 
         def value(at: Tensor) -> Tensor:
-            g = crossing.fn(start + at[0] * span, method.interpolate(stages, at)[0])
-            return g.reshape(1).to(where.dtype)
+            return crossing.fn(start + at[0] * span, method.interpolate(stages, at)[0]).reshape(1)
 
-        for _ in range(2):
-            g = value(where)
-            if g.requires_grad:
-                where = where - (g - g.detach()) / differentiable_slope(value, where, g)
+        where = moving_zero(value, theta, before)
         return start + where[0] * span, method.interpolate(stages, where)
+
+
+def moving_zero(value: Callable[[Tensor], Tensor], theta: Tensor, before: Tensor) -> Tensor:
+    """Return the fractions θ with the derivatives of the implicit function value(θ) = 0, entry by entry.
+
+    Two Newton steps, which do not move it, carry those of the event time up to the third. They are taken just before
+    the zero, since a function that stays zero is flat after it. Where its slope is zero there too, as that of a
+    function that steps, the event has no derivative through it.
+    """
+    where = before
+    for _ in range(2):
+        g = value(where).to(where.dtype)
+        if not g.requires_grad:
+            return theta
+        slope = differentiable_slope(value, where, g)
+        steep = slope != 0
+        where = where - torch.where(steep, g - g.detach(), 0.0) / torch.where(steep, slope, 1.0)
+    return where + (theta - before)
 
 
 def differentiable_slope(value: Callable[[Tensor], Tensor], x: Tensor, g: Tensor) -> Tensor:
@@ -108,15 +122,20 @@ def differentiable_slope(value: Callable[[Tensor], Tensor], x: Tensor, g: Tensor
 
     What is differentiated by is zero times g: a tensor in the graph that is no new leaf.
     """
-    shift = 0.0 * g.to(x.dtype)
+    shift = 0.0 * g
     (slope,) = torch.autograd.grad(value(x + shift).sum(), shift, create_graph=True)
     return slope
 
 
 @torch.no_grad()
-def crossing_value(crossing: Crossing, clock: Clock, t: float, y: Tensor) -> float:
-    """Return the event function at a time and state."""
-    return float(crossing.fn(torch.tensor(t, dtype=torch.float64, device=clock.times.device), y))
+def crossing_values(crossings: Sequence[Crossing], clock: Clock, t: float, y: Tensor) -> Array:
+    """Return the event functions at a time and state, shape (C, 1)."""
+    at = torch.tensor(t, dtype=torch.float64, device=clock.times.device)
+    return on_host(torch.stack([_value(c, at, y) for c in crossings]))
+
+
+def _value(crossing: Crossing, t: Tensor, y: Tensor) -> Tensor:
+    return crossing.fn(t.reshape(()), y).double().reshape(1)
 
 
 @torch.no_grad()
@@ -124,29 +143,30 @@ def find_crossings(
     method: Method,
     clock: Clock,
     crossings: Sequence[Crossing],
-    values: list[float],
+    values: Array,
     step: SharedStep,
     carry: Carry,
     stages: Any,
-) -> tuple[tuple[Found, ...], list[float]]:
-    """Return the zeros inside a step up to the first terminal one, in order, and the values at its end."""
-    if not crossings:
-        return (), values
-    ends = [crossing_value(c, clock, step.end.value, carry[0]) for c in crossings]
-    found = []
-    for index, (crossing, g0, g1) in enumerate(zip(crossings, values, ends, strict=True)):
-        up, down = g0 < 0 <= g1, g0 > 0 >= g1
-        if not ((up and crossing.direction >= 0) or (down and crossing.direction <= 0)):
-            continue
+) -> tuple[tuple[Found, ...], Array, float, bool]:
+    """Return the zeros inside a step in order, the values at its end, where they end the solve, and if one is lost.
 
-        def value(theta: float, crossing: Crossing = crossing, g0: float = g0, g1: float = g1) -> float:
-            if theta in (0.0, 1.0):
-                return g0 if theta == 0.0 else g1
-            at = torch.tensor([theta], dtype=torch.float64, device=clock.times.device)
-            t = step.start.value + theta * (step.end.value - step.start.value)
-            return crossing_value(crossing, clock, t, method.interpolate(stages, at)[0])
+    The end is a fraction of the step, Inf where there is none; a function is lost that became NaN.
+    """
+    t0, t1, times = step.start.value, step.end.value, clock.values
+    ends = crossing_values(crossings, clock, t1, carry[0])
+    last, rows = step.first, None
+    while last < len(times) and (t1 - times[last]) * (t1 - t0) > 0:
+        last += 1
+    if last > step.first:
+        rows = ((clock.times.detach()[step.first : last] - t0) / (t1 - t0)).unsqueeze(1)
+    start, end = torch.tensor([[t0], [t1]], dtype=torch.float64, device=clock.times.device).unbind()
+    eps = torch.finfo(carry[0].dtype).eps
+    stretch = Stretch(start, end, eps, lambda theta: method.interpolate(stages, theta.squeeze(1)), _value)
+    sighted = find_zeros(stretch, crossings, values, ends, rows, _ALL)
+    if sighted is None:
+        return (), ends, math.inf, False
+    found = [Found(zeros.which, zeros.theta.item(), zeros.before.item()) for zeros in sighted.zeros]
+    return tuple(sorted(found, key=lambda f: f.theta)), ends, sighted.limit.item(), bool(sighted.lost)
 
-        found.append(Found(index, float(brentq(value, 0.0, 1.0, xtol=1e-15))))
-    found.sort(key=lambda f: f.theta)
-    first = next((i for i, f in enumerate(found) if crossings[f.which].terminal), len(found) - 1)
-    return tuple(found[: first + 1]), ends
+
+_ALL: Mask = np.ones(1, dtype=np.bool_)

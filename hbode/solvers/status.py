@@ -29,8 +29,8 @@ class Status(IntEnum):
 _REMEDIES = {
     Status.SUCCESS: "the last time was reached",
     Status.EVENT: "a terminal event stopped the solve",
-    Status.NON_FINITE: "the field or the state became NaN or Inf. Check the field there; bound its output or its "
-    "weights, or lower max_step",
+    Status.NON_FINITE: "the field or the state became NaN or Inf, or an event function NaN with no zero before it. "
+    "Check them there; bound the field's output or its weights, or lower max_step",
     Status.STEP_UNDERFLOW: "the step became too small to move the time. The solution may blow up or the field jump: "
     "name jumps in jump_ts, loosen rtol and atol, or use float64",
     Status.NOT_CONVERGED: "the inner solver of an implicit method did not converge, however small the step. Take "

@@ -103,5 +103,6 @@ def norms(x: Tensor, axes: int) -> Tensor:
     if not axes:
         whole: Tensor = torch.linalg.vector_norm(x)
         return whole
-    norms: Tensor = torch.linalg.vector_norm(x.movedim(x.ndim - axes, 0).unsqueeze(-1).flatten(1), dim=1)
+    samples = x.movedim(x.ndim - axes, 0)
+    norms: Tensor = torch.linalg.vector_norm(samples.reshape(len(samples), -1), dim=1)
     return norms

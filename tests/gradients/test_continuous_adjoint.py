@@ -11,7 +11,7 @@ import torch
 from scenarios import OUTPUTS, SCENARIOS, Scenario, assert_same, increasing, pulled_back
 from torch import nn
 
-from hbode import METHODS, FirstOrder, GeneralizedHeavyBall, HeavyBall, SecondOrder, hbodeint
+from hbode import METHODS, Event, FirstOrder, GeneralizedHeavyBall, HeavyBall, SecondOrder, hbodeint
 from hbode.gradients import ContinuousAdjoint, DiscreteAdjoint
 
 FINE = {"rtol": 1e-9, "atol": 1e-11}
@@ -220,3 +220,36 @@ def test_refusals(net, draw):
     system = GeneralizedHeavyBall(net(), 0.3, 0.2, "tanh").double()
     with pytest.raises(ValueError, match="adjoint_method='dprkn6' needs a heavy ball with h' = m"):
         hbodeint(system, h0, [0.0, 1.0], gradient=ContinuousAdjoint(adjoint_method="dprkn6"))
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_an_event_on_a_discontinuity_moves_along_the_slope_before_it(sign):
+    """y' = 1 before the jump at T and 5 after it, with an event at t = T: dy/dT = 1 for the state there."""
+    end = torch.tensor(0.5 * sign, dtype=torch.float64, requires_grad=True)
+
+    def field(t, y):
+        return torch.where(sign * t < 0.5, 1.0, 5.0) * torch.ones_like(y)
+
+    sol = hbodeint(
+        FirstOrder(field),
+        torch.zeros(1, dtype=torch.float64, requires_grad=True),
+        [0.0, sign],
+        event=Event(lambda t, y: t - end + 0 * y[0]),
+        gradient="continuous_adjoint",
+        options={"jump_ts": [0.5 * sign]},
+    )
+    (record,) = sol.events
+    bar_t, bar_y = (torch.autograd.grad(x.sum(), end, retain_graph=True)[0].item() for x in (record.t, record.h))
+    # Sums of a few roundings.
+    assert (bar_t, bar_y) == pytest.approx((1.0, 1.0), abs=1e-12)
+
+
+@pytest.mark.parametrize("mode", ["continuous_adjoint", "discrete_adjoint"])
+def test_a_requested_time_on_a_discontinuity_moves_along_the_slope_before_it(mode):
+    """The last row is at the jump: its cotangent of the time is y' = 1 before it, not 5 after it."""
+    t = torch.tensor([0.0, 0.5], dtype=torch.float64, requires_grad=True)
+    system = FirstOrder(lambda t, y: torch.where(t < 0.5, 1.0, 5.0) * torch.ones_like(y))
+    h0 = torch.zeros(1, dtype=torch.float64)
+    sol = hbodeint(system, h0, t, gradient=mode, options={"jump_ts": [0.5]})
+    (bar,) = torch.autograd.grad(sol.h[-1].sum(), t)
+    assert bar.tolist() == pytest.approx([-1.0, 1.0], abs=1e-12)

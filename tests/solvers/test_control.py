@@ -11,7 +11,17 @@ from scipy.integrate import RK45
 from scipy.integrate._ivp.common import select_initial_step
 
 from hbode import METHODS, FirstOrder, Status, hbodeint
-from hbode.solvers import Controller
+from hbode.options import plan
+from hbode.solvers import (
+    Clock,
+    Controller,
+    Field,
+    SampleClock,
+    solve_in_blocks,
+    solve_per_sample,
+    solve_per_sample_in_blocks,
+)
+from hbode.solvers import solve as solve_loop
 
 CONTROLLERS = {"I": (0.0, 1.0, 0.0), "PI": (0.2, 0.6, 0.0), "PID": (0.2, 0.5, 0.05), "gains": (0.3, 0.4, 0.1)}
 T = [0.0, 6.0]
@@ -334,3 +344,38 @@ def test_a_blown_up_step_is_tried_again_with_a_smaller_one():
 def test_zero_error_grows_the_step_by_max_factor():
     sol = solve({"first_step": 1e-3}, func=lambda t, h: torch.zeros_like(h), y0=torch.ones(1, dtype=torch.float64))
     assert torch.allclose(sol.stats.dt[:4], torch.tensor([1e-3, 1e-2, 1e-1, 1.0], dtype=torch.float64), rtol=1e-12)
+
+
+GRIDS = {
+    "backwards": (0.05, [10.0, 0.0], 200),
+    "with points to step to": (0.1, [0.0, 0.35, 5.0], 51),
+    "large times": (0.05, [1.7e9, 1.7e9 + 10.0], 200),
+    "a true remainder": (0.3, [0.0, 1.0], 4),
+    "a small remainder": (0.25, [0.0, 1.0 + 1e-6], 5),
+}
+
+
+@pytest.mark.parametrize("loop", [solve_loop, solve_in_blocks, solve_per_sample, solve_per_sample_in_blocks])
+@pytest.mark.parametrize("name", GRIDS)
+def test_a_fixed_grid_has_no_sliver_at_its_end(name, loop):
+    """Steps added up end 9.5e-6 before the end at large times, 3.6e-10 for .05 over [0, 1000]: a step of its own."""
+    step, t, count = GRIDS[name]
+    method, options = METHODS["euler"], {"step_size": step, **({"step_ts": [0.35]} if len(t) == 3 else {})}
+    shared = loop in (solve_loop, solve_in_blocks)
+    times = torch.tensor(t, dtype=torch.float64)
+    times = times if shared else times.unsqueeze(0)
+    clock = Clock.of(times) if shared else SampleClock(times, 2)
+    drawn = plan(method, options, times, 1e-5, 1e-7, (None, None, times))
+    y0 = torch.ones(1, 1, dtype=torch.float64)
+    with torch.no_grad():
+        tape = loop(method, Field(lambda t, y: 0 * y, torch.float64), y0, clock, drawn)
+    dt = torch.tensor([float(x) for x in tape.dt], dtype=torch.float64)
+    assert len(dt) == count
+    if shared:
+        assert drawn.step_count(t[0]) == count
+    # Times are rounded to half an ulp, so that a difference of two is off by no more than one.
+    ulp = math.ulp(max(map(abs, t)))
+    assert dt.abs().max() <= step + 2 * ulp
+    assert dt.abs().min() >= min(step, 1e-6) * (1 - 1e-9) - 2 * ulp
+    if name in ("backwards", "large times"):
+        assert dt.abs().min() >= step - 2 * ulp
