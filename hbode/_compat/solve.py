@@ -16,7 +16,17 @@ from ..solvers.reference import SCIPY_METHODS, solve_scipy
 from .events import EventFn, Func, at_fixed_time, positive_at_start
 from .methods import ADAPTIVE, SCIPY, check_method, grid_method, warn_unknown
 from .plans import CALLBACKS, Watch, adaptive_plan, callbacks, grid_plan, number
-from .state import ArgumentError, ArgumentTypeError, Layout, SolveError, State, check_times, real_dtype, tolerance
+from .state import (
+    ArgumentError,
+    ArgumentTypeError,
+    Layout,
+    SolveError,
+    State,
+    check_times,
+    fitted,
+    real_dtype,
+    tolerance,
+)
 
 _REMEDIES = {
     Status.NON_FINITE: "non-finite values in state `y` or in what func returned. Check func there, or set "
@@ -93,18 +103,18 @@ def prepared(
     if search:  # half the largest number that func can be given as its time stands for no end
         far = math.copysign(0.5 * torch.finfo(real).max, float((times[1] - times[0]).detach()))
         times = torch.stack((times[0], times.new_tensor(far)))
-    if adaptive:
-        solver: Any = METHODS[name]
-        plan = adaptive_plan(options, times, norm, rtol, atol)
-    else:
-        solver = grid_method(name, options, rtol, atol)
-        plan = grid_plan(options, func, y0, t, times, search)
+    clock = Clock.of(times)
     crossings: tuple[Crossing, ...] = ()
     if event_fn is not None:
         entry = positive_at_start(event_fn, t[0].detach(), y0)
         crossings = (Crossing(at_fixed_time(entry, layout, torch.float64 if adaptive else real)),)
-    clock = Clock.of(times)
-    plan = replace(plan, crossings=crossings, **_hooks(func, name, options, layout, clock.values, t))
+    watched = {"crossings": crossings, **_hooks(func, name, options, layout, clock.values, t)}
+    if adaptive:
+        solver: Any = METHODS[name]
+        plan = adaptive_plan(options, clock.values, norm, rtol, atol, **watched)
+    else:
+        solver = grid_method(name, options, rtol, atol)
+        plan = grid_plan(options, func, y0, t, clock.values, **watched)
 
     def bind(tensors: Sequence[Tensor | None], damped: bool | None = None) -> tuple[Field, tuple[Crossing, ...]]:
         return _field(func, layout, y), crossings
@@ -124,6 +134,8 @@ def ignore(_: int) -> None:
 
 
 def _field(func: Func, layout: Layout, like: Tensor) -> Field:
+    if layout.shapes is None:
+        return Field(lambda t, y: fitted(func(t, y), y.shape, y), real_dtype(like))
     return Field(lambda t, y: layout.join(func(t, layout.split(y)), y), real_dtype(like))
 
 

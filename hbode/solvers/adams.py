@@ -14,9 +14,9 @@ from .field import Field
 from .hermite import Hermite
 from .linear import combine, lift
 from .method import Carry
-from .runge_kutta import RungeKutta
+from .short_runge_kutta import ShortRungeKutta
 
-_STARTER = RungeKutta(BUTCHER["rk38"])
+_STARTER = ShortRungeKutta(BUTCHER["rk38"])
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,7 @@ class Field:
         sees the field from its own side only, whenever it is evaluated for that step.
     """
 
-    __slots__ = ("counts", "damping", "dtype", "fn", "memory", "sides", "sigma")
+    __slots__ = ("_damping", "counts", "dtype", "fn", "memory", "sides", "sigma")
 
     def __init__(
         self,
@@ -82,7 +82,7 @@ class Field:
     ) -> None:
         self.fn = fn
         self.dtype = dtype
-        self.damping = damping or Damping.of(None, None, torch.zeros((), dtype=dtype))
+        self._damping = damping
         self.sigma = sigma
         self.counts = counts or Counts()
         self.sides = sides
@@ -98,6 +98,13 @@ class Field:
             inside = t.detach().clamp(min=self._next(after, torch.inf), max=self._next(before, -torch.inf))
             t = t + (inside - t.detach()) if t.requires_grad else inside
         return self.fn(t, y)
+
+    @property
+    def damping(self) -> Damping:
+        """The linear part of the equation."""
+        if self._damping is None:
+            self._damping = Damping.of(None, None, torch.zeros((), dtype=self.dtype))
+        return self._damping
 
     @property
     def calls(self) -> int:
@@ -123,13 +130,13 @@ class Field:
 
     def anew(self) -> Field:
         """Return the same field as nobody has used it yet."""
-        return Field(self.fn, self.dtype, self.damping, self.sigma)
+        return Field(self.fn, self.dtype, self._damping, self.sigma)
 
     def within(self, sides: tuple[float, float] | None) -> Field:
         """Return the field as it is seen from within an open interval of time, given by its ends in either order."""
         if sides is None:
             return self
-        seen = Field(self.fn, self.dtype, self.damping, self.sigma, self.counts, (min(sides), max(sides)))
+        seen = Field(self.fn, self.dtype, self._damping, self.sigma, self.counts, (min(sides), max(sides)))
         seen.memory = self.memory
         return seen
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .clock import Clock, Node
 from .field import Field
-from .method import Carry, Invertible, Method
+from .method import Advance, Carry, Invertible, Method, last_step, takes_numbers
 from .tape import Crossing, Replayed
 
 
@@ -35,6 +35,8 @@ class SharedStep:
     found: tuple[Found, ...] = ()
     restart: bool = False
     sides: tuple[float, float] | None = None
+    last_of_all: bool = False
+    """Whether no step follows, and nobody but `read` asks for its interpolant."""
 
     @property
     def rows(self) -> int:
@@ -52,10 +54,13 @@ class SharedStep:
 
     def run(self, method: Method, field: Field, clock: Clock) -> tuple[Carry, Any]:
         """Take the step."""
-        t, carry, field = clock.at(self.start), self.carry, field.within(self.sides)
+        carry, field = self.carry, field.within(self.sides)
         if self.restart:
-            carry = method.resume(field, t, carry)
-        return method.step(field, t, clock.span(self.start, self.end), carry)
+            carry = method.resume(field, clock.at(self.start), carry)
+        advance: Advance = last_step(method) if self.last_of_all else method.step
+        if takes_numbers(method) and clock.constant:
+            return advance(field, self.start.value, self.end.value - self.start.value, carry)
+        return advance(field, clock.at(self.start), clock.span(self.start, self.end), carry)
 
     def undo(self, method: Invertible, field: Field, clock: Clock, carry: Carry) -> Carry:
         return method.undo(field.within(self.sides), clock.at(self.start), clock.span(self.start, self.end), carry)
