@@ -95,7 +95,8 @@ class OnGrid:
     """A method on a fixed grid as torchdiffeq runs it.
 
     Between grid points the solution is interpolated, linearly unless `cubic` is set. With `perturb`, the field is
-    read just after the start and just before the end of each step, so that it may jump at the grid points.
+    read just after the start and just before the end of each step, so that it may jump at the grid points: no step
+    takes a slope over from the one before, and the carry is the state, for Adams methods with the history before it.
     """
 
     damped = False
@@ -108,7 +109,7 @@ class OnGrid:
         self.numbers = takes_numbers(inner) and not (cubic or perturb)
 
     def start(self, field: Field, t: Tensor, y: Tensor) -> Carry:
-        return self.inner.start(field, t, y)
+        return (y,) if self.perturb else self.inner.start(field, t, y)
 
     def step(self, field: Field, t: Tensor, dt: Tensor, carry: Carry) -> tuple[Carry, GridStages]:
         return self._step(self.inner.step, field, t, dt, carry)
@@ -119,12 +120,15 @@ class OnGrid:
     def _step(self, advance: Advance, field: Field, t: Any, dt: Any, carry: Carry) -> tuple[Carry, GridStages]:
         if self.perturb:
             field = field.within((float(t.detach()), float((t + dt).detach())))
-            fresh = self.inner.start(field, t, carry[0])
-            if isinstance(self.inner, Adams):
-                fresh = (carry[0], torch.cat((fresh[1], carry[1][1:])), carry[2])
-            carry = fresh
+            before, carry = carry[1:], self.inner.start(field, t, carry[0])
+            if before:
+                carry = (carry[0], *(torch.cat(pair) for pair in zip(carry[1:], before, strict=True)))
+            advance = self.inner.step if self.cubic else last_step(self.inner)
         carry1, stages = advance(field, t, dt, carry)
         slopes = (self.inner.slope(field, carry), self.inner.slope(field, carry1)) if self.cubic else None
+        if self.perturb:
+            kept = self.inner.max_order - self.inner.implicit - 1 if isinstance(self.inner, Adams) else 0
+            carry1 = (carry1[0], *(x[:kept] for x in carry[1:] if kept))
         return carry1, GridStages(carry[0], carry1[0], slopes, dt, stages)
 
     def slope(self, field: Field, carry: Carry) -> Tensor:

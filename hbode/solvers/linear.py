@@ -110,7 +110,7 @@ def combine(weights: Tensor, stack: Tensor) -> Tensor:
     samples or channels; `stack` has shape (k, ...).
     """
     if weights.ndim == 1:
-        return torch.mv(_flat(stack).t(), weights).view(stack.shape[1:])
+        return (weights @ _flat(stack)).view(stack.shape[1:])
     return (weights * stack).sum(0)
 
 
@@ -174,4 +174,5 @@ def stage_times(t: Tensor, dt: Tensor, nodes: Tensor, dtype: torch.dtype) -> tup
 
 
 def _flat(stack: Tensor) -> Tensor:
-    return stack.reshape(len(stack), stack.numel() // len(stack))
+    count = stack.shape[0]
+    return stack.reshape(count, stack.numel() // count)
