@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import inspect
 import math
+import sys
 import warnings
 from collections.abc import Callable
+from importlib import import_module
 from itertools import pairwise
 from types import ModuleType
 from typing import Any
@@ -374,6 +376,21 @@ def test_adjoint_params_may_be_no_leaves() -> None:
     out = compat.odeint_adjoint(lambda t, y: rate * y, start(), line(), method="rk4", adjoint_params=(rate,))
     ref = compat.odeint(lambda t, y: rate * y, start(), line(), method="rk4")
     close(torch.autograd.grad(out.sum(), seed, retain_graph=True), torch.autograd.grad(ref.sum(), seed))
+
+
+def test_inner_modules_that_programs_import_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "stand_in", compat)
+    for name in ("stand_in", "hbode.compat", "torchdiffeq"):
+        adjoint, inner = (import_module(f"{name}._impl.{module}") for module in ("adjoint", "odeint"))
+        field = torch.nn.Linear(2, 2)
+        assert [id(p) for p in adjoint.find_parameters(field)] == [id(p) for p in field.parameters()]
+        assert {"dopri5", "rk4", "euler", "implicit_adams", "scipy_solver"} <= set(inner.SOLVERS)
+        assert callable(adjoint.odeint_adjoint) and callable(inner.odeint) and callable(inner.odeint_event)
+    assert compat._impl.adjoint.find_parameters is import_module("hbode.compat._impl.adjoint").find_parameters
+    theirs, ours = (set(import_module(f"{name}._impl.odeint").SOLVERS) for name in ("torchdiffeq", "hbode.compat"))
+    assert theirs <= ours
+    with pytest.raises((TypeError, AssertionError), match="module"):
+        compat._impl.adjoint.find_parameters(lambda t, y: y)
 
 
 def test_a_replica_of_data_parallel_finds_its_parameters() -> None:

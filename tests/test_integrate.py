@@ -210,7 +210,8 @@ def test_evaluations_are_counted(net, draw, counted, name, grad):
     assert (stats.products > 0) == isinstance(METHODS[name], Implicit)
     if hasattr(METHODS[name], "tableau") and not stats.products:
         each = len(METHODS[name].tableau.c) - 1
-        assert stats.nfe == 1 + each * (stats.accepted + stats.rejected)
+        first = bool(METHODS[name].error_order)  # on a fixed grid the last step leaves out the slope at its end
+        assert stats.nfe == first + each * (stats.accepted + stats.rejected)
 
 
 def test_the_automatic_first_step_takes_two_evaluations(net, draw, counted):

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..solvers import METHODS, Adams, Carry, Field, Implicit, Method, Settings
 from ..solvers.hermite import Hermite
 from ..solvers.implicit.inner import NewtonKrylov
-from ..solvers.method import converged
+from ..solvers.method import Advance, converged, last_step, takes_numbers
 from .state import ArgumentError, warn
 
 ADAPTIVE = ("dopri8", "dopri5", "bosh3", "fehlberg2", "adaptive_heun")
@@ -82,9 +82,12 @@ class Line(NamedTuple):
 
 
 class GridStages(NamedTuple):
-    """A step: what interpolates it, and what the method itself says of it."""
+    """A step: the states at its ends, the slopes there if they are wanted, its length, and the method's own stages."""
 
-    interpolant: Line | Hermite
+    y0: Tensor
+    y1: Tensor
+    slopes: tuple[Tensor, Tensor] | None
+    dt: Any
     inner: Any
 
 
@@ -92,7 +95,8 @@ class OnGrid:
     """A method on a fixed grid as torchdiffeq runs it.
 
     Between grid points the solution is interpolated, linearly unless `cubic` is set. With `perturb`, the field is
-    read just after the start and just before the end of each step, so that it may jump at the grid points.
+    read just after the start and just before the end of each step, so that it may jump at the grid points: no step
+    takes a slope over from the one before, and the carry is the state, for Adams methods with the history before it.
     """
 
     damped = False
@@ -102,23 +106,30 @@ class OnGrid:
     def __init__(self, inner: Method, cubic: bool, perturb: bool) -> None:
         self.inner, self.cubic, self.perturb = inner, cubic, perturb
         self.order = inner.order
+        self.numbers = takes_numbers(inner) and not (cubic or perturb)
 
     def start(self, field: Field, t: Tensor, y: Tensor) -> Carry:
-        return self.inner.start(field, t, y)
+        return (y,) if self.perturb else self.inner.start(field, t, y)
 
     def step(self, field: Field, t: Tensor, dt: Tensor, carry: Carry) -> tuple[Carry, GridStages]:
+        return self._step(self.inner.step, field, t, dt, carry)
+
+    def last_step(self, field: Field, t: Tensor, dt: Tensor, carry: Carry) -> tuple[Carry, GridStages]:
+        return self._step(self.inner.step if self.cubic else last_step(self.inner), field, t, dt, carry)
+
+    def _step(self, advance: Advance, field: Field, t: Any, dt: Any, carry: Carry) -> tuple[Carry, GridStages]:
         if self.perturb:
             field = field.within((float(t.detach()), float((t + dt).detach())))
-            fresh = self.inner.start(field, t, carry[0])
-            if isinstance(self.inner, Adams):
-                fresh = (carry[0], torch.cat((fresh[1], carry[1][1:])), carry[2])
-            carry = fresh
-        carry1, stages = self.inner.step(field, t, dt, carry)
-        if not self.cubic:
-            return carry1, GridStages(Line(carry[0], carry1[0]), stages)
-        slopes = self.inner.slope(field, carry), self.inner.slope(field, carry1)
-        cubic = Hermite(carry[0], slopes[0], carry1[0], slopes[1], dt.to(carry[0].dtype))
-        return carry1, GridStages(cubic, stages)
+            before, carry = carry[1:], self.inner.start(field, t, carry[0])
+            if before:
+                carry = (carry[0], *(torch.cat(pair) for pair in zip(carry[1:], before, strict=True)))
+            advance = self.inner.step if self.cubic else last_step(self.inner)
+        carry1, stages = advance(field, t, dt, carry)
+        slopes = (self.inner.slope(field, carry), self.inner.slope(field, carry1)) if self.cubic else None
+        if self.perturb:
+            kept = self.inner.max_order - self.inner.implicit - 1 if isinstance(self.inner, Adams) else 0
+            carry1 = (carry1[0], *(x[:kept] for x in carry[1:] if kept))
+        return carry1, GridStages(carry[0], carry1[0], slopes, dt, stages)
 
     def slope(self, field: Field, carry: Carry) -> Tensor:
         return self.inner.slope(field, carry)
@@ -127,7 +138,10 @@ class OnGrid:
         raise NotImplementedError("a method on a fixed grid has no error estimate")
 
     def interpolate(self, stages: GridStages, theta: Tensor) -> Tensor:
-        return stages.interpolant(theta)
+        y0, y1, slopes, dt, _ = stages
+        if slopes is None:
+            return Line(y0, y1)(theta)
+        return Hermite(y0, slopes[0], y1, slopes[1], dt.to(y0.dtype))(theta)
 
     def converged(self, stages: GridStages) -> Tensor | None:
         return converged(self.inner, stages.inner)

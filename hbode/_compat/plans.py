@@ -21,9 +21,14 @@ _EVENT_STEPS = 20_000
 
 
 def adaptive_plan(
-    options: Mapping[str, Any], times: Tensor, norm: Callable[[Tensor], Tensor] | None, rtol: Any, atol: Any
+    options: Mapping[str, Any],
+    values: Sequence[float],
+    norm: Callable[[Tensor], Tensor] | None,
+    rtol: Any,
+    atol: Any,
+    **watched: Any,
 ) -> Plan:
-    """Return the plan of an adaptive solve over `times`."""
+    """Return the plan of an adaptive solve over times of these values, with the events and hooks of `watched`."""
     dtype = options.get("dtype", torch.float64)
     if not isinstance(dtype, torch.dtype):
         raise ArgumentTypeError(f"options['dtype'] must be a torch.dtype, got {dtype!r}")
@@ -38,27 +43,28 @@ def adaptive_plan(
         first_step=None if options.get("first_step") is None else number(options, "first_step", 0.0),
         norm=norm,
     )
-    values = times.tolist()
     sign = direction(values)
     steps, jumps = (_points(key, options.get(key), values[0], sign) for key in ("step_t", "jump_t"))
     if len({*steps, *jumps}) < len(steps) + len(jumps):
         raise ArgumentError("options['step_t'] and options['jump_t'] must not repeat a time, within or between them")
     nodes = tuple(Node(p, None) for p in sorted((*steps, *jumps), key=lambda p: sign * p))
-    return Plan(control, True, within(nodes, values), jumps=tuple(sorted(jumps)))
+    return Plan(control, True, within(nodes, values), jumps=tuple(sorted(jumps)), **watched)
 
 
-def grid_plan(options: Mapping[str, Any], func: Any, y0: State, t: Tensor, times: Tensor, search: bool) -> Plan:
-    """Return the plan of a solve on a fixed grid; in search of an event, the grid has no end."""
+def grid_plan(
+    options: Mapping[str, Any], func: Any, y0: State, t: Tensor, values: Sequence[float], **watched: Any
+) -> Plan:
+    """Return the plan of a solve on a fixed grid, with the events and hooks of `watched`; to an event it has no end."""
     step, construct = options.get("step_size"), options.get("grid_constructor")
     if step is not None and construct is not None:
         raise ArgumentError("options 'step_size' and 'grid_constructor' are mutually exclusive")
     if step is not None:
         step = number(options, "step_size", 0.0)
-    values = times.tolist()
-    if search:
+    if watched["crossings"]:
         if step is None:
             raise ArgumentError("options['step_size'] must be given to find an event with a fixed-grid method")
-        return Plan(Controller(), False, within((), values), step_size=step, max_steps=_EVENT_STEPS, check_finite=False)
+        watched |= {"step_size": step, "max_steps": _EVENT_STEPS}
+        return Plan(Controller(), False, within((), values), check_finite=False, **watched)
     nodes = tuple(Node(value, i) for i, value in enumerate(values))
     line = t.detach()
     if step is not None:
@@ -68,7 +74,7 @@ def grid_plan(options: Mapping[str, Any], func: Any, y0: State, t: Tensor, times
     elif construct is not None:
         place = {value: i for i, value in enumerate(values)}
         nodes = tuple(Node(value, place.get(value)) for value in _constructed(construct(func, y0, line), line))
-    return Plan(Controller(), False, within(nodes, values), check_finite=False)
+    return Plan(Controller(), False, within(nodes, values), check_finite=False, **watched)
 
 
 def _constructed(grid: Any, t: Tensor) -> list[float]:

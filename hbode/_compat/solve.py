@@ -17,7 +17,18 @@ from ..solvers.reference import SCIPY_METHODS, solve_scipy
 from .events import EventFn, Func, at_fixed_time, positive_at_start
 from .methods import ADAPTIVE, FIXED, SCIPY, check_method, grid_method, warn_unknown
 from .plans import CALLBACKS, Watch, adaptive_plan, callbacks, grid_plan, number
-from .state import ArgumentError, ArgumentTypeError, Layout, SolveError, State, check_times, real_dtype, tolerance, warn
+from .state import (
+    ArgumentError,
+    ArgumentTypeError,
+    Layout,
+    SolveError,
+    State,
+    check_times,
+    fitted,
+    real_dtype,
+    tolerance,
+    warn,
+)
 
 _REMEDIES = {
     Status.NON_FINITE: "non-finite values in state `y`, in what func returned, or NaN from an event_fn without a zero "
@@ -98,23 +109,23 @@ def prepared(
     if search:  # half the largest number that func can be given as its time stands for no end
         far = math.copysign(0.5 * torch.finfo(real).max, float((times[1] - times[0]).detach()))
         times = torch.stack((times[0], times.new_tensor(far)))
+    clock = Clock.of(times)
+    crossings: tuple[Crossing, ...] = ()
+    if event_fn is not None:
+        entry = positive_at_start(event_fn, t[0].detach(), y0)
+        crossings = (Crossing(at_fixed_time(entry, layout, torch.float64 if adaptive else real)),)
+    precision = Autocast.now(y.device.type)
+    watched = {"crossings": crossings, **_hooks(func, name, options, layout, clock.values, t)}
     if adaptive:
         solver: Any = METHODS[name]
-        plan = adaptive_plan(options, times, norm, rtol, atol)
+        plan = adaptive_plan(options, clock.values, norm, rtol, atol, **watched)
         if fine := too_fine("y0", y.dtype, rtol, atol):
             warn(fine)
     else:
         if coarse := too_few_digits("y0", y.dtype, name, METHODS[FIXED.get(name, "rk38")]):
             raise ArgumentTypeError(coarse)
         solver = grid_method(name, options, rtol, atol)
-        plan = grid_plan(options, func, y0, t, times, search)
-    crossings: tuple[Crossing, ...] = ()
-    if event_fn is not None:
-        entry = positive_at_start(event_fn, t[0].detach(), y0)
-        crossings = (Crossing(at_fixed_time(entry, layout, torch.float64 if adaptive else real)),)
-    clock = Clock.of(times)
-    precision = Autocast.now(y.device.type)
-    plan = replace(plan, crossings=crossings, **_hooks(func, name, options, layout, clock.values, t))
+        plan = grid_plan(options, func, y0, t, clock.values, **watched)
 
     def bind(tensors: Sequence[Tensor | None], damped: bool | None = None) -> tuple[Field, tuple[Crossing, ...]]:
         return _field(precision.around(func), layout, y), crossings
@@ -134,6 +145,8 @@ def ignore(_: int) -> None:
 
 
 def _field(func: Func, layout: Layout, like: Tensor) -> Field:
+    if layout.shapes is None:
+        return Field(lambda t, y: fitted(func(t, y), y.shape, y), real_dtype(like))
     return Field(lambda t, y: layout.join(func(t, layout.split(y)), y), real_dtype(like))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 import sys
 import warnings
 from collections.abc import Callable
@@ -58,10 +59,10 @@ class Layout:
     def join(self, out: Any, y: Tensor) -> Tensor:
         """Return what func gave for the state y, as one tensor of the shape and dtype of y."""
         if self.shapes is None:
-            return _fitted(out, y.shape, y)
+            return fitted(out, y.shape, y)
         if not isinstance(out, tuple | list) or len(out) != len(self.shapes):
             raise ArgumentError(f"func must return a tuple of {len(self.shapes)} tensors as y0, got {kind(out)}")
-        pieces = [_fitted(o, shape, y).reshape(-1) for o, shape in zip(out, self.shapes, strict=True)]
+        pieces = [fitted(o, shape, y).reshape(-1) for o, shape in zip(out, self.shapes, strict=True)]
         return torch.cat(pieces)
 
     def norm(self, given: Any) -> Callable[[Tensor], Tensor] | None:
@@ -72,7 +73,10 @@ class Layout:
         return None if chosen is None else lambda x: chosen(self.split(x))
 
 
-def _fitted(out: Any, shape: torch.Size, y: Tensor) -> Tensor:
+def fitted(out: Any, shape: torch.Size, y: Tensor) -> Tensor:
+    """Return a tensor that func gave, with a shape and the dtype of y."""
+    if type(out) is Tensor and out.dtype == y.dtype and out.shape == shape:
+        return out
     if not isinstance(out, Tensor):
         raise ArgumentTypeError(f"func must return tensors, got {kind(out)}")
     if out.is_complex() and not y.is_complex():
@@ -82,8 +86,8 @@ def _fitted(out: Any, shape: torch.Size, y: Tensor) -> Tensor:
             out = out.reshape(shape) if out.numel() == 1 == shape.numel() else out.expand(shape)
         except RuntimeError as error:
             raise ArgumentError(f"func must return the shape of y0, {tuple(shape)}, got {tuple(out.shape)}") from error
-    fitted: Tensor = out.to(y.dtype)
-    return fitted
+    cast: Tensor = out.to(y.dtype)
+    return cast
 
 
 def _mixed_norm(parts: State) -> Tensor:
@@ -106,6 +110,8 @@ def real_dtype(y: Tensor) -> torch.dtype:
 
 def tolerance(name: str, tol: Any, layout: Layout, y: Tensor) -> float | Tensor:
     """Return a tolerance as a number, or as a float64 tensor that broadcasts to y."""
+    if isinstance(tol, int | float):
+        return float(tol)
     entries = tol if isinstance(tol, tuple | list) else (tol,)
     if any(isinstance(entry, Tensor) and entry.requires_grad for entry in entries):
         raise ArgumentError(f"{name} must not require a gradient")
@@ -139,11 +145,10 @@ def check_times(t: Any, y: Tensor) -> Tensor:
     if t.device != y.device:
         warn(f"t is on {t.device}, y0 on {y.device}: t is moved there")
         t = t.to(y.device)
-    values: Tensor = t.detach()
-    if not bool(torch.isfinite(values).all()):
+    values: list[float] = t.tolist()
+    if not all(map(math.isfinite, values)):
         raise ArgumentError("t must be finite, got NaN or Inf")
-    steps = values.diff()
-    if not (bool((steps > 0).all()) or bool((steps < 0).all())):
+    if not (all(map(operator.lt, values, values[1:])) or all(map(operator.gt, values, values[1:]))):
         raise ArgumentError("t must be strictly increasing or decreasing")
     checked: Tensor = t
     return checked

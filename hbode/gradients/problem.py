@@ -86,6 +86,8 @@ class Problem:
 
     def keeping(self, keep: Keep | None) -> Problem:
         """Return the problem with its steps kept in a given way."""
+        if keep is self.plan.keep:
+            return self
         return replace(self, plan=replace(self.plan, keep=keep))
 
     def without_gradient(self) -> Problem:

@@ -32,6 +32,11 @@ class Clock:
     def of(cls, times: Tensor) -> Clock:
         return cls(times, tuple(times.tolist()))
 
+    @property
+    def constant(self) -> bool:
+        """Whether no derivative reaches the times."""
+        return not self.times.requires_grad
+
     def start(self) -> Tensor:
         """Return the first time, shape ()."""
         return self.times[0]
@@ -43,13 +48,13 @@ class Clock:
     def at(self, node: Node) -> Tensor:
         """Return the time of a node, shape ()."""
         if node.anchor is None or not self.times.requires_grad:
-            return torch.tensor(node.value, dtype=torch.float64, device=self.times.device)
+            return torch.scalar_tensor(node.value, dtype=torch.float64, device=self.times.device)
         return self.times[node.anchor] + (node.value - self.values[node.anchor])
 
     def span(self, start: Node, end: Node) -> Tensor:
         """Return the length of a step, shape ()."""
         if not self.times.requires_grad:
-            return torch.tensor(end.value - start.value, dtype=torch.float64, device=self.times.device)
+            return torch.scalar_tensor(end.value - start.value, dtype=torch.float64, device=self.times.device)
         return self.at(end) - self.at(start)
 
     def fractions(self, start: Node, end: Node, first: int, last: int) -> Tensor:

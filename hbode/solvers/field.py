@@ -104,7 +104,7 @@ class Field:
         sees the field from its own side only, whenever it is evaluated for that step.
     """
 
-    __slots__ = ("counts", "damping", "dtype", "fn", "memory", "results", "sides", "sigma")
+    __slots__ = ("_damping", "counts", "dtype", "fn", "memory", "results", "sides", "sigma")
 
     def __init__(
         self,
@@ -117,7 +117,7 @@ class Field:
     ) -> None:
         self.fn = fn
         self.dtype = dtype
-        self.damping = damping or Damping.of(None, None, torch.zeros((), dtype=dtype))
+        self._damping = damping
         self.sigma = sigma
         self.counts = counts or Counts()
         self.sides = sides
@@ -136,6 +136,13 @@ class Field:
         self.counts.calls += 1
         out, results = self.fn(t, y), self.results
         return out if results.trusted else results.keep(out, y)
+
+    @property
+    def damping(self) -> Damping:
+        """The linear part of the equation."""
+        if self._damping is None:
+            self._damping = Damping.of(None, None, torch.zeros((), dtype=self.dtype))
+        return self._damping
 
     @property
     def calls(self) -> int:
@@ -161,13 +168,13 @@ class Field:
 
     def anew(self) -> Field:
         """Return the same field as nobody has used it yet."""
-        return Field(self.fn, self.dtype, self.damping, self.sigma)
+        return Field(self.fn, self.dtype, self._damping, self.sigma)
 
     def within(self, sides: tuple[float, float] | None) -> Field:
         """Return the field as it is seen from within an open interval of time, given by its ends in either order."""
         if sides is None:
             return self
-        seen = Field(self.fn, self.dtype, self.damping, self.sigma, self.counts, (min(sides), max(sides)))
+        seen = Field(self.fn, self.dtype, self._damping, self.sigma, self.counts, (min(sides), max(sides)))
         seen.memory, seen.results = self.memory, self.results
         return seen
 

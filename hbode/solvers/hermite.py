@@ -17,7 +17,7 @@ class Hermite(NamedTuple):
     f0: Tensor
     y1: Tensor
     f1: Tensor
-    dt: Tensor
+    dt: Tensor | float
 
     def columns(self) -> Tensor:
         """Return what the interpolant is a linear combination of, shape (4, *y)."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -87,6 +89,20 @@ class Sums:
         return torch.stack(self._columns)
 
 
+def along(y: Tensor, dt: Tensor | float, weights: Sequence[float], slopes: Sequence[Tensor]) -> Tensor:
+    """Return y + dt Σ_j w_j k_j, term by term; dt is a number, or has the dtype of y.
+
+    Faster than `Sums` where few of the weights are not zero, as nothing is prepared.
+    """
+    for weight, slope in zip(weights, slopes, strict=True):
+        if weight:
+            if isinstance(dt, float):
+                y = torch.add(y, slope, alpha=weight * dt)
+            else:
+                y = torch.addcmul(y, slope, dt, value=weight)
+    return y
+
+
 def combine(weights: Tensor, stack: Tensor) -> Tensor:
     """Return Σ_j weights[j] stack[j], in one pass over the stack.
 
@@ -94,7 +110,7 @@ def combine(weights: Tensor, stack: Tensor) -> Tensor:
     samples or channels; `stack` has shape (k, ...).
     """
     if weights.ndim == 1:
-        return torch.mv(_flat(stack).t(), weights).view(stack.shape[1:])
+        return (weights @ _flat(stack)).view(stack.shape[1:])
     return (weights * stack).sum(0)
 
 
@@ -158,4 +174,5 @@ def stage_times(t: Tensor, dt: Tensor, nodes: Tensor, dtype: torch.dtype) -> tup
 
 
 def _flat(stack: Tensor) -> Tensor:
-    return stack.reshape(len(stack), stack.numel() // len(stack))
+    count = stack.shape[0]
+    return stack.reshape(count, stack.numel() // count)

@@ -87,6 +87,7 @@ def solve(
     refused = restart = False
     broken: Status | None = None
     look = stiffness(method) if plan.adaptive else None
+    watched = plan.adaptive or plan.crossings or plan.keep_interpolants
     ratios: list[Tensor] = []
 
     while row < count and status is None:
@@ -110,6 +111,7 @@ def solve(
         least = min(dt, length) <= control.min_step  # rounding may have made the length more than dt
         noise = noise_state(y0.device) if plan.noise else None
         step = SharedStep(carry, node, end, row, row, restart=restart, sides=sides, noise=noise)
+        step.last_of_all = lands and end is plan.stops[-1] and not watched
         if plan.on_step is not None:
             plan.on_step(node.value, carry[0], end.value - node.value)
         carry1, stages = step.run(method, field, clock)

@@ -12,6 +12,8 @@ from .field import Field
 
 Carry = tuple[Tensor, ...]
 """What one step hands to the next: the state first, then what the method reuses."""
+Advance = Callable[[Field, Any, Any, Carry], tuple[Carry, Any]]
+"""A step of a method; time and length are tensors, or numbers where the method takes them."""
 
 
 class Method(Protocol):
@@ -107,6 +109,21 @@ def converged(method: Method, stages: Any) -> Tensor | None:
     """Return for which samples an implicit step was solved, (B,) or (1,); None for explicit ones, which always are."""
     asked = getattr(method, "converged", None)
     return None if asked is None else asked(stages)
+
+
+def last_step(method: Method) -> Advance:
+    """Return the step of a method after which no other follows.
+
+    A method that hands a slope at the end of its steps on to the next may have a ``last_step`` that leaves it out. Its
+    interpolant, where it needs that slope, evaluates the field when it is asked, and each time.
+    """
+    made: Advance = getattr(method, "last_step", method.step)
+    return made
+
+
+def takes_numbers(method: Method) -> bool:
+    """Return whether `t` and `dt` may be given to a step as numbers: where they are constants, that is faster."""
+    return getattr(method, "numbers", False)
 
 
 def stiffness(method: Method) -> Callable[[Any], Tensor] | None:

@@ -10,10 +10,10 @@ from .implicit.tables import DIRK
 from .method import Method
 from .nystrom import Nystrom
 from .nystrom_tables import NYSTROM
-from .runge_kutta import RungeKutta
+from .short_runge_kutta import runge_kutta
 from .symplectic import LEAPFROG, YOSHIDA4
 
-_RUNGE_KUTTA = {name: RungeKutta(tableau) for name, tableau in BUTCHER.items()}
+_RUNGE_KUTTA = {name: runge_kutta(tableau) for name, tableau in BUTCHER.items()}
 _NYSTROM = {name: Nystrom(tableau) for name, tableau in NYSTROM.items()}
 METHODS: dict[str, Method] = {
     **_RUNGE_KUTTA,

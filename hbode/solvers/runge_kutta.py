@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .field import Field
-from .linear import Sums, combine_rows, expand, lift, powers, stage_times
+from .linear import Sums, along, combine_rows, expand, lift, powers, stage_times
 from .method import Carry
 from .stiffness import probe
 from .tableau import ButcherTableau
@@ -87,11 +87,15 @@ class RungeKutta:
         return self.probe.ratio(lambda i: sums.row(i - 1), lambda i: sums.column(i + 1), stages.dt, stages.axes)
 
     def interpolate(self, stages: Stages, theta: Tensor) -> Tensor:
-        y, sums, dt, w, _ = stages
+        return self._between(stages.y, stages.sums.columns()[1:], stages.dt, theta)
+
+    def _between(self, y: Tensor, slopes: Tensor, dt: Tensor | float, theta: Tensor) -> Tensor:
+        """Return the states at fractions θ of a step, from its start, all slopes and the length."""
+        w = self._weights(y.device)
         weights = powers(theta.unsqueeze(-1), w.powers, len(w.dense)) @ w.dense  # (n, [B, 1, …,] s)
         weights = lift(weights.movedim(-1, 1), y.ndim, keep=2).to(y.dtype)
-        moved = combine_rows(weights, sums.columns()[1:])
-        return torch.addcmul(y, moved, dt.to(y.dtype))
+        size = dt.to(y.dtype) if isinstance(dt, Tensor) else dt
+        return along(y, size, (1.0,), (combine_rows(weights, slopes),))
 
     def lay_out(self, device: torch.device) -> None:
         self._weights(device)

@@ -14,7 +14,7 @@ from torch import Tensor
 from .clock import Clock, Node
 from .crossings import Array, Mask, Stretch, find_zeros, on_host
 from .field import Field
-from .method import Carry, Invertible, Method
+from .method import Advance, Carry, Invertible, Method, last_step, takes_numbers
 from .noise import Noise, restore_noise
 from .tape import Crossing, Replayed
 
@@ -40,6 +40,8 @@ class SharedStep:
     restart: bool = False
     sides: tuple[float, float] | None = None
     noise: Noise | None = None
+    last_of_all: bool = False
+    """Whether no step follows, and nobody but `read` asks for its interpolant."""
 
     @property
     def rows(self) -> int:
@@ -59,10 +61,13 @@ class SharedStep:
         """Take the step."""
         if self.noise is not None:
             restore_noise(self.noise, clock.times.device)
-        t, carry, field = clock.at(self.start), self.carry, field.within(self.sides)
+        carry, field = self.carry, field.within(self.sides)
         if self.restart:
-            carry = method.resume(field, t, carry)
-        return method.step(field, t, clock.span(self.start, self.end), carry)
+            carry = method.resume(field, clock.at(self.start), carry)
+        advance: Advance = last_step(method) if self.last_of_all else method.step
+        if takes_numbers(method) and clock.constant:
+            return advance(field, self.start.value, self.end.value - self.start.value, carry)
+        return advance(field, clock.at(self.start), clock.span(self.start, self.end), carry)
 
     def undo(self, method: Invertible, field: Field, clock: Clock, carry: Carry) -> Carry:
         return method.undo(field.within(self.sides), clock.at(self.start), clock.span(self.start, self.end), carry)

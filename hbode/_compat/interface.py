@@ -1,23 +1,4 @@
-"""torchdiffeq's interface on our solvers: ``import hbode.compat as torchdiffeq``.
-
-Signatures, methods, options, callbacks and checks are those of torchdiffeq 0.2.5 (Chen et al., NeurIPS 2018; Chen,
-Amos, Nickel, ICLR 2021). What differs:
-
-- An adaptive solve ends its last step on the last time, and does not evaluate func beyond it. States between steps
-  come from the interpolant of the method, whose error is that of the method.
-- A step ends with an evaluation of func that the next one takes over, on a fixed grid too.
-- Time is carried in float64, whatever `options['dtype']`.
-- `odeint_adjoint` differentiates the steps that were taken, exactly; no adjoint equation is solved. It has no gradient
-  for scipy_solver.
-- Adams methods know the true lengths of their steps. On equal steps explicit_adams agrees with torchdiffeq's to
-  rounding, implicit_adams to the tolerance of its iteration.
-- The implicit methods are those of later releases: implicit_euler, implicit_midpoint, trapezoid, sdirk2, trbdf2,
-  radauIIA3, radauIIA5, gl4, gl6. Their stages are solved by Newton's method without matrices, and their gradients come
-  from the implicit function; one that does not converge within max_iters is an error.
-- The time of an event is the zero itself, not within atol of it, and its gradient reaches what event_fn uses.
-- `odeint_dense` takes tuples, any method but scipy_solver, decreasing time, and several times at once.
-- Arguments are checked before any work. The errors are ValueError or TypeError and AssertionError at once.
-"""
+"""The functions of torchdiffeq."""
 
 from __future__ import annotations
 
@@ -28,27 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ._compat.events import EventFn, Func, positive_at_start, with_event_gradient
-from ._compat.methods import ADAPTIVE, SCIPY, check_method, warn_unknown
-from ._compat.plans import CALLBACKS, callbacks
-from ._compat.solve import ignore, prepared, raise_failure, run
-from ._compat.state import ArgumentError, ArgumentTypeError, Layout, SolveError, State
-from .dense import DenseOutput
-from .gradients import Backprop
-from .solvers import Autocast
-
-__all__ = [
-    "ArgumentError",
-    "ArgumentTypeError",
-    "SolveError",
-    "odeint",
-    "odeint_adjoint",
-    "odeint_dense",
-    "odeint_event",
-]
-
-__version__ = "0.2.5"
-"""The release of torchdiffeq whose interface this is."""
+from ..dense import DenseOutput
+from ..gradients import Backprop
+from ..solvers import Autocast
+from .events import EventFn, Func, positive_at_start, with_event_gradient
+from .methods import ADAPTIVE, SCIPY, check_method, warn_unknown
+from .plans import CALLBACKS, callbacks
+from .solve import ignore, prepared, raise_failure, run
+from .state import ArgumentError, ArgumentTypeError, Layout, State
 
 
 def odeint(
@@ -290,6 +258,16 @@ def odeint_dense(
     return dense
 
 
+def find_parameters(module: nn.Module) -> list[Tensor]:
+    """Return the parameters of a module; of a copy made by nn.DataParallel, the tensors that stand for them."""
+    if not isinstance(module, nn.Module):
+        raise ArgumentTypeError(f"module must be an nn.Module, got {type(module).__name__}")
+    if getattr(module, "_is_replica", False):  # it holds its parameters as plain tensors
+        tensors = (x for part in module.modules() for x in vars(part).values() if isinstance(x, Tensor))
+        return [x for x in tensors if x.requires_grad]
+    return list(module.parameters())
+
+
 def _adjoint_params(func: Any, given: Any) -> tuple[Tensor, ...]:
     if given is None:
         if not isinstance(func, nn.Module):
@@ -297,9 +275,7 @@ def _adjoint_params(func: Any, given: Any) -> tuple[Tensor, ...]:
                 "func must be an nn.Module where adjoint_params are not given; adjoint_params=() says that there are "
                 f"none. Got {type(func).__name__}"
             )
-        given = func.parameters()
-        if getattr(func, "_is_replica", False):  # a copy of nn.DataParallel holds its parameters as plain tensors
-            given = [x for module in func.modules() for x in vars(module).values() if isinstance(x, Tensor)]
+        given = find_parameters(func)
     params = tuple(given)
     for param in params:
         if not isinstance(param, Tensor):
