@@ -75,7 +75,7 @@ class Linearisation:
         if sums is not None:
             rates = [
                 -(factor.conj() * bar).real.sum_to_size(coefficient.shape)
-                for coefficient, factor in zip(self.coefficients, at.state.flip(0), strict=False)
+                for coefficient, factor in zip(self.coefficients, at.state.flip(0) if self.damped else (), strict=False)
                 if coefficient is not None
             ]  # f - γ m - ξ h: the coefficients γ, ξ go with m, h
             hits = [(total, x) for total, x in zip(sums, [*rates, *found], strict=True) if x is not None]

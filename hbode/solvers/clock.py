@@ -17,6 +17,11 @@ class Node(NamedTuple):
     anchor: int | None
 
 
+def constant(times: Tensor) -> bool:
+    """Return whether no derivative reaches the times, backwards or, as far as can be told, in forward mode."""
+    return not times.requires_grad and torch.autograd.forward_ad._current_level < 0
+
+
 @dataclass(frozen=True)
 class Clock:
     """The requested times, shape (T,) in float64, and the nodes of the grid as functions of them.
@@ -35,7 +40,7 @@ class Clock:
     @property
     def constant(self) -> bool:
         """Whether no derivative reaches the times."""
-        return not self.times.requires_grad
+        return constant(self.times)
 
     def start(self) -> Tensor:
         """Return the first time, shape ()."""
@@ -47,19 +52,19 @@ class Clock:
 
     def at(self, node: Node) -> Tensor:
         """Return the time of a node, shape ()."""
-        if node.anchor is None or not self.times.requires_grad:
+        if node.anchor is None or self.constant:
             return torch.scalar_tensor(node.value, dtype=torch.float64, device=self.times.device)
         return self.times[node.anchor] + (node.value - self.values[node.anchor])
 
     def span(self, start: Node, end: Node) -> Tensor:
         """Return the length of a step, shape ()."""
-        if not self.times.requires_grad:
+        if self.constant:
             return torch.scalar_tensor(end.value - start.value, dtype=torch.float64, device=self.times.device)
         return self.at(end) - self.at(start)
 
     def fractions(self, start: Node, end: Node, first: int, last: int) -> Tensor:
         """Return where times[first:last] fall in a step, 0 at its start and 1 at its end, shape (n,)."""
-        if not self.times.requires_grad:
+        if self.constant:
             length = end.value - start.value
             theta = [(t - start.value) / length for t in self.values[first:last]]
             return torch.tensor(theta, dtype=torch.float64, device=self.times.device)
@@ -88,6 +93,11 @@ class SampleClock:
     times: Tensor
     ndim: int
 
+    @property
+    def constant(self) -> bool:
+        """Whether no derivative reaches the times."""
+        return constant(self.times)
+
     def start(self) -> Tensor:
         """Return the first times, shape (B, 1, …, 1)."""
         return self.wide(self.times[:, 0])
@@ -99,7 +109,7 @@ class SampleClock:
 
     def at(self, nodes: Nodes) -> Tensor:
         """Return the times of the nodes, shape (B,)."""
-        if not self.times.requires_grad:
+        if self.constant:
             return nodes.value
         tied = self.times.gather(1, nodes.anchor.clamp(min=0).unsqueeze(1)).squeeze(1)
         return torch.where(nodes.anchor >= 0, nodes.value + (tied - tied.detach()), nodes.value)

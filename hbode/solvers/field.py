@@ -130,7 +130,10 @@ class Field:
         if self.sides is not None:
             after, before = self.sides
             inside = t.detach().clamp(min=self._next(after, torch.inf), max=self._next(before, -torch.inf))
-            t = t + (inside - t.detach()) if t.requires_grad else inside
+            if t.requires_grad:  # a time that was moved by more than its rounding stays where the interval ends
+                near = (inside - t.detach()).abs() <= 4 * torch.finfo(self.dtype).eps * inside.abs()
+                inside = torch.where(near, t + (inside - t.detach()), inside)
+            t = inside
         if torch.compiler.is_compiling():  # a compiled loop counts its evaluations, and writes to the field's memory
             return self.fn(t, y).clone()
         self.counts.calls += 1

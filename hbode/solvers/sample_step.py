@@ -79,7 +79,7 @@ class SampleStep:
             at = clock.times.gather(1, self.index.T).T  # (n, B)
             theta = torch.where(self.inside, (at - start) / span, torch.zeros_like(at))
             states = method.interpolate(stages, clock.wide(theta))
-            exact = (theta == 1.0) & ((self.index == self.end.anchor) | (not clock.times.requires_grad))
+            exact = (theta == 1.0) & ((self.index == self.end.anchor) | (clock.constant))
             states = torch.where(clock.wide(exact).reshape(_row_mask(exact, states, axis)), carry[0], states)
             rows = batch_first(states, axis, lead=1)[self.inside]
         if not self.found:
