@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from stress.bounds import FLOOR, LOCAL, TIGHT, require, rows_of, scale_and_growth
+from stress.bounds import LOCAL, TIGHT, Kink, floor, require, rows_of, scale_and_growth
 from stress.gradients import grads, inner, same, weights, whole
 from stress.problems import Problem, couples
 from stress.reference import solution
@@ -32,7 +32,7 @@ def reversal(problem: Problem) -> None:
     backwards = np.abs(solution(problem, back=y1 + shift)(np.array(start)) - plain).max() / np.abs(shift).max()
     steps = of_batch(ahead.stats.accepted) + of_batch(returned.stats.accepted)
     if case.steps == "adaptive":
-        bound = LOCAL * steps * case.rtol * (size + 1e-2) * max(1.0, backwards) * growth + 10 * FLOOR * size
+        bound = (LOCAL * steps * case.rtol * (size + 1e-2) * growth + floor(case) * size) * max(1.0, backwards)
     else:
         fine = problem.solve(x, options=problem.fixed(x["t"].detach(), 2 * case.number), **call)
         own = float((fine.h[-1] - ahead.h[-1]).abs().max().detach()) + (
@@ -40,7 +40,7 @@ def reversal(problem: Problem) -> None:
         )
         if case.steps == "requested":
             own = float(np.abs(y1 - exact(problem.values["t"][-1:].numpy()).flatten()).max())
-        bound = LOCAL * own * max(1.0, backwards) * 2 + 10 * FLOOR * size
+        bound = LOCAL * own * max(1.0, backwards) * 2 + floor(case) * size * max(1.0, backwards)
     require(float((returned.h[-1] - x["h0"]).abs().max()), bound, "the way there and back")
 
 
@@ -59,11 +59,16 @@ def samples(problem: Problem) -> None:
         z = one.leaves()
         own = one.solve(z, "backprop", **call)
         parts = [own.h] + ([own.m] if own.m is not None else [])
+        # A first step is so short for some methods that its error, and with it the next step, is rounding.
+        mine = sol.stats.dt[~sol.stats.dt[:, sample].isnan(), sample]
+        alike = len(mine) == len(own.stats.dt) and bool(torch.allclose(mine, own.stats.dt, rtol=1e-9))
         for y, batch in zip(parts, outs, strict=True):
             mine = batch[:, sample : sample + 1]
             require(float((y.isnan() != mine.isnan()).any()), 0.0, "rows reached alone")
-            gap = float((whole(y - mine)).abs().max())
-            require(gap, 1e-9 * float(whole(y).abs().max()), "a sample alone")
+            share = 1e-9 if alike else LOCAL * len(own.stats.t) * case.rtol
+            require(float(whole(y - mine).abs().max()), share * float(whole(y).abs().max()), "a sample alone")
+        if not alike:
+            raise Kink
         value = sum(inner(whole(y), c[:, sample : sample + 1]) for y, c in zip(parts, w, strict=True))
         for k, part in grads(value, z).items():
             if k in ("h0", "m0", "level"):

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 import torch
-from stress.bounds import FLOOR, LOCAL, TIGHT, Difference, require, rows_of, scale_and_growth
+from stress.bounds import LOCAL, TIGHT, Difference, floor, require, rows_of, scale_and_growth
 from stress.problems import Problem
 from stress.reference import solution
 from torch import Tensor
@@ -28,9 +28,7 @@ def values(problem: Problem) -> None:
             agree_at_rows(problem, sol)
     for sample in samples if case.steps == "adaptive" else ():
         size, growth = sizes[sample]
-        bound = LOCAL * of_batch(sol.stats.accepted) * case.rtol * (size + 1e-2) * growth + 10 * FLOOR * size
-        if case.dtype == "float32":
-            bound += 1e-5 * size * growth
+        bound = LOCAL * of_batch(sol.stats.accepted) * case.rtol * (size + 1e-2) * growth + floor(case) * size * growth
         compare(problem, sol, sample, exact[sample], bound)
 
 
@@ -113,7 +111,7 @@ def order(problem: Problem, exact: dict, sizes: dict) -> None:
     if case.field == "stiff":  # steps that are long for the fast decay have no order
         rate = 0.0
     tried: list[dict] = []
-    for factor in (1, 2, 4):
+    for factor in (1, 2, 4, 8, 16):
         x = problem.leaves()
         if case.steps == "requested":
             x["t"] = refined(problem, factor)
@@ -121,12 +119,10 @@ def order(problem: Problem, exact: dict, sizes: dict) -> None:
         else:
             sol = problem.solve(x, options=problem.fixed(t, factor * case.number), **TIGHT)
         tried.append({sample: largest_error(problem, sol, sample, exact[sample]) for sample in exact})
-        floor = {s: (1e-5 if case.dtype == "float32" else FLOOR) * size * growth for s, (size, growth) in sizes.items()}
-        if factor > 1 and all(
-            tried[-1][s] <= max(floor[s], tried[-2][s] / 2 ** (rate - 0.7)) for s in exact
-        ):
+        least = {s: floor(case) * size * growth for s, (size, growth) in sizes.items()}
+        if factor > 1 and all(tried[-1][s] <= max(least[s], tried[-2][s] / 2 ** (rate - 0.7)) for s in exact):
             return
-    raise Difference(f"order {case.order}: errors {tried}, floor {floor}")
+    raise Difference(f"order {case.order}: errors {tried}, least {least}")
 
 
 def largest_error(problem: Problem, sol, sample: int | None, exact) -> float:
