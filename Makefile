@@ -18,10 +18,11 @@ BENCHMARKS := $(sort $(filter-out benchmarks/_%,$(wildcard benchmarks/*.py)))
 export MPLBACKEND := Agg
 
 .DEFAULT_GOAL := help
-.PHONY: help test demo notebooks bench clean
+.PHONY: help test test-all demo notebooks bench clean
 
 help:
-	@echo "make test       ruff, mypy --strict and pytest"
+	@echo "make test       ruff, mypy --strict and the fast tests"
+	@echo "make test-all   the same with the slow tests, such as the stress suite"
 	@echo "make demo       run the main job: hbode demo"
 	@echo "make notebooks  execute every notebook in place"
 	@echo "make bench      run benchmarks/*.py into benchmarks/results/"
@@ -39,10 +40,11 @@ $(PEERS): $(INSTALLED)
 	$(PIP) install -q -c $(CONSTRAINTS) --no-build-isolation -e '.[peers]'
 	@touch $@
 
-test: $(INSTALLED)
+test: MARKED = not slow
+test test-all: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/mypy --strict hbode
-	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m "$(MARKED)"
 
 demo: $(INSTALLED)
 	$(BIN)/hbode demo
