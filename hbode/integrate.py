@@ -147,7 +147,8 @@ def hbodeint(
             f"method must be one of {', '.join(METHODS)}, scipy:<method> or torchdiffeq:<method>; got {name!r}"
         )
     check_names(options, METHODS[name], name)
-    chosen = mode.adapt(configured(METHODS[name], options, rtol, atol, system.damped and system.activation is None))
+    reduced = system.damped and system.activation is None
+    chosen = mode.adapt(configured(METHODS[name], options, rtol, atol, reduced, times))
     check_method(name, chosen, system)
     samples = times.ndim == 2
     slots = [i for i, arg in enumerate(args) if isinstance(arg, Tensor)]

@@ -93,17 +93,18 @@ def prepared(
     if search:  # half the largest number that func can be given as its time stands for no end
         far = math.copysign(0.5 * torch.finfo(real).max, float((times[1] - times[0]).detach()))
         times = torch.stack((times[0], times.new_tensor(far)))
+    clock = Clock.of(times)
     if adaptive:
         solver: Any = METHODS[name]
         plan = adaptive_plan(options, times, norm, rtol, atol)
     else:
-        solver = grid_method(name, options, rtol, atol)
         plan = grid_plan(options, func, y0, t, times, search)
+        whole = plan.max_steps * plan.step_size if search else abs(clock.values[-1] - clock.values[0])
+        solver = grid_method(name, options, rtol, atol, whole)
     crossings: tuple[Crossing, ...] = ()
     if event_fn is not None:
         entry = positive_at_start(event_fn, t[0].detach(), y0)
         crossings = (Crossing(at_fixed_time(entry, layout, torch.float64 if adaptive else real)),)
-    clock = Clock.of(times)
     plan = replace(plan, crossings=crossings, **_hooks(func, name, options, layout, clock.values, t))
 
     def bind(tensors: Sequence[Tensor | None], damped: bool | None = None) -> tuple[Field, tuple[Crossing, ...]]:

@@ -151,6 +151,67 @@ def test_stiff_problems_to_five_digits(problem, name):
     torch.testing.assert_close(sol.h[-1], reference(problem), rtol=1e-5, atol=1e-10)
 
 
+@pytest.mark.parametrize("name", ORDERS)
+def test_what_the_inner_solver_leaves_does_not_add_up(name):
+    """It leaves a tenth of the tolerances in the whole span, 1e-6 |y| + 1e-8 in the unit of time, whatever the step."""
+    y0 = torch.ones(1, dtype=torch.float64)
+    ends = []
+    for share in (0.1, 1e-8):
+        options = {"step_size": 0.01, "inner_share": share}
+        ends.append(hbodeint(FirstOrder(lambda t, y: -y), y0, [0.0, 1.0], method=name, options=options).h[-1])
+    assert (ends[0] - ends[1]).abs() <= 1.01e-6
+
+
+@pytest.mark.parametrize("name", [name for name in ORDERS if METHODS[name].error_order is not None])
+def test_steps_kept_short_are_as_exact_as_they_can_be(name):
+    """Steps of .01 whose guess is far within the tolerance: the error is that of the method, or of one correction.
+
+    A correction leaves dt/2 of the residual of the guess, which is y'' dt at most: y'' dt³/4 in a step, so dt²/4.
+    """
+    y0 = torch.ones(1, dtype=torch.float64)
+    call = {"method": name, "rtol": 1e-2, "atol": 1e-2, "options": {"max_step": 0.01}}
+    error = (hbodeint(FirstOrder(lambda t, y: -y), y0, [0.0, 1.0], **call).h[-1] - math.exp(-1)).abs()
+    assert error <= 0.01**2 / 4 + (2e-3 if ORDERS[name] == 1 else 0.0)
+
+
+@pytest.mark.parametrize("count", [100, 500])
+def test_a_heavy_ball_on_a_fine_grid(count):
+    """Crank-Nicolson's own error, |h'''| dt² / 12 over the span of 10 at most, and the inner solver's 1e-6."""
+    system = HeavyBall(lambda t, h: -h, 0.5, trainable=False)
+    w = math.sqrt(15 / 16)
+    exact = math.exp(-2.5) * (math.cos(10 * w) + math.sin(10 * w) / (4 * w))
+    options = {"step_size": 10.0 / count}
+    sol = hbodeint(system, torch.ones(1, dtype=torch.float64), [0.0, 10.0], method="prox_cn", options=options)
+    assert (sol.h[-1] - exact).abs() <= 10 * (10.0 / count) ** 2 / 12 + 1e-6
+
+
+@pytest.mark.parametrize("inner", [name for name in INNER if name != "gradient_descent"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_rounding_does_not_stop_an_inner_solver(inner, dtype):
+    """Residuals of a stiff equation cannot be smaller than what its Jacobian, 1e4, makes of the last bit of a state."""
+    y0 = torch.ones(2, dtype=dtype)
+    options = {"inner": inner, "step_size": 0.25}
+    sol = hbodeint(driven(-1e4), y0, [0.0, 2.0], method="prox_bdf2", rtol=1e-7, atol=1e-7, options=options)
+    assert (sol.h[-1] - math.sin(2) - math.cos(2)).abs().max() <= 1e-5  # dt² / 3 |y'''| over 1e4, and float32
+
+
+def test_components_of_different_size_in_float32():
+    """ROBER: y2 is 1e-5 of the others, and much stiffer. What is not rounding is not taken for it."""
+    y0 = torch.tensor([1.0, 0.0, 0.0])
+    sol = hbodeint(FirstOrder(rober), y0, [0.0, 100.0], method="kvaerno5", rtol=1e-4, atol=1e-8)
+    exact = torch.tensor([0.6172349, 6.153591e-06, 0.3827590])  # scipy's Radau at 1e-12
+    torch.testing.assert_close(sol.h[-1], exact, rtol=1e-3, atol=0.0)
+    assert sol.stats.rejected <= 10
+
+
+def test_a_small_component_has_a_tolerance_of_its_own():
+    """ROBER at an atol far below the rounding of its largest component: six digits of each."""
+    y0 = torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64)
+    sol = hbodeint(FirstOrder(rober), y0, [0.0, 40.0], method="prox_bdf4", rtol=1e-7, atol=1e-16)
+    exact = torch.tensor([0.7158270687194, 9.185534764559e-06, 0.2841637457458], dtype=torch.float64)  # the same
+    torch.testing.assert_close(sol.h[-1], exact, rtol=3e-6, atol=0.0)
+
+
 def diffusion(n):
     def f(t, y):
         padded = torch.nn.functional.pad(y, (1, 1))
