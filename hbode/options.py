@@ -25,6 +25,7 @@ from .solvers import (
     Plan,
     Settings,
     is_explicit_one_step,
+    max_growth,
     switching,
 )
 
@@ -159,8 +160,9 @@ def plan(
         elif not adaptive and step_size is None:
             grid = times.tolist()
         stops = _stops(times.tolist(), grid, extra)
+    control = controller(options, rtol, atol)
     return Plan(
-        control=controller(options, rtol, atol),
+        control=replace(control, max_factor=min(control.max_factor, max_growth(method))),
         adaptive=adaptive,
         stops=stops,
         step_size=math.inf if step_size is None else float(step_size),

@@ -1,17 +1,20 @@
 """Implicit methods: orders, stiff problems against closed forms and scipy, inner solvers, failures."""
 
+import itertools
 import math
 import subprocess
 import sys
 from functools import cache
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from hbode import FirstOrder, HeavyBall, SecondOrder, SolverError, hbodeint
 from hbode.solvers import INNER, METHODS, Implicit, Status
+from hbode.solvers.implicit.bdf import GROWTH
 
 ORDERS = {
     "prox_euler": 1,
@@ -210,6 +213,61 @@ def test_a_small_component_has_a_tolerance_of_its_own():
     sol = hbodeint(FirstOrder(rober), y0, [0.0, 40.0], method="prox_bdf4", rtol=1e-7, atol=1e-16)
     exact = torch.tensor([0.7158270687194, 9.185534764559e-06, 0.2841637457458], dtype=torch.float64)  # the same
     torch.testing.assert_close(sol.h[-1], exact, rtol=3e-6, atol=0.0)
+
+
+def _spread(ratios, q):
+    """Return the largest eigenvalue, a step, of what y' = 0 does to differences over a period of step ratios."""
+    steps, product = [1.0], np.eye(q - 1)
+    for ratio in [*ratios * (q // len(ratios) + 1), *ratios]:
+        steps.insert(0, steps[0] * ratio)
+    for i in range(len(ratios) - 1, -1, -1):
+        nodes = np.concatenate(([0.0], -np.cumsum(steps[i : i + q])))
+        gaps = nodes[:, None] - nodes + np.eye(q + 1)
+        weights = np.array([np.prod(gaps[0, [k for k in range(1, q + 1) if k != j]]) for j in range(1, q + 1)])
+        weights /= gaps[1:].prod(1)
+        past = weights / weights.sum()  # y = Σ past y_-j, where the derivative at y is zero
+        matrix = np.eye(q - 1, k=-1)
+        matrix[0] = -np.cumsum(past[::-1])[::-1][1:]
+        product = matrix @ product
+    return np.abs(np.linalg.eigvals(product)).max() ** (1 / len(ratios))
+
+
+@pytest.mark.parametrize("q", [2, 3, 4])
+def test_the_bounds_on_growth(q):
+    """Periods of up to five ratios, none beyond the bound; and the constant ratio at which the formula is unstable."""
+    bound = GROWTH[q]
+    worst = max(
+        _spread(list(ratios), q)
+        for length in range(1, 6)
+        for ratios in itertools.product((0.2, 0.8, 1.0, bound), repeat=length)
+    )
+    assert worst <= 0.88
+    limit = {2: 1 + math.sqrt(2), 3: (1 + math.sqrt(5)) / 2, 4: 1.28074}[q]
+    assert _spread([limit], q) == pytest.approx(1, abs=1e-4)
+
+
+@pytest.mark.parametrize("name", ["prox_bdf2", "prox_bdf3", "prox_bdf4"])
+@pytest.mark.parametrize("per_sample", [False, True])
+def test_a_constant_is_kept(name, per_sample):
+    y0 = torch.ones(2, 1, dtype=torch.float64)
+    sol = hbodeint(FirstOrder(lambda t, y: 0 * y), y0, [0.0, 1e6], method=name, per_sample=per_sample)
+    assert (sol.h[-1] - 1).abs().max() <= 1000 * torch.finfo(y0.dtype).eps  # some, in each of up to 150 steps
+
+
+@pytest.mark.parametrize("name", ["prox_bdf2", "prox_bdf3", "prox_bdf4"])
+@pytest.mark.parametrize("growth", [1.4, 4.0])
+def test_grids_that_grow_fast(name, growth):
+    """Beyond the bound, the errors of the first steps would grow to 1e11. The last step, of .75 at most, sets the error.
+
+    It is at most 3e-2 dt³ / 2 of any formula that is exact for a slope that is constant or linear.
+    """
+    grid = torch.cat((torch.zeros(1, dtype=torch.float64), 1e-3 * growth ** torch.arange(24, dtype=torch.float64)))
+    grid = grid / grid[-1]
+    system = FirstOrder(lambda t, y: 3e-2 * torch.cos(t) * torch.ones_like(y))
+    options = {"grid_constructor": lambda *_: grid, "inner_share": 1e-8}
+    sol = hbodeint(system, torch.ones(1, dtype=torch.float64), [0.0, 1.0], method=name, options=options)
+    error = (sol.h[-1] - 1 - 3e-2 * math.sin(1.0)).abs()
+    assert error <= 3e-2 * 0.75**3 / 2
 
 
 def diffusion(n):
