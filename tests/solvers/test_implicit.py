@@ -15,6 +15,7 @@ from torch import nn
 from hbode import FirstOrder, HeavyBall, SecondOrder, SolverError, hbodeint
 from hbode.solvers import INNER, METHODS, Implicit, Status
 from hbode.solvers.implicit.bdf import GROWTH
+from hbode.solvers.implicit.tables import DIRK
 
 ORDERS = {
     "prox_euler": 1,
@@ -29,6 +30,7 @@ ORDERS = {
     "sdirk2": 2,
     "trbdf2": 2,
     "kvaerno3": 3,
+    "esdirk4": 4,
     "kvaerno5": 5,
     "radauIIA3": 3,
     "radauIIA5": 5,
@@ -68,12 +70,41 @@ def test_orders_on_the_driven_equation(name):
 @pytest.mark.parametrize("name", ORDERS)
 def test_orders_on_the_stiff_driven_equation(name):
     """Multistep methods keep their order; one-step methods have theirs or, as they must, that of their stages."""
-    stage_order = {"sdirk2": 1, "prox_multistage3": 1, "kvaerno3": 2, "kvaerno5": 2, "radauIIA3": 2, "radauIIA5": 3}
+    stage_order = {"sdirk2": 1, "prox_multistage3": 1, "radauIIA5": 3}
+    stage_order |= dict.fromkeys(("kvaerno3", "esdirk4", "kvaerno5", "radauIIA3"), 2)
     order = {**ORDERS, **stage_order, "gl4": 2, "gl6": 3}[name]
     counts = (40, 80) if order < 4 else (32, 64)
     errors = [error_with(name, driven(-1000.0), count, math.sin(2.0) + math.cos(2.0)) for count in counts]
     assert errors[-1] < 1e-4
     assert slopes(errors)[-1] > order - 0.4
+
+
+@pytest.mark.parametrize("name", DIRK)
+def test_order_conditions_of_the_tableaus(name):
+    """All of trees up to order four, to the rounding of the coefficients, and the error's up to an order less."""
+    tab = DIRK[name]
+    a = np.array([[*row, *[0.0] * (len(tab.c) - len(row))] for row in tab.a])
+    c, b = a.sum(1), np.array(tab.b)
+    np.testing.assert_allclose(tab.c, c, rtol=0, atol=1e-14)
+    trees = [(c**0, 1, 1), (c, 1 / 2, 2), (c**2, 1 / 3, 3), (a @ c, 1 / 6, 3)]
+    trees += [(c**3, 1 / 4, 4), (c * (a @ c), 1 / 8, 4), (a @ c**2, 1 / 12, 4), (a @ a @ c, 1 / 24, 4)]
+    for values, exact, order in trees:
+        if order <= tab.order:
+            assert abs(b @ values - exact) <= 1e-14
+        if tab.b_error is not None and order <= tab.error_order:
+            assert abs(np.array(tab.b_error) @ values) <= 1e-14
+
+
+@pytest.mark.parametrize("name", DIRK)
+def test_only_kvaerno5_evaluates_f_beyond_a_step(name):
+    times = []
+
+    def f(t, y):
+        times.append(float(t))
+        return -y
+
+    hbodeint(FirstOrder(f), torch.ones(1), [0.0, 1.0], method=name, options={"step_size": 0.5})
+    assert max(times) <= (1.2 if name == "kvaerno5" else 1.0)
 
 
 def nonlinear(t, h):
@@ -257,7 +288,7 @@ def test_a_constant_is_kept(name, per_sample):
 @pytest.mark.parametrize("name", ["prox_bdf2", "prox_bdf3", "prox_bdf4"])
 @pytest.mark.parametrize("growth", [1.4, 4.0])
 def test_grids_that_grow_fast(name, growth):
-    """Beyond the bound, the errors of the first steps would grow to 1e11. The last step, of .75 at most, sets the error.
+    """Beyond the bound, the errors of the first steps would grow to 1e11. The last one, of .75 at most, sets the error.
 
     It is at most 3e-2 dt³ / 2 of any formula that is exact for a slope that is constant or linear.
     """
