@@ -104,7 +104,8 @@ def hbodeint(
         one requested time to the next. Adams methods: max_order, max_iters. Implicit methods and auto: inner, the
         solver of their equations ("anderson", "newton_krylov", "fletcher_reeves", "barzilai_borwein", "lbfgs",
         "nesterov", "gradient_descent", or one of them with settings), and inner_share, the share of the tolerances
-        that it may leave (0.1). Others: coupling, for the scheme of `Reversible`. Settings of the gradient mode.
+        that it may leave (0.1), in each step that is chosen, and in the whole span where steps are given. Others:
+        coupling, for the scheme of `Reversible`. Settings of the gradient mode.
     compile
         Run the loop of the solve, and that of its discrete adjoint, as compiled code (`torch.compile`; a CPU needs
         a C++ compiler). The first solve compiles, for some ten seconds a pass; later ones with the same code of f,
