@@ -83,8 +83,9 @@ def hbodeint(
     method
         A name in `hbode.METHODS`, "scipy:<solve_ivp method>" or "torchdiffeq:<method>". Default: dprkn6 where the
         momentum enters through linear damping alone, dopri5 elsewhere. For stiff fields (``stats.stiffness`` near 1)
-        "auto", which is the default while the field is not stiff and kvaerno5 while it is; prox_bdf3, or prox_bdf2 if
+        "auto", which is the default while the field is not stiff and esdirk4 while it is; prox_bdf3, or prox_bdf2 if
         stiff modes oscillate; or another implicit method. On a heavy ball they solve for the acceleration alone.
+        kvaerno5 has a node at 1.23 of a step, and so evaluates f beyond the end of the span; no other method does.
     rtol, atol
         Tolerances of the local error, relative and absolute; numbers, or tensors that broadcast to the state
         ((2, *h0) for a second-order system).
@@ -111,7 +112,8 @@ def hbodeint(
         one requested time to the next. Adams methods: max_order, max_iters. Implicit methods and auto: inner, the
         solver of their equations ("anderson", "newton_krylov", "fletcher_reeves", "barzilai_borwein", "lbfgs",
         "nesterov", "gradient_descent", or one of them with settings), and inner_share, the share of the tolerances
-        that it may leave (0.1). Others: coupling, for the scheme of `Reversible`. Settings of the gradient mode.
+        that it may leave (0.1), in each step that is chosen, and in the whole span where steps are given. Others:
+        coupling, for the scheme of `Reversible`. Settings of the gradient mode.
     compile
         Run the loop of the solve, and that of its discrete adjoint, as compiled code (`torch.compile`; a CPU needs
         a C++ compiler). The first solve compiles, for some ten seconds a pass; later ones with the same code of f,
@@ -161,7 +163,8 @@ def hbodeint(
             f"method must be one of {', '.join(METHODS)}, scipy:<method> or torchdiffeq:<method>; got {name!r}"
         )
     check_names(options, METHODS[name], name)
-    chosen = mode.adapt(configured(METHODS[name], options, rtol, atol, system.damped and system.activation is None))
+    reduced = system.damped and system.activation is None
+    chosen = mode.adapt(configured(METHODS[name], options, rtol, atol, reduced, times))
     check_method(name, chosen, system)
     if coarse := too_few_digits("h0", h0.dtype, name, chosen):
         raise TypeError(coarse)

@@ -25,6 +25,7 @@ from .solvers import (
     Plan,
     Settings,
     is_explicit_one_step,
+    max_growth,
     switching,
 )
 
@@ -49,8 +50,19 @@ def gradient_mode(gradient: str | Gradient, options: Mapping[str, Any]) -> tuple
     return made(**settings), {key: value for key, value in options.items() if key not in names}
 
 
-def configured(method: Method, options: Mapping[str, Any], rtol: Any, atol: Any, reduced: bool) -> Method:
-    """Return the method with its own options set; `reduced` says that a damped system has h' = m."""
+def is_adaptive(method: Method, options: Mapping[str, Any]) -> bool:
+    """Return whether the steps are chosen by their errors, rather than given."""
+    given = options.get("step_size"), options.get("grid_constructor")
+    return method.error_order is not None and given == (None, None)
+
+
+def configured(
+    method: Method, options: Mapping[str, Any], rtol: Any, atol: Any, reduced: bool, times: Tensor
+) -> Method:
+    """Return the method with its own options set, for times (T,) or (B, T).
+
+    `reduced` says that a damped system has h' = m.
+    """
     if isinstance(method, Implicit | Auto):
         inner, share = options.get("inner", "anderson"), float(options.get("inner_share", Settings.share))
         if isinstance(inner, str) and inner not in INNER:
@@ -58,7 +70,9 @@ def configured(method: Method, options: Mapping[str, Any], rtol: Any, atol: Any,
         if not 0 < share <= 1:
             raise ValueError(f"options['inner_share'] must be in (0, 1], got {share:g}")
         solver = INNER[inner] if isinstance(inner, str) else inner
-        settings = Settings(solver, rtol, atol, share, reduced)
+        lengths = (times[..., -1] - times[..., 0]).detach().abs()
+        span = None if is_adaptive(method, options) else float(lengths.max()) or None
+        settings = Settings(solver, rtol, atol, share, reduced, span)
         return switching(reduced, settings) if isinstance(method, Auto) else replace(method, settings=settings)
     if not isinstance(method, Adams):
         return Coupled(method, float(options["coupling"])) if "coupling" in options else method
@@ -135,7 +149,7 @@ def plan(
         raise ValueError(
             "options 'jump_ts', 'grid_constructor' and 'norm' need one time axis and step size for the batch"
         )
-    adaptive = method.error_order is not None and step_size is None and construct is None
+    adaptive = is_adaptive(method, options)
     extra = sorted(points["step_ts"] + points["jump_ts"])
     if times.ndim == 2:
         stops = tuple(Node(value, None) for value in extra)
@@ -146,8 +160,9 @@ def plan(
         elif not adaptive and step_size is None:
             grid = times.tolist()
         stops = _stops(times.tolist(), grid, extra)
+    control = controller(options, rtol, atol)
     return Plan(
-        control=controller(options, rtol, atol),
+        control=replace(control, max_factor=min(control.max_factor, max_growth(method))),
         adaptive=adaptive,
         stops=stops,
         step_size=math.inf if step_size is None else float(step_size),

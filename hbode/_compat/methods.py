@@ -147,15 +147,15 @@ class OnGrid:
         return converged(self.inner, stages.inner)
 
 
-def grid_method(name: str, options: Mapping[str, Any], rtol: Any, atol: Any) -> OnGrid:
-    """Return a fixed-grid method with its options set."""
+def grid_method(name: str, options: Mapping[str, Any], rtol: Any, atol: Any, span: float) -> OnGrid:
+    """Return a fixed-grid method with its options set, for a solve over a span of time."""
     interp = options.get("interp", "linear")
     if interp not in ("linear", "cubic"):
         raise ArgumentError(f"options['interp'] must be 'linear' or 'cubic', got {interp!r}")
     inner = METHODS[FIXED.get(name, "rk38")]
     if isinstance(inner, Implicit):
         solver = NewtonKrylov(iterations=int(options.get("max_iters", 100)))
-        inner = replace(inner, settings=Settings(solver, rtol, atol, share=1.0))
+        inner = replace(inner, settings=Settings(solver, rtol, atol, share=1.0, span=span or None))
     if name in MULTISTEP:
         order = int(options.get("max_order", 12))
         if order > 12:

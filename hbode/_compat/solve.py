@@ -124,8 +124,9 @@ def prepared(
     else:
         if coarse := too_few_digits("y0", y.dtype, name, METHODS[FIXED.get(name, "rk38")]):
             raise ArgumentTypeError(coarse)
-        solver = grid_method(name, options, rtol, atol)
         plan = grid_plan(options, func, y0, t, clock.values, **watched)
+        whole = plan.max_steps * plan.step_size if search else abs(clock.values[-1] - clock.values[0])
+        solver = grid_method(name, options, rtol, atol, whole)
 
     def bind(tensors: Sequence[Tensor | None], damped: bool | None = None) -> tuple[Field, tuple[Crossing, ...]]:
         return _field(precision.around(func), layout, y), crossings

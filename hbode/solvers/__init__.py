@@ -13,7 +13,7 @@ from .loop import place, solve
 from .loop_in_blocks import solve_in_blocks
 from .loop_in_blocks_per_sample import solve_per_sample_in_blocks
 from .loop_per_sample import place_per_sample, solve_per_sample
-from .method import Carry, Invertible, Method, Uniform, is_uniform
+from .method import Carry, Invertible, Method, Uniform, is_uniform, max_growth
 from .plan import Keep, Plan
 from .precision import Autocast
 from .registry import METHODS, is_explicit_one_step, switching
@@ -59,6 +59,7 @@ __all__ = [
     "compiled",
     "is_explicit_one_step",
     "is_uniform",
+    "max_growth",
     "place",
     "place_per_sample",
     "run_block",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, Protocol, TypeGuard, runtime_checkable
 
@@ -132,6 +133,12 @@ def stiffness(method: Method) -> Callable[[Any], Tensor] | None:
     One is on the boundary. None for methods that are not explicit, or have no error estimate to choose steps by.
     """
     return None if method.error_order is None else getattr(method, "stiffness", None)
+
+
+def max_growth(method: Method) -> float:
+    """Return how many times as long as the one before it a step may be: not any for multistep methods."""
+    growth: float = getattr(method, "max_growth", math.inf)
+    return growth
 
 
 def is_uniform(method: Method) -> TypeGuard[Uniform]:

@@ -23,7 +23,7 @@ METHODS: dict[str, Method] = {
     "explicit_adams": Adams(implicit=False),
     "implicit_adams": Adams(implicit=True),
     **IMPLICIT,
-    "auto": Auto(_RUNGE_KUTTA["dopri5"], Dirk(tableau=DIRK["kvaerno5"])),
+    "auto": Auto(_RUNGE_KUTTA["dopri5"], Dirk(tableau=DIRK["esdirk4"])),
 }
 """One entry a method; an entry may be used in any number of solves at once."""
 
@@ -31,7 +31,7 @@ METHODS: dict[str, Method] = {
 def switching(reduced: bool, settings: Settings) -> Auto:
     """Return the switching method for a system: `reduced` says that it is damped, with h' = m."""
     explicit = _NYSTROM["dprkn6"] if reduced else _RUNGE_KUTTA["dopri5"]
-    return Auto(explicit, Dirk(settings, tableau=DIRK["kvaerno5"]))
+    return Auto(explicit, Dirk(settings, tableau=DIRK["esdirk4"]))
 
 
 def is_explicit_one_step(method: Method) -> bool:

@@ -1,17 +1,21 @@
 """Implicit methods: orders, stiff problems against closed forms and scipy, inner solvers, failures."""
 
+import itertools
 import math
 import subprocess
 import sys
 from functools import cache
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from hbode import FirstOrder, HeavyBall, SecondOrder, SolverError, hbodeint
 from hbode.solvers import INNER, METHODS, Implicit, Status
+from hbode.solvers.implicit.bdf import GROWTH
+from hbode.solvers.implicit.tables import DIRK
 
 ORDERS = {
     "prox_euler": 1,
@@ -26,6 +30,7 @@ ORDERS = {
     "sdirk2": 2,
     "trbdf2": 2,
     "kvaerno3": 3,
+    "esdirk4": 4,
     "kvaerno5": 5,
     "radauIIA3": 3,
     "radauIIA5": 5,
@@ -65,12 +70,41 @@ def test_orders_on_the_driven_equation(name):
 @pytest.mark.parametrize("name", ORDERS)
 def test_orders_on_the_stiff_driven_equation(name):
     """Multistep methods keep their order; one-step methods have theirs or, as they must, that of their stages."""
-    stage_order = {"sdirk2": 1, "prox_multistage3": 1, "kvaerno3": 2, "kvaerno5": 2, "radauIIA3": 2, "radauIIA5": 3}
+    stage_order = {"sdirk2": 1, "prox_multistage3": 1, "radauIIA5": 3}
+    stage_order |= dict.fromkeys(("kvaerno3", "esdirk4", "kvaerno5", "radauIIA3"), 2)
     order = {**ORDERS, **stage_order, "gl4": 2, "gl6": 3}[name]
     counts = (40, 80) if order < 4 else (32, 64)
     errors = [error_with(name, driven(-1000.0), count, math.sin(2.0) + math.cos(2.0)) for count in counts]
     assert errors[-1] < 1e-4
     assert slopes(errors)[-1] > order - 0.4
+
+
+@pytest.mark.parametrize("name", DIRK)
+def test_order_conditions_of_the_tableaus(name):
+    """All of trees up to order four, to the rounding of the coefficients, and the error's up to an order less."""
+    tab = DIRK[name]
+    a = np.array([[*row, *[0.0] * (len(tab.c) - len(row))] for row in tab.a])
+    c, b = a.sum(1), np.array(tab.b)
+    np.testing.assert_allclose(tab.c, c, rtol=0, atol=1e-14)
+    trees = [(c**0, 1, 1), (c, 1 / 2, 2), (c**2, 1 / 3, 3), (a @ c, 1 / 6, 3)]
+    trees += [(c**3, 1 / 4, 4), (c * (a @ c), 1 / 8, 4), (a @ c**2, 1 / 12, 4), (a @ a @ c, 1 / 24, 4)]
+    for values, exact, order in trees:
+        if order <= tab.order:
+            assert abs(b @ values - exact) <= 1e-14
+        if tab.b_error is not None and order <= tab.error_order:
+            assert abs(np.array(tab.b_error) @ values) <= 1e-14
+
+
+@pytest.mark.parametrize("name", DIRK)
+def test_only_kvaerno5_evaluates_f_beyond_a_step(name):
+    times = []
+
+    def f(t, y):
+        times.append(float(t))
+        return -y
+
+    hbodeint(FirstOrder(f), torch.ones(1), [0.0, 1.0], method=name, options={"step_size": 0.5})
+    assert max(times) <= (1.2 if name == "kvaerno5" else 1.0)
 
 
 def nonlinear(t, h):
@@ -149,6 +183,122 @@ def test_stiff_problems_to_five_digits(problem, name):
     y0 = torch.tensor(start, dtype=torch.float64)
     sol = hbodeint(FirstOrder(f), y0, [0.0, end], method=name, rtol=1e-8, atol=atol)
     torch.testing.assert_close(sol.h[-1], reference(problem), rtol=1e-5, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", ORDERS)
+def test_what_the_inner_solver_leaves_does_not_add_up(name):
+    """It leaves a tenth of the tolerances in the whole span, 1e-6 |y| + 1e-8 in the unit of time, whatever the step."""
+    y0 = torch.ones(1, dtype=torch.float64)
+    ends = []
+    for share in (0.1, 1e-8):
+        options = {"step_size": 0.01, "inner_share": share}
+        ends.append(hbodeint(FirstOrder(lambda t, y: -y), y0, [0.0, 1.0], method=name, options=options).h[-1])
+    assert (ends[0] - ends[1]).abs() <= 1.01e-6
+
+
+@pytest.mark.parametrize("name", [name for name in ORDERS if METHODS[name].error_order is not None])
+def test_steps_kept_short_are_as_exact_as_they_can_be(name):
+    """Steps of .01 whose guess is far within the tolerance: the error is that of the method, or of one correction.
+
+    A correction leaves dt/2 of the residual of the guess, which is y'' dt at most: y'' dt³/4 in a step, so dt²/4.
+    """
+    y0 = torch.ones(1, dtype=torch.float64)
+    call = {"method": name, "rtol": 1e-2, "atol": 1e-2, "options": {"max_step": 0.01}}
+    error = (hbodeint(FirstOrder(lambda t, y: -y), y0, [0.0, 1.0], **call).h[-1] - math.exp(-1)).abs()
+    assert error <= 0.01**2 / 4 + (2e-3 if ORDERS[name] == 1 else 0.0)
+
+
+@pytest.mark.parametrize("count", [100, 500])
+def test_a_heavy_ball_on_a_fine_grid(count):
+    """Crank-Nicolson's own error, |h'''| dt² / 12 over the span of 10 at most, and the inner solver's 1e-6."""
+    system = HeavyBall(lambda t, h: -h, 0.5, trainable=False)
+    w = math.sqrt(15 / 16)
+    exact = math.exp(-2.5) * (math.cos(10 * w) + math.sin(10 * w) / (4 * w))
+    options = {"step_size": 10.0 / count}
+    sol = hbodeint(system, torch.ones(1, dtype=torch.float64), [0.0, 10.0], method="prox_cn", options=options)
+    assert (sol.h[-1] - exact).abs() <= 10 * (10.0 / count) ** 2 / 12 + 1e-6
+
+
+@pytest.mark.parametrize("inner", [name for name in INNER if name != "gradient_descent"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_rounding_does_not_stop_an_inner_solver(inner, dtype):
+    """Residuals of a stiff equation cannot be smaller than what its Jacobian, 1e4, makes of the last bit of a state."""
+    y0 = torch.ones(2, dtype=dtype)
+    options = {"inner": inner, "step_size": 0.25}
+    sol = hbodeint(driven(-1e4), y0, [0.0, 2.0], method="prox_bdf2", rtol=1e-7, atol=1e-7, options=options)
+    assert (sol.h[-1] - math.sin(2) - math.cos(2)).abs().max() <= 1e-5  # dt² / 3 |y'''| over 1e4, and float32
+
+
+def test_components_of_different_size_in_float32():
+    """ROBER: y2 is 1e-5 of the others, and much stiffer. What is not rounding is not taken for it."""
+    y0 = torch.tensor([1.0, 0.0, 0.0])
+    sol = hbodeint(FirstOrder(rober), y0, [0.0, 100.0], method="kvaerno5", rtol=1e-4, atol=1e-8)
+    exact = torch.tensor([0.6172349, 6.153591e-06, 0.3827590])  # scipy's Radau at 1e-12
+    torch.testing.assert_close(sol.h[-1], exact, rtol=1e-3, atol=0.0)
+    assert sol.stats.rejected <= 10
+
+
+def test_a_small_component_has_a_tolerance_of_its_own():
+    """ROBER at an atol far below the rounding of its largest component: six digits of each."""
+    y0 = torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64)
+    sol = hbodeint(FirstOrder(rober), y0, [0.0, 40.0], method="prox_bdf4", rtol=1e-7, atol=1e-16)
+    exact = torch.tensor([0.7158270687194, 9.185534764559e-06, 0.2841637457458], dtype=torch.float64)  # the same
+    torch.testing.assert_close(sol.h[-1], exact, rtol=3e-6, atol=0.0)
+
+
+def _spread(ratios, q):
+    """Return the largest eigenvalue, a step, of what y' = 0 does to differences over a period of step ratios."""
+    steps, product = [1.0], np.eye(q - 1)
+    for ratio in [*ratios * (q // len(ratios) + 1), *ratios]:
+        steps.insert(0, steps[0] * ratio)
+    for i in range(len(ratios) - 1, -1, -1):
+        nodes = np.concatenate(([0.0], -np.cumsum(steps[i : i + q])))
+        gaps = nodes[:, None] - nodes + np.eye(q + 1)
+        weights = np.array([np.prod(gaps[0, [k for k in range(1, q + 1) if k != j]]) for j in range(1, q + 1)])
+        weights /= gaps[1:].prod(1)
+        past = weights / weights.sum()  # y = Σ past y_-j, where the derivative at y is zero
+        matrix = np.eye(q - 1, k=-1)
+        matrix[0] = -np.cumsum(past[::-1])[::-1][1:]
+        product = matrix @ product
+    return np.abs(np.linalg.eigvals(product)).max() ** (1 / len(ratios))
+
+
+@pytest.mark.parametrize("q", [2, 3, 4])
+def test_the_bounds_on_growth(q):
+    """Periods of up to five ratios, none beyond the bound; and the constant ratio at which the formula is unstable."""
+    bound = GROWTH[q]
+    worst = max(
+        _spread(list(ratios), q)
+        for length in range(1, 6)
+        for ratios in itertools.product((0.2, 0.8, 1.0, bound), repeat=length)
+    )
+    assert worst <= 0.88
+    limit = {2: 1 + math.sqrt(2), 3: (1 + math.sqrt(5)) / 2, 4: 1.28074}[q]
+    assert _spread([limit], q) == pytest.approx(1, abs=1e-4)
+
+
+@pytest.mark.parametrize("name", ["prox_bdf2", "prox_bdf3", "prox_bdf4"])
+@pytest.mark.parametrize("per_sample", [False, True])
+def test_a_constant_is_kept(name, per_sample):
+    y0 = torch.ones(2, 1, dtype=torch.float64)
+    sol = hbodeint(FirstOrder(lambda t, y: 0 * y), y0, [0.0, 1e6], method=name, per_sample=per_sample)
+    assert (sol.h[-1] - 1).abs().max() <= 1000 * torch.finfo(y0.dtype).eps  # some, in each of up to 150 steps
+
+
+@pytest.mark.parametrize("name", ["prox_bdf2", "prox_bdf3", "prox_bdf4"])
+@pytest.mark.parametrize("growth", [1.4, 4.0])
+def test_grids_that_grow_fast(name, growth):
+    """Beyond the bound, the errors of the first steps would grow to 1e11. The last one, of .75 at most, sets the error.
+
+    It is at most 3e-2 dt³ / 2 of any formula that is exact for a slope that is constant or linear.
+    """
+    grid = torch.cat((torch.zeros(1, dtype=torch.float64), 1e-3 * growth ** torch.arange(24, dtype=torch.float64)))
+    grid = grid / grid[-1]
+    system = FirstOrder(lambda t, y: 3e-2 * torch.cos(t) * torch.ones_like(y))
+    options = {"grid_constructor": lambda *_: grid, "inner_share": 1e-8}
+    sol = hbodeint(system, torch.ones(1, dtype=torch.float64), [0.0, 1.0], method=name, options=options)
+    error = (sol.h[-1] - 1 - 3e-2 * math.sin(1.0)).abs()
+    assert error <= 3e-2 * 0.75**3 / 2
 
 
 def diffusion(n):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from dataclasses import field as entry
 from typing import NamedTuple
@@ -17,6 +18,13 @@ from .dirk import Dirk, DirkTableau
 from .stage import slope, solve_stage
 from .step import Implicit, Stages
 
+GROWTH = {1: math.inf, 2: 2.0, 3: 1.5, 4: 1.2}
+"""How many times as long as the one before it a step of each order may be, for the formula to be zero-stable.
+
+On steps that grow by a constant factor, it is up to 1 + √2, (1 + √5) / 2 and 1.2807 (Calvo, Grande, Grigorieff, Numer.
+Math. 57, 1990); these bounds are inside them, so that the parasitic modes, which are what a change of y' leaves behind,
+decay at least as .88ⁿ on any steps within them (`test_the_bounds_on_growth`)."""
+
 
 @dataclass(frozen=True)
 class BDF(Implicit):
@@ -26,10 +34,12 @@ class BDF(Implicit):
     whatever times they belong to. q grows from one to `highest` as the history does. The local error is estimated from
     the distance between the new state and the polynomial through the last q states that has the slope at the last of
     them, which is also where the inner solver starts (as in Hairer, Nørsett, Wanner 1993, III.5, III.6, with a slope in
-    the place of the oldest state). Orders three and four are not A-stable: their stability regions leave out a sector
-    along the imaginary axis (86° and 73° are in), where the stiff modes of a weakly damped heavy ball lie; for these,
-    take order two, or a one-step method. From order three on, steps of `starter` stand for those of lower order, whose
-    errors would show on a fixed grid.
+    the place of the oldest state). Only states are used whose steps have grown by no more than keeps the formula zero-
+    stable (`GROWTH`), which is also the most that chosen steps grow by; after a longer jump, of a grid that was given,
+    `starter` takes the steps until the history is there again. Orders three and four are not A-stable: their stability
+    regions leave out a sector along the imaginary axis (86° and 73° are in), where the stiff modes of a weakly damped
+    heavy ball lie; for these, take order two, or a one-step method. From order three on, steps of `starter` stand for
+    those of lower order, whose errors would show on a fixed grid.
 
     The carry is (y, slope at y, states before y (highest - 1, *y), their times (highest - 1, ...) in float64). Where
     there are none yet, the time of the oldest one stands.
@@ -41,6 +51,10 @@ class BDF(Implicit):
     @property
     def order(self) -> int:
         return self.highest
+
+    @property
+    def max_growth(self) -> float:
+        return GROWTH[self.highest]
 
     @property
     def error_order(self) -> int | None:
@@ -56,9 +70,12 @@ class BDF(Implicit):
         size = dt.to(y.real.dtype)
         known = torch.cat((y.unsqueeze(0), states))
         line = torch.cat((t.unsqueeze(0), times))
-        there = line[1:] != line[:-1]
+        exist = line[1:] != line[:-1]
+        there = exist & self._grown(line, t + dt)
         older = there.sum(0)
         starting = older < (0 if self.starter is None else self.highest - 1)
+        if self.highest == 2:  # whose first step may be of order one, but no other
+            starting = starting & exist.any(0)
         ends: list[_End] = []  # of the samples that the starter steps, and of the others
         if self.starter is not None and bool(starting.any()):
             one_step = Dirk(self.settings, tableau=self.starter)
@@ -73,6 +90,12 @@ class BDF(Implicit):
             end = _End(z, k1, error, torch.where(starting.reshape(-1), ends[0].converged, ends[1].converged))
         stages = Stages(Hermite(y, k, end.z, end.k, size), end.error, end.converged)
         return (end.z, end.k, known[:-1], line[:-1]), stages
+
+    def _grown(self, line: Tensor, end: Tensor) -> Tensor:
+        """Return which of the older states (highest - 1, ...) no step since has grown beyond the bound."""
+        steps = (torch.cat((end.unsqueeze(0), line[:-1])) - line).abs()
+        fine = steps[:-1] <= (1 + 1e-6) * GROWTH[self.highest] * steps[1:]
+        return fine.long().cumprod(0).bool()
 
     def _advanced(self, field: Field, t: Tensor, dt: Tensor, known: Tensor, k: Tensor, formula: Formula) -> _End:
         """Take the step by the formula, from the states `known` and the slope at the first of them."""

@@ -51,7 +51,7 @@ class Collocation(Implicit):
         y, k = carry
         tab, settings, size = self.tableau, self.settings, dt.to(y.real.dtype)
         times = [t + c * dt for c in tab.c]
-        scale = tolerance(settings, y, size)
+        allowed = tolerance(settings, y, size, k)
         a = torch.tensor(tab.a, dtype=y.dtype, device=y.device)
 
         def along(slopes: Tensor) -> Tensor:
@@ -70,7 +70,7 @@ class Collocation(Implicit):
         def solved(r: Callable[[Tensor], Tensor], guess: Tensor) -> tuple[Tensor, Tensor]:
             every = guess.unsqueeze(0).expand(len(times), *guess.shape)
             axis = None if not dt.ndim else every.ndim - dt.ndim
-            return fixed_point(r, every, scale, axis, settings, field)
+            return fixed_point(r, every, allowed, axis, settings, field)
 
         if settings.reduced:
             h, m = y.unbind()

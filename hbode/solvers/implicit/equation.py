@@ -8,6 +8,13 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+CORRECTED = 0.1
+"""What may be left of the residual of a guess."""
+
+
+ROUNDINGS = 4.0
+"""How many roundings of a state may add up in a residual."""
+
 
 class Answer(NamedTuple):
     """What an inner solver found: z, rows (B, n), and which rows converged, (B,)."""
@@ -20,7 +27,10 @@ class Inner(Protocol):
     """A solver of g(z) = 0, row by row."""
 
     def __call__(self, equation: Equation, z: Tensor, scale: Tensor, limit: float) -> Answer:
-        """Iterate from z, rows (B, n), until the root mean square of g / scale is at most `limit` in each row."""
+        """Iterate from z, rows (B, n), until the root mean square of g / scale is at most `limit` in each row.
+
+        And at most `enough`.
+        """
         ...
 
 
@@ -40,14 +50,23 @@ class Equation:
         The axis of the samples, or None for a single row.
     count
         Called with the number of products whenever some are made; r counts its evaluations itself.
+    rounding
+        By how much z has to move for the last bit of a state to change, a state; what is not given is zero.
     """
 
     def __init__(
-        self, r: Callable[[Tensor], Tensor], like: Tensor, samples: int | None, count: Callable[[int], None]
+        self,
+        r: Callable[[Tensor], Tensor],
+        like: Tensor,
+        samples: int | None,
+        count: Callable[[int], None],
+        rounding: Tensor | None = None,
     ) -> None:
         self.r, self.samples, self.count = r, samples, count
         self.complex = like.is_complex()
         self.shape = like.shape if samples is None else like.movedim(samples, 0).shape
+        given = torch.zeros_like(like.real) if rounding is None else rounding.expand(like.shape)
+        self.rounding = self.weights(given.to(like.real.dtype))
 
     def rows(self, x: Tensor) -> Tensor:
         """Return a state as rows (B, n)."""
@@ -63,6 +82,10 @@ class Equation:
         x = torch.view_as_complex(rows.reshape(*self.shape, 2)) if self.complex else rows.reshape(self.shape)
         return x if self.samples is None else x.movedim(0, self.samples)
 
+    def weights(self, x: Tensor) -> Tensor:
+        """Return as rows what real and imaginary parts of a state are measured by."""
+        return self.rows(torch.complex(x, x) if self.complex else x)
+
     @torch.no_grad()
     def residual(self, z: Tensor) -> Tensor:
         """Return g(z), rows (B, n)."""
@@ -74,6 +97,18 @@ class Equation:
             point = z.detach().requires_grad_()
             image = self.rows(self.r(self.state(point)))
         return Linear(point, image, self.count)
+
+    def rounded(self, z: Tensor, scale: Tensor, limit: Tensor) -> Tensor:
+        """Return which residuals above the limit are what the rounding of a state leaves of it, (B,).
+
+        Rounding each component comes back as the Jacobian makes it: of a stiff equation, many times as large as the
+        error of z. It is measured, by two patterns of signs, as a bound by the length of the Jacobian would let pass
+        anything where components are of different size.
+        """
+        at = self.linearised(z)
+        signs = 1 - 2 * (torch.arange(z.shape[1], device=z.device) % 2).to(z.dtype)
+        left = torch.maximum(at.product(self.rounding).abs(), at.product(signs * self.rounding).abs())
+        return rms(at.value, limit.unsqueeze(1) * scale + ROUNDINGS * left) <= 1
 
 
 class Linear:
@@ -148,10 +183,11 @@ def exact_length(downhill: Tensor, direction: Tensor, image: Tensor) -> Tensor:
     return torch.where(curvature > 0, exact, torch.where(size > 0, least, 0.0)).nan_to_num(0.0, 0.0, 0.0)
 
 
-def unfinished(g: Tensor, scale: Tensor, limit: float, hopeful: Tensor | None = None) -> Tensor | None:
-    """Return which rows are to go on, (B, 1), or None: those that have not converged and have not failed."""
-    size = rms(g, scale)
-    going = (size > limit) & size.isfinite()
-    if hopeful is not None:
-        going = going & hopeful
-    return going.unsqueeze(1) if bool(going.any()) else None
+def enough(z: Tensor, g: Tensor, scale: Tensor, limit: float) -> Tensor:
+    """Return the limit (B,) of an iteration from z, where the residual is g: a tenth of that, if it is small already.
+
+    So that at least one correction is made, and what it leaves shrinks with the steps as the error of a guess does. A
+    residual is not asked to fall below the rounding of z.
+    """
+    rounding = rms(4 * torch.finfo(z.dtype).eps * z, scale)
+    return torch.maximum(CORRECTED * rms(g, scale), rounding).clamp(max=limit)

@@ -13,7 +13,7 @@ from .tables import COLLOCATION, DIRK
 IMPLICIT: dict[str, Method] = {
     "prox_euler": BDF(highest=1),
     "prox_cn": CrankNicolson(),
-    "prox_bdf2": BDF(highest=2),
+    "prox_bdf2": BDF(highest=2, starter=DIRK["kvaerno3"]),
     "prox_bdf3": BDF(highest=3, starter=DIRK["kvaerno3"]),
     "prox_bdf4": BDF(highest=4, starter=DIRK["kvaerno3"]),
     "prox_multistage3": Multistage(),

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..field import Field
-from .equation import Equation, Inner, Linear
+from .equation import ROUNDINGS, Equation, Inner, Linear
 from .inner import Anderson
 from .krylov import solve_rows
 
@@ -33,6 +33,10 @@ class Settings:
         Tolerances of the step control.
     share
         The share of them that the inner solver may leave, as a residual of z.
+    span
+        The time over which residuals add up where the steps are given. They may then leave the share of the tolerances
+        in all of it, however many the steps are. None where steps are chosen: each may leave the share, as it may
+        leave a local error as large as the tolerances.
     reduced
         Whether the field is the force of a damped system with h' = m: the stage is then solved for m' alone, from which
         h and m follow, half the unknowns (Baker et al. 2022).
@@ -43,6 +47,7 @@ class Settings:
     atol: float | Tensor = 1e-7
     share: float = 0.1
     reduced: bool = False
+    span: float | None = None
 
 
 class Stage(NamedTuple):
@@ -73,11 +78,11 @@ def solve_stage(field: Field, t: Tensor, y: Tensor, sigma: Tensor, guess: Tensor
     sigma
         The rest in units of the slope, shape () or (B, 1, …, 1), in which case samples are independent of each other.
     """
-    scale = tolerance(settings, y, sigma)
+    allowed = tolerance(settings, y, sigma, guess)
     samples = y.ndim - sigma.ndim if sigma.ndim else None
 
     def solved(r: Callable[[Tensor], Tensor], guess: Tensor, samples: int | None) -> tuple[Tensor, Tensor]:
-        return fixed_point(r, guess, scale, samples, settings, field)
+        return fixed_point(r, guess, allowed, samples, settings, field)
 
     if not settings.reduced:
         k, converged = solved(lambda k: field(t, torch.addcmul(y, sigma, k)), guess, samples)
@@ -96,24 +101,39 @@ def solve_stage(field: Field, t: Tensor, y: Tensor, sigma: Tensor, guess: Tensor
     return Stage(torch.stack((torch.addcmul(h, sigma, m1), m1)), torch.stack((m1, q)), converged)
 
 
-def tolerance(settings: Settings, y: Tensor, sigma: Tensor) -> Tensor:
+class Tolerance(NamedTuple):
+    """How far off a slope may be over the share that is the inner solver's, and what the last bit of a state is of it.
+
+    Both in the shape of the slope.
+    """
+
+    scale: Tensor
+    rounding: Tensor
+
+
+def tolerance(settings: Settings, y: Tensor, sigma: Tensor, guess: Tensor) -> Tolerance:
     """Return how far off the slope may be that moves a state by σ times it; of the reduced equation, the last slope.
 
-    No less than what rounding leaves of a residual, in the share of the tolerance that is the inner solver's.
+    No less than a few roundings of each component: one that is small beside the others has a tolerance of its own.
     """
     size = sigma.detach().abs().clamp(min=torch.finfo(y.real.dtype).tiny ** 0.25)
-    y = y.detach().abs()
-    rounding = 4 * torch.finfo(y.dtype).eps / settings.share
-    axes = [axis for axis in range(y.ndim) if not sigma.ndim or axis != y.ndim - sigma.ndim]
+    y, guess = y.detach().abs(), guess.detach().abs()
+    eps = torch.finfo(y.dtype).eps
+    axes = [axis for axis in range(int(settings.reduced), y.ndim) if not sigma.ndim or axis != y.ndim - sigma.ndim]
     largest = y.amax(axes, keepdim=True) if axes and y.numel() else y
-    scale = torch.maximum(settings.atol + settings.rtol * y, rounding * largest) / size
-    return torch.minimum(scale[1], scale[0] / size) if settings.reduced else scale
+    rounding = eps * torch.maximum(y, eps * largest) / size
+    scale = (settings.atol + settings.rtol * y) / (size if settings.span is None else settings.span)
+    scale = torch.maximum(scale, ROUNDINGS / settings.share * rounding)
+    if settings.reduced:
+        scale, rounding = torch.minimum(scale[1], scale[0] / size), torch.maximum(rounding[1], rounding[0] / size)
+        guess = guess[1]
+    return Tolerance(torch.maximum(scale, ROUNDINGS / settings.share * eps * guess), rounding)
 
 
 def fixed_point(
     r: Callable[[Tensor], Tensor],
     guess: Tensor,
-    scale: Tensor,
+    allowed: Tolerance,
     samples: int | None,
     settings: Settings,
     field: Field,
@@ -129,13 +149,15 @@ def fixed_point(
             "implicit methods have no derivatives in forward mode and inside torch.func transforms: differentiate "
             "backwards (torch.autograd.grad, torch.autograd.functional), or take an explicit method"
         )
-    equation = Equation(r, guess, samples, field.count_products)
+    equation = Equation(r, guess, samples, field.count_products, allowed.rounding)
     with torch.no_grad():
-        scale = scale.expand(guess.shape).to(guess.real.dtype)
-        scales = equation.rows(torch.complex(scale, scale) if guess.is_complex() else scale)
+        scale = equation.weights(allowed.scale.expand(guess.shape).to(guess.real.dtype))
         first = equation.rows(guess)
-        rows, converged = settings.inner(equation, first, scales, settings.share)
-        if not bool(converged.all()):  # what the field is to blame for shows in the state
+        rows, converged = settings.inner(equation, first, scale, settings.share)
+        if not bool(converged.all()):
+            limit = torch.full_like(rows[:, 0], settings.share)
+            converged = converged | equation.rounded(rows, scale, limit)
+            # What the field is to blame for shows in the state.
             finite = equation.residual(first).isfinite().all(1) | converged
             rows = torch.where(finite.unsqueeze(1), rows, math.nan)
         z = equation.state(rows)

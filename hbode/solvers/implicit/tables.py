@@ -38,6 +38,24 @@ def _kvaerno5() -> DirkTableau:
     return replace(five, quartic=fourth_power(rows))
 
 
+def _esdirk4() -> DirkTableau:
+    rows = (
+        (0.0,),
+        (1 / 4, 1 / 4),
+        (8611 / 62500, -1743 / 31250, 1 / 4),
+        (5012029 / 34652500, -654441 / 2922500, 174375 / 388108, 1 / 4),
+        (15267082809 / 155376265600, -71443401 / 120774400, 730878875 / 902184768, 2285395 / 8070912, 1 / 4),
+        (82889 / 524892, 0.0, 15625 / 83664, 69875 / 102672, -2260 / 8211, 1 / 4),
+    )
+    other = (
+        *(4586570599 / 29645900160, 0.0, 178811875 / 945068544, 814220225 / 1159782912),
+        *(-3700637 / 11593932, 61727 / 225920),
+    )
+    error = tuple(x - y for x, y in zip(rows[-1], other, strict=True))
+    nodes = (0.0, 1 / 2, 83 / 250, 31 / 50, 17 / 20, 1.0)
+    return DirkTableau(4, nodes, rows, rows[-1], error, 3, fourth_power(rows))
+
+
 def _with_quartic(tableau: CollocationTableau) -> CollocationTableau:
     """Return the tableau with a quartic on the slopes at both ends and in the stages."""
     rows = ((0.0,), *((0.0, *row) for row in tableau.a), (0.0, *tableau.b, 0.0))
@@ -60,10 +78,12 @@ DIRK: dict[str, DirkTableau] = {
     "sdirk2": DirkTableau(2, (_G, 1.0), ((_G,), (1 - _G, _G)), (1 - _G, _G)),
     "trbdf2": DirkTableau(2, (0.0, 2 * _G, 1.0), ((0.0,), (_G, _G), (_W, _W, _G)), (_W, _W, _G)),
     "kvaerno3": _kvaerno3(),
+    "esdirk4": _esdirk4(),
     "kvaerno5": _kvaerno5(),
 }
 """Alexander's SDIRK2 (SIAM J. Numer. Anal. 14, 1977), TR-BDF2 (Bank et al., IEEE Trans. CAD 4, 1985), ESDIRK 3/2 and
-5/4 (Kværnø, BIT 44, 2004)."""
+5/4 (Kværnø, BIT 44, 2004), ESDIRK 4/3 (Kennedy, Carpenter, Appl. Numer. Math. 44, 2003). All nodes are within the step,
+but one of kvaerno5, at 1.23 of it."""
 
 _R6, _R15, _R3 = math.sqrt(6), math.sqrt(15), math.sqrt(3)
 COLLOCATION: dict[str, CollocationTableau] = {

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..equation import Answer, Equation, rms, unfinished
+from ..equation import Answer, Equation
+from .progress import Progress
 
 PATIENCE = 50
 """After how many steps without a residual smaller by a tenth a row is given up."""
@@ -41,14 +42,14 @@ class Anderson:
 
     def __call__(self, equation: Equation, z: Tensor, scale: Tensor, limit: float) -> Answer:
         g = equation.residual(z)
+        progress = Progress(equation, scale, limit, PATIENCE)
+        progress.begin(z, g)
         moves: list[Tensor] = []
         changes: list[Tensor] = []
         kept = min(self.kept, z.shape[1])
         stretch = torch.ones_like(z[:, :1])
-        best = rms(g, scale)
-        since = torch.zeros_like(best)
         for _ in range(self.iterations):
-            open_rows = unfinished(g, scale, limit, since < PATIENCE)
+            open_rows = progress.open(g, stretch.squeeze(1))
             if open_rows is None:
                 break
             move = -g / stretch
@@ -66,7 +67,5 @@ class Anderson:
             length, image = (torch.linalg.vector_norm(x, dim=1, keepdim=True) for x in (move, after - g))
             stretch = torch.maximum(stretch, (image / length).nan_to_num(0.0, 0.0, 0.0))
             z, g = z + move, after
-            size = rms(g, scale)
-            since = torch.where(size < 0.9 * best, 0, since + 1)
-            best = torch.minimum(best, size)
-        return Answer(z, rms(g, scale) <= limit)
+            progress.add(z, g)
+        return progress.answer()

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..equation import Answer, Equation, dot, exact_length, rms, unfinished
+from ..equation import Answer, Equation, dot, exact_length
+from .progress import Progress
 
 
 @dataclass(frozen=True)
@@ -24,10 +25,12 @@ class BarzilaiBorwein:
 
     def __call__(self, equation: Equation, z: Tensor, scale: Tensor, limit: float) -> Answer:
         at = equation.linearised(z)
+        progress = Progress(equation, scale, limit)
+        progress.begin(z, at.value)
         g = at.value
         length = exact_length(g, g, at.product(g))
         for _ in range(self.iterations):
-            open_rows = unfinished(g, scale, limit)
+            open_rows = progress.open(g)
             if open_rows is None:
                 break
             move = torch.where(open_rows, -length * g, 0.0)
@@ -36,4 +39,5 @@ class BarzilaiBorwein:
             secant = dot(move, move) / dot(move, change)
             length = torch.where(torch.isfinite(secant) & (secant > 0), secant, length)
             z, g = z + move, after
-        return Answer(z, rms(g, scale) <= limit)
+            progress.add(z, g)
+        return progress.answer()

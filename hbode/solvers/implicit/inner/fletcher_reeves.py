@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..equation import Answer, Equation, dot, exact_length, rms, unfinished
+from ..equation import Answer, Equation, dot, exact_length
+from .progress import Progress
 
 
 @dataclass(frozen=True)
@@ -24,17 +25,20 @@ class FletcherReeves:
 
     def __call__(self, equation: Equation, z: Tensor, scale: Tensor, limit: float) -> Answer:
         at = equation.linearised(z)
+        progress = Progress(equation, scale, limit)
+        progress.begin(z, at.value)
         direction, square = -at.value, dot(at.value, at.value)
         for _ in range(self.iterations):
-            open_rows = unfinished(at.value, scale, limit)
+            open_rows = progress.open(at.value)
             if open_rows is None:
                 break
             length = exact_length(-at.value, direction, at.product(direction))
             z = z + open_rows * length * direction
             at = equation.linearised(z)
+            progress.add(z, at.value)
             after = dot(at.value, at.value)
             share = after / square.clamp(min=torch.finfo(z.dtype).tiny)
             following = share * direction - at.value
             fails = ~(dot(following, at.value) < 0) | (share > 4)
             direction, square = torch.where(fails, -at.value, following), after
-        return Answer(z, rms(at.value, scale) <= limit)
+        return progress.answer()

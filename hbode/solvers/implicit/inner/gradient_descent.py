@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..equation import Answer, Equation, exact_length, rms, unfinished
+from ..equation import Answer, Equation, exact_length
+from .progress import Progress
 
 
 @dataclass(frozen=True)
@@ -23,10 +24,13 @@ class GradientDescent:
 
     def __call__(self, equation: Equation, z: Tensor, scale: Tensor, limit: float) -> Answer:
         at = equation.linearised(z)
+        progress = Progress(equation, scale, limit)
+        progress.begin(z, at.value)
         for _ in range(self.iterations):
-            open_rows = unfinished(at.value, scale, limit)
+            open_rows = progress.open(at.value)
             if open_rows is None:
                 break
             z = z - open_rows * exact_length(at.value, at.value, at.product(at.value)) * at.value
             at = equation.linearised(z)
-        return Answer(z, rms(at.value, scale) <= limit)
+            progress.add(z, at.value)
+        return progress.answer()

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..equation import Answer, Equation, dot, exact_length, rms, unfinished
+from ..equation import Answer, Equation, dot, exact_length
+from .progress import Progress
 
 
 @dataclass(frozen=True)
@@ -27,9 +28,11 @@ class LBFGS:
 
     def __call__(self, equation: Equation, z: Tensor, scale: Tensor, limit: float) -> Answer:
         at = equation.linearised(z)
+        progress = Progress(equation, scale, limit)
+        progress.begin(z, at.value)
         moves: list[tuple[Tensor, Tensor, Tensor]] = []
         for _ in range(self.iterations):
-            open_rows = unfinished(at.value, scale, limit)
+            open_rows = progress.open(at.value)
             if open_rows is None:
                 break
             direction = -_inverse(moves, at.value)
@@ -41,7 +44,8 @@ class LBFGS:
             weight = torch.where(curvature > 1e-12 * dot(change, change), 1 / curvature, 0.0)
             moves = [*moves[-self.kept + 1 :], (move, change, weight)]
             z, at = z + move, ahead
-        return Answer(z, rms(at.value, scale) <= limit)
+            progress.add(z, at.value)
+        return progress.answer()
 
 
 def _inverse(moves: list[tuple[Tensor, Tensor, Tensor]], g: Tensor) -> Tensor:

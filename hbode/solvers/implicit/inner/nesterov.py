@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..equation import Answer, Equation, dot, rms, unfinished
+from ..equation import Answer, Equation, dot
+from .progress import Progress
 
 
 @dataclass(frozen=True)
@@ -27,10 +28,12 @@ class Nesterov:
     def __call__(self, equation: Equation, z: Tensor, scale: Tensor, limit: float) -> Answer:
         ahead, before = z, z
         at = equation.linearised(z)
+        progress = Progress(equation, scale, limit)
+        progress.begin(z, at.value)
         stretch = torch.ones_like(z[:, :1])
         count = torch.zeros_like(stretch)
         for _ in range(self.iterations):
-            open_rows = unfinished(at.value, scale, limit)
+            open_rows = progress.open(at.value)
             if open_rows is None:
                 break
             g = at.value
@@ -43,4 +46,5 @@ class Nesterov:
             ahead = torch.where(open_rows, z + count / (count + 3) * (z - before), ahead)
             before = z
             at = equation.linearised(ahead)
-        return Answer(ahead, rms(at.value, scale) <= limit)
+            progress.add(ahead, at.value)
+        return progress.answer()

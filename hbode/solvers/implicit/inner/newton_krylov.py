@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..equation import Answer, Equation, rms
+from ..equation import Answer, Equation, enough, rms
 from ..krylov import solve_rows
 
 HALVINGS = 4
@@ -43,18 +43,19 @@ class NewtonKrylov:
 
     def __call__(self, equation: Equation, z: Tensor, scale: Tensor, limit: float) -> Answer:
         at = equation.linearised(z)
+        least = enough(z, at.value, scale, limit)
         size = rms(at.value, scale)
         share = torch.full_like(size, 0.01)
         settled = torch.zeros_like(size, dtype=torch.bool)
         lost = ~size.isfinite()
         for _ in range(self.iterations):
-            going = (size > limit) & ~settled & ~lost
+            going = (size > least) & ~settled & ~lost
             if not bool(going.any()):
                 break
-            goal = (share * size).clamp(min=0.3 * limit).where(going, math.inf)
+            goal = (share * size).clamp(min=0.3 * least).where(going, math.inf)
             change, solved = solve_rows(at.product, -at.value, lambda x: rms(x, scale), goal, self.kept, self.products)
             change = torch.where(going.unsqueeze(1), change, 0.0)
-            settled = settled | (going & solved & (goal <= limit) & (rms(change, scale) <= limit))
+            settled = settled | (going & solved & (goal <= least) & (rms(change, scale) <= least))
             for _ in range(HALVINGS):
                 ahead = equation.linearised(z + change)
                 after = rms(ahead.value, scale)
@@ -63,6 +64,6 @@ class NewtonKrylov:
                     break
                 change = torch.where(worse.unsqueeze(1), 0.5 * change, change)
             lost = lost | (worse & ~(after < size))
-            share = (0.9 * (after / size) ** 2).clamp(1e-4, 0.1).where(after < 0.5 * size, 0.3 * limit / size)
+            share = (0.9 * (after / size) ** 2).clamp(1e-4, 0.1).where(after < 0.5 * size, 0.3 * least / size)
             z, at, size = z + change, ahead, after
-        return Answer(z, (size <= limit) | settled)
+        return Answer(z, (size <= least) | settled)
