@@ -287,3 +287,15 @@ def test_a_failed_sample_does_not_spoil_the_gradient_of_the_others(name, mode):
     for a, b in zip(found, expected, strict=True):
         assert b.abs().max() > 0
         assert torch.allclose(a, b, rtol=0, atol=1e-7)  # other steps, at tolerances of 1e-9
+
+
+def test_samples_of_an_iterated_method_converge_by_themselves():
+    """A sample that asks for more iterations of the corrector leaves the others as they would be alone."""
+    rates = torch.tensor([[0.1], [3.0]], dtype=torch.float64)
+    call = {"method": "implicit_adams", "per_sample": True, "rtol": 1e-3, "options": {"step_size": 0.1}}
+
+    def solved(rate):
+        return hbodeint(FirstOrder(lambda t, h: -rate * h), torch.ones_like(rate), [0.0, 1.0], **call).h[-1]
+
+    both, alone = solved(rates), torch.cat([solved(rate[None]) for rate in rates])
+    assert torch.allclose(both, alone, rtol=1e-14, atol=0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -61,11 +61,22 @@ class Comparison:
         for start, (gap, way, size) in zip(self.starts, torch.stack(self.norms).view(-1, 3).tolist(), strict=True):
             if gap > self.rounding * size + self.noise * way + (10 * before if self.drifts else 0.0):
                 at = float(torch.as_tensor(start).min())
-                raise RuntimeError(
-                    f"the field has changed since the solve: run again, the step from t = {at:.6g} ends {gap:.2g} from "
-                    f"where it ended, {way:.2g} from its start. What it depends on beside its arguments and captured "
-                    "tensors, such as a mask, a counter or a generator of random numbers of its own, must be the same "
-                    "in the backward pass: restore it, call backward() before it changes, or solve with "
-                    "gradient='backprop'"
-                )
+                refuse(f"the step from t = {at:.6g} ends {gap:.2g} from where it ended, {way:.2g} from its start")
             before = gap
+
+
+def differs(again: Tensor, start: Tensor, end: Tensor) -> Tensor:
+    """Return whether a step differs from one of the solve by more than rounding, shape (); for compiled loops."""
+    eps = torch.finfo(end.dtype).eps
+    gap, way, size = (torch.linalg.vector_norm(x, math.inf) for x in (again - end, end - start, end))
+    more: Tensor = gap > ROUNDING * eps * size + NOISE * math.sqrt(eps) * way
+    return more
+
+
+def refuse(what: str) -> NoReturn:
+    """Raise for a field that has changed."""
+    raise RuntimeError(
+        f"the field has changed since the solve: run again, {what}. What it depends on beside its arguments and "
+        "captured tensors, such as a mask, a counter or a generator of random numbers of its own, must be the same in "
+        "the backward pass: restore it, call backward() before it changes, or solve with gradient='backprop'"
+    )

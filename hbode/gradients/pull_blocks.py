@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vjp
 
 from ..solvers import CannotCompileError, Carry, Clock, Field, SampleClock, Tape, Uniform, is_uniform
+from .changed import differs, refuse
 from .problem import Bind, Problem, warn_of_eager
 
 
@@ -59,9 +60,12 @@ def pull_block(
     at: Tensor,
     carry_bar: Carry,
     totals: tuple[Tensor, ...],
-) -> tuple[Carry, tuple[Tensor, ...]]:
+    after: Tensor,
+    changed: Tensor,
+) -> tuple[Carry, tuple[Tensor, ...], Tensor]:
     """Pull cotangents back through the steps from `at` on to the first: a loop, to be compiled.
 
+    `after` is the state that the last of them ended with in the solve, and `changed` whether a step differed so far.
     `totals` are the cotangents of what is `wanted`: first the tensors to bind in the places `slots` of `tensors`, where
     there are any, then the parameters of the modules `held` of the given `names`.
     """
@@ -69,10 +73,12 @@ def pull_block(
     if not slots:
         method.prepare(field, shares.dt.ndim - 1)
 
-    def on(at: Tensor, carry_bar: Carry, totals: tuple[Tensor, ...]) -> Tensor:
+    def on(at: Tensor, carry_bar: Carry, totals: tuple[Tensor, ...], after: Tensor, changed: Tensor) -> Tensor:
         return at >= 0
 
-    def pull(at: Tensor, carry_bar: Carry, totals: tuple[Tensor, ...]) -> tuple[Tensor, Carry, tuple[Tensor, ...]]:
+    def pull(
+        at: Tensor, carry_bar: Carry, totals: tuple[Tensor, ...], after: Tensor, changed: Tensor
+    ) -> tuple[Tensor, Carry, tuple[Tensor, ...], Tensor, Tensor]:
         n = at.view(1)
         t, dt = (x.index_select(0, n).squeeze(0) for x in (shares.start, shares.dt))
         carry = tuple(book.index_select(0, n).squeeze(0) for book in shares.carry)
@@ -99,12 +105,13 @@ def pull_block(
             )
             return given
 
-        back = vjp(step, carry, *wanted)[1]
+        given, back = vjp(step, carry, *wanted)[:2]
         before, *bars = back((y_bar, *carry_bar[1:], *record_bar))
-        return at - 1, before, tuple(a + b for a, b in zip(totals, bars, strict=True))
+        changed = changed | differs(given[0], carry[0], after)
+        return at - 1, before, tuple(a + b for a, b in zip(totals, bars, strict=True)), carry[0].clone(), changed
 
-    done: Any = torch.while_loop(on, pull, (at, carry_bar, totals))
-    return done[1], done[2]
+    done: Any = torch.while_loop(on, pull, (at, carry_bar, totals, after, changed))
+    return done[1], done[2], done[4]
 
 
 def pull_blocks(
@@ -144,6 +151,7 @@ def pull_blocks(
     carry_bar: Carry = tuple(torch.zeros_like(x) for x in tape.carry)
     totals = tuple(torch.zeros_like(x) for x in wanted)
     row, end = len(rows_bar), len(tape.steps)
+    after, changed = tape.carry[0].detach().clone(), torch.zeros((), dtype=torch.bool, device=rows_bar.device)
     between = not isinstance(clock, Clock) or any(step.rows and not step.at_end(clock) for step in tape.steps)
     for block in reversed(tape.blocks):
         if not block.filled:
@@ -158,15 +166,17 @@ def pull_blocks(
             ends, record = block.outputs.spread(bar, size, between)
             shares = Shares(start, dt, block.carry, ends, record)
             try:
-                carry_bar, totals = pull(
-                    method, frozen, problem.bind, held, names, fixed, slots, wanted, shares, last, carry_bar, totals
-                )
+                given = (method, frozen, problem.bind, held, names, fixed, slots, wanted, shares)
+                carry_bar, totals, changed = pull(*given, last, carry_bar, totals, after, changed)
             except CannotCompileError as error:
                 warn_of_eager(error)
                 return None
+        after = block.carry[0][0].clone()
         for book in block.record:
             own = block.outputs.anew(field).weights_bar(bar, book, free)
             totals = (*(a if b is None else a + b for a, b in zip(totals, own, strict=False)), *totals[len(slots) :])
+    if bool(changed):
+        refuse("a step ends elsewhere")
     frozen.counts.calls += len(tape.steps) * method.evaluations
     return carry_bar, totals
 

@@ -125,18 +125,28 @@ class Adams:
     ) -> tuple[Tensor, Tensor]:
         """Return the change over the step, from a guess of it, and the slope at the end.
 
-        It is the changes of two iterates that are compared: the rounding of the state is not in the way.
+        It is the changes of two iterates that are compared: the rounding of the state is not in the way. Samples that
+        step by themselves stay as they are when they have converged, as they would alone.
         """
         ahead = torch.cat((torch.ones_like(nodes[:1]), nodes)) if isinstance(nodes, Tensor) else (1.0, *nodes)
         weights = _weights(ahead, dt, y)
         known = combine(weights[1:], history)
+        by_sample = isinstance(dt, Tensor) and dt.ndim > 0
+        f1, done = history[0], torch.zeros_like(dt, dtype=torch.bool) if isinstance(dt, Tensor) else None
         for _ in range(self.max_iters):
-            f1 = field(t1, y + change)
-            previous, change = change, torch.addcmul(known, weights[0], f1)
+            f, previous = field(t1, y + change), change
+            change = torch.addcmul(known, weights[0], f)
+            if by_sample and done is not None:
+                f, change = torch.where(done, f1, f), torch.where(done, previous, change)
+            f1 = f
             with torch.no_grad():
                 scale = torch.maximum(previous.abs(), change.abs()).mul_(self.rtol).add_(self.atol)
-                if ((change - previous).abs() <= scale).all():
+                settled = (change - previous).abs() <= scale
+                if settled.all():
                     return change, f1
+                if by_sample and done is not None:
+                    samples = settled.movedim(y.ndim - done.ndim, 0)
+                    done = samples.reshape(len(samples), -1).all(1).reshape(done.shape)
         warnings.warn(
             f"implicit_adams: functional iteration did not converge in {self.max_iters} iterations; "
             "the solution may be inaccurate. Take smaller steps, or raise max_iters.",

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from hbode import Event, FirstOrder, HeavyBall, hbodeint
+from hbode import Event, FirstOrder, HeavyBall, compat, hbodeint
 
 T = torch.tensor([0.0, 0.4, 1.0], dtype=torch.float64)
 GLOBAL = torch.tensor([0.7, -0.4], dtype=torch.float64, requires_grad=True)
@@ -252,3 +252,114 @@ def test_one_tensor_in_two_places():
         )
         bars.append(torch.autograd.grad(h.sum(), w)[0])
     assert torch.allclose(*bars, rtol=1e-12, atol=0)
+
+
+def own_time(w):
+    def f(t, h):
+        t.requires_grad_()
+        return torch.tanh(h * w) * torch.sin(t)
+
+    return f
+
+
+def own_state(w):
+    def f(t, h):
+        with torch.enable_grad():
+            x = h.detach().requires_grad_()
+            (slope,) = torch.autograd.grad(torch.tanh(x * w).sum(), x, create_graph=True)
+        return torch.tanh(h) - slope
+
+    return f
+
+
+def own_trace(w):
+    """As flows that take the trace of their Jacobian do."""
+
+    def f(t, h):
+        with torch.enable_grad():
+            h.requires_grad_()
+            t.requires_grad_()
+            out = torch.tanh(h * w) + t * h
+            (slope,) = torch.autograd.grad(out[:, 0].sum(), h, create_graph=True)
+        return out * slope[:, :1]
+
+    return f
+
+
+@pytest.mark.parametrize("create_graph", [False, True])
+@pytest.mark.parametrize("mode", ["discrete_adjoint", "continuous_adjoint", "reversible", "odeint", "odeint_adjoint"])
+@pytest.mark.parametrize("kind", [own_time, own_state, own_trace])
+def test_a_field_may_make_leaves_of_its_own(kind, mode, create_graph):
+    w = leaf()
+    h0 = torch.tensor([[1.0, 0.5]], dtype=torch.float64)
+    call = {"rtol": 1e-8, "atol": 1e-8}
+    if mode.startswith("odeint"):
+        more = {"adjoint_params": (w,)} if mode == "odeint_adjoint" else {}
+        h = getattr(compat, mode)(kind(w), h0, T, **call, **more)
+    else:
+        h = hbodeint(FirstOrder(kind(w)), h0, T, gradient=mode, **call).h
+    if create_graph and mode == "continuous_adjoint":
+        pytest.skip("it has first derivatives only")
+    (found,) = torch.autograd.grad(h[-1].sum(), w, create_graph=create_graph)
+    h = hbodeint(FirstOrder(kind(w)), h0, T, gradient="backprop", **call).h
+    (expected,) = torch.autograd.grad(h[-1].sum(), w)
+    assert torch.allclose(found, expected, rtol=1e-5)  # the modes are exact for solves of their own, to 1e-8
+
+
+@pytest.mark.parametrize("create_graph", [False, True])
+@pytest.mark.parametrize("mode", ["discrete_adjoint", "reversible", "continuous_adjoint"])
+def test_an_intermediate_result_of_what_the_field_uses_too(mode, create_graph):
+    """The weights are in the field and behind what it holds: each way counts once."""
+    if create_graph and mode == "continuous_adjoint":
+        pytest.skip("it has first derivatives only")
+    bars = []
+    for gradient in (mode, "backprop"):
+        w = leaf()
+        held = torch.tanh(3 * w)
+        options = {"coupling": 0.999} if mode == "reversible" and gradient == "backprop" else {}
+        f = FirstOrder(lambda t, h, w=w, held=held: torch.sin(h * w) * held)
+        h = hbodeint(f, torch.ones(1, 2, dtype=torch.float64), T, gradient=gradient, options=options, rtol=1e-9).h
+        (bar,) = torch.autograd.grad(h[-1].square().sum(), w, create_graph=create_graph)
+        bars.append(torch.autograd.grad(bar.square().sum(), w)[0] if create_graph else bar)
+    assert torch.allclose(*bars, rtol=1e-6 if mode == "continuous_adjoint" else 1e-9)
+
+
+def test_what_is_behind_an_intermediate_result_is_differentiated_once():
+    passes = []
+    w = leaf()
+    encoded = torch.tanh(2 * w)
+    encoded.grad_fn.register_hook(lambda *_: passes.append(1))
+    h, _ = hbodeint(lambda t, h: torch.sin(h * encoded), torch.ones(1, 2, dtype=torch.float64), [0.0, 5.0])
+    h[-1].sum().backward()
+    assert len(passes) == 1
+    assert w.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_a_delay_equation_by_segments(dense):
+    """Each segment's field reads the solution of the one before, at its outputs or between them."""
+    bars = []
+    for gradient in ("discrete_adjoint", "backprop"):
+        net = Module()
+        h = torch.ones(1, 2, dtype=torch.float64)
+        past = torch.ones_like
+        for k in range(2 if dense else 5):
+            segment = torch.linspace(k, k + 1, 5, dtype=torch.float64)
+            system = FirstOrder(lambda t, h, net=net, past=past: net(t, h) + past(t - 1))
+            sol = hbodeint(system, h, segment, gradient=gradient, dense=dense, options={"step_size": 0.25})
+            if dense:
+                past = lambda t, sol=sol: sol(t.double())[0]
+            else:
+                past = lambda t, rows=sol.h, k=k: rows[min(int((float(t) - k) * 4), 4)]
+            h = sol.h[-1]
+        bars.append(torch.autograd.grad(h.sum(), net.w)[0])
+    assert torch.allclose(*bars, rtol=1e-10)
+
+
+def test_a_module_whose_graph_is_cut_gets_a_warning():
+    class Cut(Module):
+        def forward(self, t, h):
+            return torch.sin(h * self.w.detach())
+
+    with pytest.warns(RuntimeWarning, match="Cut returned depends on none of its parameters"):
+        hbodeint(Cut(), torch.ones(1, 2, dtype=torch.float64), T)

@@ -95,14 +95,3 @@ def test_hessian_is_symmetric_and_that_of_autograd(net, draw):
     ).reshape(2, 2)
     assert torch.allclose(by_func, by_func.T, rtol=1e-10)
     assert torch.allclose(by_func, by_adjoint, rtol=1e-10)
-
-
-@pytest.mark.parametrize("gradient", ["discrete_adjoint", "reversible", "continuous_adjoint"])
-def test_other_modes_refuse_transforms(net, draw, gradient):
-    h0 = draw(1, 2)
-    for transform in (
-        lambda f: torch.func.jvp(f, (h0,), (h0,)),
-        lambda f: torch.func.grad(lambda h0: f(h0).sum())(h0),
-    ):
-        with pytest.raises(RuntimeError, match=r"inside torch\.func transforms .* solve with gradient='backprop'"):
-            transform(solved(net(), gradient))
