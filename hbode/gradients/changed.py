@@ -42,7 +42,7 @@ class Comparison:
         """Note what a step ended with now, and what in the solve."""
         self.starts.append(step.start.value)
         for x in (again - end, end - step.carry[0], end):
-            self.norms.append(torch.linalg.vector_norm(x.detach(), math.inf))
+            self.norms.append(_largest(x.detach()))
 
     @torch.no_grad()
     def add_start(self, step: Any, again: Sequence[Tensor], carry: Sequence[Tensor]) -> None:
@@ -50,8 +50,8 @@ class Comparison:
         for x, first in zip(again[1:], carry[1:], strict=False):
             if x.dtype.is_floating_point or x.is_complex():
                 self.starts.append(step.start.value)
-                size = torch.linalg.vector_norm(first, math.inf)
-                self.norms += [torch.linalg.vector_norm(x.detach() - first, math.inf), size, size]
+                size = _largest(first)
+                self.norms += [_largest(x.detach() - first), size, size]
 
     def settle(self) -> None:
         """Raise if a step differed by more than rounding."""
@@ -65,12 +65,17 @@ class Comparison:
             before = gap
 
 
+def _largest(x: Tensor) -> Tensor:
+    """Return the largest absolute value, zero of nothing."""
+    largest: Tensor = torch.linalg.vector_norm(x, math.inf) if x.numel() else x.new_zeros(()).abs()
+    return largest
+
+
 def differs(again: Tensor, start: Tensor, end: Tensor) -> Tensor:
     """Return whether a step differs from one of the solve by more than rounding, shape (); for compiled loops."""
     eps = torch.finfo(end.dtype).eps
-    gap, way, size = (torch.linalg.vector_norm(x, math.inf) for x in (again - end, end - start, end))
-    more: Tensor = gap > ROUNDING * eps * size + NOISE * math.sqrt(eps) * way
-    return more
+    gap, way, size = map(_largest, (again - end, end - start, end))
+    return gap > ROUNDING * eps * size + NOISE * math.sqrt(eps) * way
 
 
 def refuse(what: str) -> NoReturn:
