@@ -433,18 +433,18 @@ class TestFailures:
 
     def test_not_finite(self, per_sample, sign):
         error, sol = self.solved(per_sample, sign, breaks)
-        self.check(error, sol, per_sample, Status.NON_FINITE, "Check the field there", 3)
+        self.check(error, sol, per_sample, Status.NON_FINITE, "Check them there", 3)
         assert sign * error.t == pytest.approx(0.6, abs=1e-14)  # to some ulps
 
     def test_not_finite_on_a_fixed_grid(self, per_sample, sign):
         error, sol = self.solved(per_sample, sign, breaks, method="rk4")
-        self.check(error, sol, per_sample, Status.NON_FINITE, "Check the field there", 3)
+        self.check(error, sol, per_sample, Status.NON_FINITE, "Check them there", 3)
         assert (sign * error.t, error.dt) == (0.5, 0.25)
 
     def test_not_finite_at_the_start(self, per_sample, sign):
         for method in ("rk4", "dopri5"):
             error, sol = self.solved(per_sample, sign, lambda t, h: h / 0.0, method=method)
-            self.check(error, sol, per_sample, Status.NON_FINITE, "Check the field there", 1)
+            self.check(error, sol, per_sample, Status.NON_FINITE, "Check them there", 1)
             assert error.t == 0.0
 
     def test_step_underflow(self, per_sample, sign):

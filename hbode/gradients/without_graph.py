@@ -140,8 +140,11 @@ def _without_gradient(fn: Rhs) -> Rhs:
     def guarded(t: Tensor, y: Tensor) -> Tensor:
         if torch.compiler.is_compiling():  # then it uses what it used at the first time, which has been looked at
             return fn(t, y)
+        own = (t, y, *graph_ends((t, y), guard.since).leaves)  # a solver of implicit steps linearises the field
+        linearised = torch.is_grad_enabled()
         with torch.enable_grad():
-            return guard.run(lambda: fn(t, y), lambda out: [out] if out.requires_grad else [], (t, y)).detach()
+            out = guard.run(lambda: fn(t, y), lambda out: [out], own)
+        return out if linearised else out.detach()
 
     return guarded
 
