@@ -85,8 +85,8 @@ def hbodeint(
         momentum enters through linear damping alone, dopri5 elsewhere. For stiff fields (``stats.stiffness`` near 1)
         "auto", which is the default while the field is not stiff and esdirk4 while it is; prox_bdf3, or prox_bdf2 if
         stiff modes oscillate; or another implicit method. On a heavy ball they solve for the acceleration alone.
-        kvaerno5 and yoshida4 have nodes at 1.23 and 1.35 of a step, and so evaluate f beyond the end of the span; beside
-        a point of jump_ts the time they give f is held there, and their order is two. No other method does so.
+        kvaerno5 has a node at 1.23 of a step, and yoshida4 at -0.35 and 1.35: they evaluate f beyond the ends of the
+        span, and beside a point of jump_ts, where the time that f is given is held, their order is two. No other does.
     rtol, atol
         Tolerances of the local error, relative and absolute; numbers, or tensors that broadcast to the state
         ((2, *h0) for a second-order system).
