@@ -100,17 +100,16 @@ def prepared(
         raise ArgumentTypeError(f"func must be callable as func(t, y), got {type(func).__name__}")
     name, options = check_method(method), dict(options or {})
     layout, y = Layout.of(y0)
-    t = check_times(t, y)
-    rtol, atol = (tolerance(key, tol, layout, y) for key, tol in (("rtol", rtol), ("atol", atol)))
+    t, values = check_times(t, y)
+    rtol, atol = tolerance("rtol", rtol, layout, y), tolerance("atol", atol, layout, y)
     norm = layout.norm(options.get("norm"))
     warn_unknown(name, options)
     adaptive, search, real = name in ADAPTIVE, event_fn is not None, real_dtype(y)
-    times = t.to(torch.float64)
+    clock = Clock(t.double(), values)
+    lost = None if search else lost_time([values], real)
     if search:  # half the largest number that func can be given as its time stands for no end
-        far = math.copysign(0.5 * torch.finfo(real).max, float((times[1] - times[0]).detach()))
-        times = torch.stack((times[0], times.new_tensor(far)))
-    clock = Clock.of(times)
-    lost = None if search else lost_time([clock.values], real)
+        far = math.copysign(0.5 * torch.finfo(real).max, values[1] - values[0])
+        clock = Clock.of(torch.stack((clock.times[0], clock.times.new_tensor(far))))
     if lost is not None:
         warn(lost, RuntimeWarning)
     crossings: tuple[Crossing, ...] = ()
@@ -175,7 +174,7 @@ def _hooks(
 
 def _by_scipy(func: Func, y0: State, t: Tensor, rtol: Any, atol: Any, options: Mapping[str, Any]) -> State:
     layout, y = Layout.of(y0)
-    times = check_times(t, y).to(torch.float64)
+    times = check_times(t, y)[0].double()
     tols: list[Any] = [tolerance(key, tol, layout, y) for key, tol in (("rtol", rtol), ("atol", atol))]
     rtol, atol = (tol.reshape(-1).cpu().numpy() if isinstance(tol, Tensor) else tol for tol in tols)
     warn_unknown(SCIPY, options)

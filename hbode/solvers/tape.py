@@ -111,13 +111,24 @@ class Tape:
 
     def gathered(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return rows (K, *row), event times (E,) and event states (E, *row)."""
+        rows = self.rows()
+        return rows, *(self.events() or no_events(rows))
+
+    def rows(self) -> Tensor:
+        """Return the output states, (K, *row)."""
         self._join_ends()
-        rows = torch.cat(self.row_blocks) if len(self.row_blocks) > 1 else self.row_blocks[0]
-        if not self.event_t_blocks:
-            return rows, rows.new_empty(0, dtype=torch.float64), rows.new_empty((0, *rows.shape[1:]))
-        return rows, torch.cat(self.event_t_blocks), torch.cat(self.event_y_blocks)
+        return torch.cat(self.row_blocks) if len(self.row_blocks) > 1 else self.row_blocks[0]
+
+    def events(self) -> tuple[Tensor, Tensor] | None:
+        """Return event times (E,) and event states (E, *row), if there are any."""
+        return (torch.cat(self.event_t_blocks), torch.cat(self.event_y_blocks)) if self.event_t_blocks else None
 
     def _join_ends(self) -> None:
         if self.ends:
             self.row_blocks.append(torch.stack(self.ends))
             self.ends = []
+
+
+def no_events(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Return times and states of events where there are none, for output states (K, *row)."""
+    return rows.new_empty(0, dtype=torch.float64), rows.new_empty((0, *rows.shape[1:]))
