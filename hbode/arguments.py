@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -75,12 +76,13 @@ A field that changes with the time by its own size over the interval is off by h
 """
 
 
-def lost_time(times: Tensor, dtype: torch.dtype) -> str | None:
-    """Return what to warn of where a field that gets its time in `dtype` cannot tell the requested times apart."""
-    values = times.detach().cpu().numpy()
-    intervals = np.abs(np.diff(values))
-    shortest = float(intervals.min(where=intervals > 0, initial=math.inf))
-    largest = float(np.abs(values).max())
+def lost_time(rows: Sequence[Sequence[float]], dtype: torch.dtype) -> str | None:
+    """Return what to warn of where a field that gets its time in `dtype` cannot tell requested times apart.
+
+    Each row of times is monotone.
+    """
+    largest = max([abs(t) for row in rows for t in (row[0], row[-1])])
+    shortest = min([abs(b - a) for row in rows for a, b in pairwise(row) if a != b], default=math.inf)
     eps = torch.finfo(dtype).eps
     spacing = eps * 2.0 ** (math.frexp(largest)[1] - 1)
     if not spacing > max(LOST_SHARE, 8 * eps) * shortest:  # states of a short dtype are rounded as coarsely themselves

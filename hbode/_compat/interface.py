@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from ..dense import DenseOutput
 from ..gradients import Backprop
-from ..solvers import Autocast
 from .events import EventFn, Func, positive_at_start, with_event_gradient
 from .methods import ADAPTIVE, SCIPY, check_method, warn_unknown
 from .plans import CALLBACKS, callbacks
@@ -243,9 +242,9 @@ def odeint_dense(
         raise ArgumentError(f"t0 and t1 must have one entry each, got {t0!r} and {t1!r}")
     if check_method(method) == SCIPY:
         raise NotImplementedError("method 'scipy_solver' has no dense output; take dopri5")
-    layout, problem = prepared(func, y0, t, rtol, atol, method, options)
+    layout, problem, precision = prepared(func, y0, t, rtol, atol, method, options)
     problem = replace(problem, plan=replace(problem.plan, keep_interpolants=True))
-    with Autocast.now(problem.y0.device.type).off():
+    with precision.off():
         solved = Backprop().solve(problem, ignore)
     raise_failure(solved.tape)
     output = DenseOutput(problem, solved)

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..solvers import METHODS, Adams, Carry, Field, Implicit, Method, Settings
 from ..solvers.hermite import Hermite
 from ..solvers.implicit.inner import NewtonKrylov
-from ..solvers.method import Advance, converged, last_step, takes_numbers
+from ..solvers.method import Advance, convergence, last_step, takes_numbers
 from .state import ArgumentError, warn
 
 ADAPTIVE = ("dopri8", "dopri5", "bosh3", "fehlberg2", "adaptive_heun")
@@ -106,13 +106,19 @@ class OnGrid:
     def __init__(self, inner: Method, cubic: bool, perturb: bool) -> None:
         self.inner, self.cubic, self.perturb = inner, cubic, perturb
         self.order = inner.order
-        self.numbers = takes_numbers(inner) and not (cubic or perturb)
+        self.plain = not (cubic or perturb)
+        self.numbers = self.plain and takes_numbers(inner)
+        solved = convergence(inner)
+        self.converged = None if solved is None else lambda stages: solved(stages.inner)
 
     def start(self, field: Field, t: Tensor, y: Tensor) -> Carry:
         return (y,) if self.perturb else self.inner.start(field, t, y)
 
     def step(self, field: Field, t: Tensor, dt: Tensor, carry: Carry) -> tuple[Carry, GridStages]:
-        return self._step(self.inner.step, field, t, dt, carry)
+        if not self.plain:
+            return self._step(self.inner.step, field, t, dt, carry)
+        carry1, stages = self.inner.step(field, t, dt, carry)
+        return carry1, GridStages(carry[0], carry1[0], None, dt, stages)
 
     def last_step(self, field: Field, t: Tensor, dt: Tensor, carry: Carry) -> tuple[Carry, GridStages]:
         return self._step(self.inner.step if self.cubic else last_step(self.inner), field, t, dt, carry)
@@ -142,9 +148,6 @@ class OnGrid:
         if slopes is None:
             return Line(y0, y1)(theta)
         return Hermite(y0, slopes[0], y1, slopes[1], dt.to(y0.dtype))(theta)
-
-    def converged(self, stages: GridStages) -> Tensor | None:
-        return converged(self.inner, stages.inner)
 
 
 def grid_method(name: str, options: Mapping[str, Any], rtol: Any, atol: Any, span: float) -> OnGrid:

@@ -18,6 +18,8 @@ CALLBACKS = ("callback_step", "callback_accept_step", "callback_reject_step")
 
 _EVENT_STEPS = 20_000
 """Steps on a fixed grid after which the search for an event is given up, as in torchdiffeq."""
+_UNUSED = Controller()
+"""What a plan says of errors where steps have none."""
 
 
 def adaptive_plan(
@@ -64,17 +66,20 @@ def grid_plan(
         if step is None:
             raise ArgumentError("options['step_size'] must be given to find an event with a fixed-grid method")
         watched |= {"step_size": step, "max_steps": _EVENT_STEPS}
-        return Plan(Controller(), False, within((), values), check_finite=False, **watched)
-    nodes = tuple(Node(value, i) for i, value in enumerate(values))
-    line = t.detach()
+        return Plan(_UNUSED, False, within((), values), check_finite=False, **watched)
     if step is not None:
+        line = t.detach()
         count = int(torch.ceil((line[-1] - line[0]).abs() / step + 1))
         grid = line[0] + direction(values) * (torch.arange(count, dtype=t.dtype, device=t.device) * step)
         nodes = tuple(Node(value, 0) for value in grid.tolist())
+        stops = within(nodes, values)
     elif construct is not None:
-        place = {value: i for i, value in enumerate(values)}
+        line, place = t.detach(), {value: i for i, value in enumerate(values)}
         nodes = tuple(Node(value, place.get(value)) for value in _constructed(construct(func, y0, line), line))
-    return Plan(Controller(), False, within(nodes, values), check_finite=False, **watched)
+        stops = within(nodes, values)
+    else:
+        stops = tuple([Node(value, i) for i, value in enumerate(values)][1:])
+    return Plan(_UNUSED, False, stops, check_finite=False, **watched)
 
 
 def _constructed(grid: Any, t: Tensor) -> list[float]:

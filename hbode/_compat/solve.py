@@ -63,12 +63,12 @@ def run(
         if params is not None and torch.is_grad_enabled() and any(getattr(x, "requires_grad", False) for x in wanted):
             raise NotImplementedError("method 'scipy_solver' has no gradient; take dopri5, or torch.no_grad()")
         return _by_scipy(func, y0, t, rtol, atol, options or {})
-    layout, problem = prepared(func, y0, t, rtol, atol, method, options, event_fn)
+    layout, problem, precision = prepared(func, y0, t, rtol, atol, method, options, event_fn)
     if problem.plan.crossings:
         start = problem.y0.detach()
         if float(problem.plan.crossings[0].fn(problem.clock.start().detach(), start)) == 0.0:
             return t[0].detach().clone(), layout.split(torch.stack((problem.y0, problem.y0)))
-    with Autocast.now(problem.y0.device.type).off():
+    with precision.off():
         if params is None:
             solved = Backprop().solve(problem, ignore)
         else:
@@ -91,25 +91,27 @@ def prepared(
     method: str | None,
     options: Mapping[str, Any] | None,
     event_fn: EventFn | None = None,
-) -> tuple[Layout, Problem]:
-    """Return the solve that the arguments ask for, checked; with `event_fn`, the search for its zero."""
+) -> tuple[Layout, Problem, Autocast]:
+    """Return the solve that the arguments ask for, checked, and the mixed precision that it runs without, but for func.
+
+    With `event_fn` it is the search for its zero.
+    """
     if not callable(func):
         raise ArgumentTypeError(f"func must be callable as func(t, y), got {type(func).__name__}")
     name, options = check_method(method), dict(options or {})
     layout, y = Layout.of(y0)
-    t = check_times(t, y)
-    rtol, atol = (tolerance(key, tol, layout, y) for key, tol in (("rtol", rtol), ("atol", atol)))
+    t, values = check_times(t, y)
+    rtol, atol = tolerance("rtol", rtol, layout, y), tolerance("atol", atol, layout, y)
     norm = layout.norm(options.get("norm"))
     warn_unknown(name, options)
     adaptive, search, real = name in ADAPTIVE, event_fn is not None, real_dtype(y)
-    times = t.to(torch.float64)
-    lost = None if search else lost_time(times, real)
+    clock = Clock(t.double(), values)
+    lost = None if search else lost_time([values], real)
+    if search:  # half the largest number that func can be given as its time stands for no end
+        far = math.copysign(0.5 * torch.finfo(real).max, values[1] - values[0])
+        clock = Clock.of(torch.stack((clock.times[0], clock.times.new_tensor(far))))
     if lost is not None:
         warn(lost, RuntimeWarning)
-    if search:  # half the largest number that func can be given as its time stands for no end
-        far = math.copysign(0.5 * torch.finfo(real).max, float((times[1] - times[0]).detach()))
-        times = torch.stack((times[0], times.new_tensor(far)))
-    clock = Clock.of(times)
     crossings: tuple[Crossing, ...] = ()
     if event_fn is not None:
         entry = positive_at_start(event_fn, t[0].detach(), y0)
@@ -131,7 +133,7 @@ def prepared(
     def bind(tensors: Sequence[Tensor | None], damped: bool | None = None) -> tuple[Field, tuple[Crossing, ...]]:
         return _field(precision.around(func), layout, y), crossings
 
-    return layout, Problem(solver, bind, y, clock, (), plan)
+    return layout, Problem(solver, bind, y, clock, (), plan), precision
 
 
 def raise_failure(tape: Tape) -> None:
@@ -158,6 +160,8 @@ def _hooks(
     adaptive = name in ADAPTIVE
     found = callbacks(func, CALLBACKS, CALLBACKS if adaptive else CALLBACKS[:1], name)
     limit = number(options, "max_num_steps", math.inf) if adaptive else math.inf
+    if not found and limit == math.inf:
+        return {}
     like = t.detach().to(torch.float64) if adaptive else t.detach()
     watch = Watch(layout, times, like, limit)
     hooks = {}
@@ -170,7 +174,7 @@ def _hooks(
 
 def _by_scipy(func: Func, y0: State, t: Tensor, rtol: Any, atol: Any, options: Mapping[str, Any]) -> State:
     layout, y = Layout.of(y0)
-    times = check_times(t, y).to(torch.float64)
+    times = check_times(t, y)[0].double()
     tols: list[Any] = [tolerance(key, tol, layout, y) for key, tol in (("rtol", rtol), ("atol", atol))]
     rtol, atol = (tol.reshape(-1).cpu().numpy() if isinstance(tol, Tensor) else tol for tol in tols)
     warn_unknown(SCIPY, options)

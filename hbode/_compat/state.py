@@ -134,13 +134,13 @@ def tolerance(name: str, tol: Any, layout: Layout, y: Tensor) -> float | Tensor:
         raise ArgumentTypeError(f"{name} must be a number or a tensor that broadcasts to y0, got {tol!r}") from error
 
 
-def check_times(t: Any, y: Tensor) -> Tensor:
-    """Return the times on the device of y, in their own dtype."""
+def check_times(t: Any, y: Tensor) -> tuple[Tensor, tuple[float, ...]]:
+    """Return the times on the device of y, in their own dtype, and their values."""
     if not isinstance(t, Tensor):
         raise ArgumentTypeError(f"t must be a tensor, got {kind(t)}")
     if not t.is_floating_point():
         raise ArgumentTypeError(f"t must be a floating-point tensor, got {t.dtype}")
-    if t.ndim != 1 or not len(t):
+    if t.ndim != 1 or not t.shape[0]:
         raise ArgumentError(f"t must be one-dimensional with at least one entry, got shape {tuple(t.shape)}")
     if t.device != y.device:
         warn(f"t is on {t.device}, y0 on {y.device}: t is moved there")
@@ -150,8 +150,7 @@ def check_times(t: Any, y: Tensor) -> Tensor:
         raise ArgumentError("t must be finite, got NaN or Inf")
     if not (all(map(operator.lt, values, values[1:])) or all(map(operator.gt, values, values[1:]))):
         raise ArgumentError("t must be strictly increasing or decreasing")
-    checked: Tensor = t
-    return checked
+    return t, tuple(values)
 
 
 def kind(value: Any) -> str:

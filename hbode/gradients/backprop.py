@@ -23,14 +23,14 @@ class Backprop:
         """Solve. The backward pass evaluates the field no further, and `on_backward` is told so."""
         field, _ = problem.bind(problem.tensors)
         tape = _solved(problem.without_gradient(), field)
-        rows, event_t, event_y = tape.gathered()
+        rows = tape.rows()
 
         def report(_: Tensor) -> None:
             on_backward(0)
 
         if rows.requires_grad:
             rows.register_hook(report)
-        return Solved(tape, rows, event_t, event_y)
+        return Solved(tape, rows, tape.events())
 
 
 def _solved(problem: Problem, field: Field) -> Tape:

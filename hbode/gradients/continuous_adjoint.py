@@ -84,7 +84,7 @@ class ContinuousAdjoint:
         self.tolerances(problem.plan)
         tape, (rows, event_t, event_y, *nodes) = without_graph(_Sweep, problem, self, on_backward)
         if not rows.requires_grad:
-            return Solved(tape, rows, event_t, event_y)
+            return Solved(tape, rows, (event_t, event_y))
         clock = problem.clock
         field, crossings = problem.bind(problem.tensors)
         if tape.event_index:
@@ -97,7 +97,7 @@ class ContinuousAdjoint:
                 y = y + problem.slope(field, t, y) * (t - t.detach()).to(y.real.dtype)
             return problem.method.start(field.within(step.sides), t, y)
 
-        return Solved(tape, rows, event_t, event_y, carry if nodes else None)
+        return Solved(tape, rows, (event_t, event_y), carry if nodes else None)
 
     def tolerances(self, forward: Plan) -> tuple[float | Tensor, float | Tensor]:
         """Return the tolerances of the adjoint."""
@@ -143,7 +143,7 @@ class _Sweep(torch.autograd.Function):
         ctx.autocast = same_autocast(y0.device.type)
         ctx.set_materialize_grads(False)
         ctx.problem, ctx.mode, ctx.on_backward = frozen, mode, on_backward
-        ctx.tape = replace(tape, row_blocks=tape.row_blocks[:1])
+        ctx.tape = replace(tape, row_blocks=[])
         ctx.mark_non_differentiable(outputs[1])
         return outputs if not dense or not tape.steps else (*outputs, torch.stack([s.carry[0] for s in tape.steps]))
 
@@ -194,7 +194,7 @@ def _swept(ctx: Any, cotangents: tuple[Tensor | None, ...]) -> tuple[Tensor | No
     if times.requires_grad:
         times_bar = torch.zeros_like(times)
         times_bar[0] = t0_bar
-        lead = len(tape.row_blocks[0])
+        lead = tape.lead
         bars = cotangents[0][lead:] if cotangents[0] is not None else ()
         for i, bar in enumerate(bars, lead):
             seen = problem.seen_before(forward, times[i], sign)
@@ -213,7 +213,7 @@ def _cotangents(
     States at the first time but for rounding are y0.
     """
     rows_bar, _, event_bar, *nodes_bar = cotangents
-    clock, lead = problem.clock, len(tape.row_blocks[0])
+    clock, lead = problem.clock, tape.lead
     y0_bar = torch.zeros_like(problem.y0)
     met: list[tuple[float, Tensor]] = []
     if rows_bar is not None and isinstance(clock, Clock):

@@ -37,6 +37,7 @@ from ..solvers import (
     step_once,
 )
 from ..solvers.noise import Noise, noise_state, restore_noise
+from ..solvers.tape import no_events
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -180,7 +181,7 @@ def warn_of_eager(error: CannotCompileError) -> None:
 
 
 class Solved(NamedTuple):
-    """A tape and what it gave out: rows (K, *row), event times (E,) and states (E, *row).
+    """A tape and what it gave out: rows (K, *row), and event times (E,) and states (E, *row) if there are any.
 
     Where the plan keeps interpolants and gradients are wanted, `carry(n)` is what step n started from, with its
     gradient.
@@ -188,9 +189,18 @@ class Solved(NamedTuple):
 
     tape: Tape
     rows: Tensor
-    event_t: Tensor
-    event_y: Tensor
+    events: tuple[Tensor, Tensor] | None = None
     carry: Callable[[int], Carry] | None = None
+
+    @property
+    def event_t(self) -> Tensor:
+        """Event times, (E,)."""
+        return (self.events or no_events(self.rows))[0]
+
+    @property
+    def event_y(self) -> Tensor:
+        """Event states, (E, *row)."""
+        return (self.events or no_events(self.rows))[1]
 
 
 class Gradient(Protocol):

@@ -24,7 +24,7 @@ class Stages(NamedTuple):
     """A step: its field, its end, start and derivatives, newest first; the slope at the end may not be there yet."""
 
     field: Field
-    t1: Tensor
+    t1: Tensor | float
     y0: Tensor
     history: Tensor
     y1: Tensor
@@ -69,8 +69,9 @@ class Adams:
     def order(self) -> int:
         return self.max_order
 
-    def start(self, field: Field, t: Tensor, y: Tensor) -> Carry:
-        return y, field(t, y).unsqueeze(0), t.unsqueeze(0)
+    def start(self, field: Field, t: Any, y: Tensor) -> Carry:
+        at = torch.scalar_tensor(t, dtype=torch.float64, device=y.device) if isinstance(t, float) else t
+        return y, field(t, y).unsqueeze(0), at.unsqueeze(0)
 
     def resume(self, field: Field, t: Tensor, carry: Carry) -> Carry:
         return self.start(field, t, carry[0])
@@ -87,7 +88,7 @@ class Adams:
             t, dt = (torch.scalar_tensor(x, dtype=torch.float64, device=y.device) for x in (t, dt))
         numbers = isinstance(dt, float)
         past: Any = times.tolist() if numbers else times
-        t1 = torch.scalar_tensor(t + dt, dtype=field.dtype, device="cpu") if numbers else t + dt
+        t1 = t + dt
         order, f1 = history.shape[0], None
         if order + self.implicit < min(self.starting_order, self.max_order):
             (y1,), _ = _STARTER.last_step(field, t, dt, (y, history[0]))
@@ -104,7 +105,7 @@ class Adams:
         keep = self.max_order - 1 - self.implicit
         history1 = torch.cat((f1.unsqueeze(0), history if order <= keep else history[:keep]))
         if numbers:
-            times1 = torch.tensor([t + dt, *past[:keep]], dtype=torch.float64, device="cpu")
+            times1 = torch.tensor([t1, *past[:keep]], dtype=torch.float64, device="cpu")
         else:
             times1 = torch.cat((t1.unsqueeze(0), times[:keep]))
         return (y1, history1, times1), Stages(field, t1, y, history, y1, f1, dt)
@@ -121,7 +122,7 @@ class Adams:
         return Hermite(y0, history[0], y1, field(t1, y1) if f1 is None else f1, size)(theta)
 
     def _correct(
-        self, field: Field, t1: Tensor, y: Tensor, change: Tensor, history: Tensor, nodes: Any, dt: Tensor | float
+        self, field: Field, t1: Tensor | float, y: Tensor, change: Tensor, history: Tensor, nodes: Any, dt: Any
     ) -> tuple[Tensor, Tensor]:
         """Return the change over the step, from a guess of it, and the slope at the end.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -37,7 +38,7 @@ class Clock:
     def of(cls, times: Tensor) -> Clock:
         return cls(times, tuple(times.tolist()))
 
-    @property
+    @cached_property
     def constant(self) -> bool:
         """Whether no derivative reaches the times."""
         return constant(self.times)

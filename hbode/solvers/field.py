@@ -124,8 +124,10 @@ class Field:
         self.memory: dict[object, Any] = {}
         self.results = Results()
 
-    def __call__(self, t: Tensor, y: Tensor) -> Tensor:
-        if t.dtype != self.dtype:
+    def __call__(self, t: Tensor | float, y: Tensor) -> Tensor:
+        if isinstance(t, float):
+            t = torch.scalar_tensor(t, dtype=self.dtype, device=y.device)
+        elif t.dtype != self.dtype:
             t = t.to(self.dtype)
         if self.sides is not None:
             after, before = self.sides

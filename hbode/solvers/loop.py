@@ -12,7 +12,7 @@ from torch import Tensor
 from .clock import Clock, Node
 from .control import Controller, first_steps
 from .field import Field
-from .method import Carry, Method, converged, stiffness
+from .method import Carry, Method, convergence, stiffness, takes_numbers
 from .noise import noise_state
 from .plan import Plan
 from .shared_step import SharedStep, crossing_values, find_crossings
@@ -46,13 +46,12 @@ def begin(
     row = 1
     while row < count and times[row] == times[0]:
         row += 1
-    tape = Tape()
-    lead = y0.unsqueeze(0).expand(row, *y0.shape)
-    tape.row_blocks.append(lead if row < count else lead.clone())
+    tape = Tape(lead=row, ends=[y0] * row)
     carry: Carry = (y0,)
     if row < count:
         field = field.within(plan.sides(node.value, sign))
-        carry = start or method.start(field, clock.at(node), y0)
+        at: Any = node.value if takes_numbers(method) and clock.constant else clock.at(node)
+        carry = start or method.start(field, at, y0)
     control, status, dt = plan.control, None, plan.step_size
     tape.carry = carry
     if plan.adaptive and row < count:
@@ -87,6 +86,7 @@ def solve(
     refused = restart = False
     broken: Status | None = None
     look = stiffness(method) if plan.adaptive else None
+    solved = convergence(method)
     watched = plan.adaptive or plan.crossings or plan.keep_interpolants
     ratios: list[Tensor] = []
 
@@ -120,8 +120,7 @@ def solve(
         else:
             error = 0.0 if not plan.check_finite or _finite(carry1[0]) else math.nan
         broken = None if math.isfinite(error) else Status.NON_FINITE
-        solved = converged(method, stages)
-        if broken is None and solved is not None and not bool(solved.all()):
+        if solved is not None and broken is None and (met := solved(stages)) is not None and not bool(met.all()):
             error, broken = math.nan, Status.NOT_CONVERGED
         if not (error <= 1.0 or (plan.adaptive and least and math.isfinite(error))):
             rejected += 1
@@ -152,7 +151,9 @@ def solve(
         while row < count and (reach - times[row]) * sign >= 0:
             row += 1
         step.last = row
-        if step.rows or step.found:
+        if step.at_end(clock) and not step.found:
+            tape.ends.append(carry1[0])
+        elif row > step.first or step.found:
             tape.add(step.read(method, clock, plan.crossings, carry1, stages))
         tape.t.append(node.value)
         tape.dt.append(end.value - node.value)

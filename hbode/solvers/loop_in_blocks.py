@@ -104,7 +104,7 @@ class _Writer:
         between = any(t not in ends for t in outputs) or len(set(outputs)) < len(outputs)
         self.record: tuple[Tensor, ...] = (y0.new_empty(self.places * columns, *shape),) if between else ()
         self.rows = y0.new_empty(len(clock.values), *y0.shape)
-        self.rows[:row] = tape.row_blocks[0]
+        self.rows[:row] = y0
 
     def ledger(self, carry: Carry) -> Ledger:
         """Return a ledger for a block of steps; the record is used again, since it is read before the next block."""
@@ -132,7 +132,7 @@ class _Writer:
                 lambda n: carry[0] if n == last else ledger.carry[0][n + 1],
                 self.record[0] if self.record else None,
             )
-            tape.row_blocks = [self.rows[: self.row]]
+            tape.row_blocks, tape.ends = [self.rows[: self.row]], []
         if self.plan.keep is not None:
             tape.blocks.append(Block(ledger.carry, len(steps), outputs, self.record if self.keep_records else ()))
             if self.keep_records:

@@ -12,7 +12,7 @@ from torch import Tensor
 from .clock import Nodes, SampleClock
 from .control import first_steps, next_of_grid, norm_samples, tie
 from .field import Field
-from .method import Carry, Method, converged, stiffness
+from .method import Carry, Method, convergence, stiffness
 from .noise import noise_state
 from .plan import Plan
 from .sample_step import SampleStep, batch_first, find_sample_crossings, sample_values
@@ -48,12 +48,11 @@ def begin_per_sample(
     sign = torch.where(times[:, -1] >= times[:, 0], 1.0, -1.0).to(times)
     stops, anchors = _stops(times, sign, plan)
     row = ((times == times[:, :1]).long().cumprod(1)).sum(1)
-    tape = Tape()
     carry: Carry = (y0,)
     first = batch_first(y0, clock.ndim)
     lead = torch.arange(count, device=times.device).unsqueeze(1) < row
-    tape.row_blocks.append(first.unsqueeze(0).expand(count, *first.shape)[lead])
-    tape.row_places.append(lead.nonzero())
+    rows = first.unsqueeze(0).expand(count, *first.shape)[lead]
+    tape = Tape(lead=len(rows), row_blocks=[rows], row_places=[lead.nonzero()])
     status = torch.where(row == count, int(Status.SUCCESS), -1)
     size = (plan.control.first_step or math.nan) if plan.adaptive else plan.step_size
     dt = torch.full((batch,), size, dtype=torch.float64, device=times.device)
@@ -103,6 +102,7 @@ def solve_per_sample(
     refused = torch.zeros(batch, dtype=torch.bool, device=device)
     broken = zero
     look = stiffness(method) if plan.adaptive else None
+    convergent = convergence(method)
     looked = stiff = zero
     tries = 0
 
@@ -147,7 +147,7 @@ def solve_per_sample(
                 if tied:
                     error = error.square().mean().sqrt().expand(batch)
         kind = torch.where(torch.isfinite(error), 0, int(Status.NON_FINITE))
-        solved = converged(method, stages)
+        solved = None if convergent is None else convergent(stages)
         if solved is not None:
             kind = torch.where((kind == 0) & ~solved, int(Status.NOT_CONVERGED), kind)
             error = torch.where(solved, error, math.nan)

@@ -106,10 +106,12 @@ class Uniform(Method, Protocol):
         ...
 
 
-def converged(method: Method, stages: Any) -> Tensor | None:
-    """Return for which samples an implicit step was solved, (B,) or (1,); None for explicit ones, which always are."""
-    asked = getattr(method, "converged", None)
-    return None if asked is None else asked(stages)
+def convergence(method: Method) -> Callable[[Any], Tensor | None] | None:
+    """Return what tells, from the stages of an implicit step, for which samples it was solved, (B,) or (1,).
+
+    None, or a function that returns it, for explicit steps, which always are.
+    """
+    return getattr(method, "converged", None)
 
 
 def last_step(method: Method) -> Advance:
@@ -123,7 +125,7 @@ def last_step(method: Method) -> Advance:
 
 
 def takes_numbers(method: Method) -> bool:
-    """Return whether `t` and `dt` may be given to a step as numbers: where they are constants, that is faster."""
+    """Return whether steps, and `start`, take `t` and `dt` as numbers too: where they are constants, that is faster."""
     return getattr(method, "numbers", False)
 
 

@@ -24,7 +24,7 @@ class ShortStages(NamedTuple):
     y: Tensor
     slopes: tuple[Tensor, ...]
     dt: Tensor | float
-    t1: Tensor
+    t1: Tensor | float
     y1: Tensor
 
 
@@ -46,7 +46,7 @@ class ShortRungeKutta(RungeKutta):
         y, f = carry
         tab, size = self.tableau, dt
         if isinstance(dt, float):
-            times = [torch.scalar_tensor(t + c * dt, dtype=field.dtype, device=y.device) for c in tab.c[1:]]
+            times: Any = [t + c * dt for c in tab.c[1:]]
         else:
             _, *times = stage_times(t, dt, self._weights(y.device).c, field.dtype)
             size = lift(dt, y.ndim, keep=0).to(y.dtype)

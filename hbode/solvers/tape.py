@@ -68,12 +68,13 @@ class Step(Protocol):
 class Tape:
     """Everything that a loop found out, one entry of the lists a sample (or one for a batch that steps as one).
 
-    `row_blocks` hold the output states in the order of the steps, `row_places` where they belong if samples have times
-    of their own. `event_t_blocks` and `event_y_blocks` hold the events likewise; `event_index` says which function
-    each belongs to and `event_sample` which sample (-1: the batch). `gathered` joins the blocks. `carry` is what the
-    last accepted step ended with, or the first carry where there was none. Of the accepted steps, so many were `looked`
-    at for stiffness, and `stiff`. `blocks` hold the carries of the steps
-    once more, joined, where the loop wrote them so.
+    `row_blocks` hold the output states in the order of the steps, and `ends` those after them that came singly, as the
+    states that steps end with; the first `lead` rows show the initial state. `row_places` says where rows belong if
+    samples have times of their own. `event_t_blocks` and `event_y_blocks` hold the events likewise; `event_index` says
+    which function each belongs to and `event_sample` which sample (-1: the batch). `gathered` joins them. `carry` is
+    what the last accepted step ended with, or the first carry where there was none. Of the accepted steps, so many were
+    `looked` at for stiffness, and `stiff`. `blocks` hold the carries of the steps once more, joined, where the loop
+    wrote them so.
     """
 
     steps: list[Any] = field(default_factory=list)
@@ -88,7 +89,9 @@ class Tape:
     t: list[Any] = field(default_factory=list)
     dt: list[Any] = field(default_factory=list)
     failed_at: list[tuple[float, float]] = field(default_factory=list)
+    lead: int = 0
     row_blocks: list[Tensor] = field(default_factory=list)
+    ends: list[Tensor] = field(default_factory=list)
     row_places: list[Tensor] = field(default_factory=list)
     event_t_blocks: list[Tensor] = field(default_factory=list)
     event_y_blocks: list[Tensor] = field(default_factory=list)
@@ -100,6 +103,7 @@ class Tape:
     def add(self, replayed: Replayed) -> None:
         """Keep what an accepted step gave out."""
         if replayed.rows is not None:
+            self._join_ends()
             self.row_blocks.append(replayed.rows)
         if replayed.event_t is not None and replayed.event_y is not None:
             self.event_t_blocks.append(replayed.event_t)
@@ -107,7 +111,24 @@ class Tape:
 
     def gathered(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return rows (K, *row), event times (E,) and event states (E, *row)."""
-        rows = torch.cat(self.row_blocks) if len(self.row_blocks) > 1 else self.row_blocks[0]
-        if not self.event_t_blocks:
-            return rows, rows.new_empty(0, dtype=torch.float64), rows.new_empty((0, *rows.shape[1:]))
-        return rows, torch.cat(self.event_t_blocks), torch.cat(self.event_y_blocks)
+        rows = self.rows()
+        return rows, *(self.events() or no_events(rows))
+
+    def rows(self) -> Tensor:
+        """Return the output states, (K, *row)."""
+        self._join_ends()
+        return torch.cat(self.row_blocks) if len(self.row_blocks) > 1 else self.row_blocks[0]
+
+    def events(self) -> tuple[Tensor, Tensor] | None:
+        """Return event times (E,) and event states (E, *row), if there are any."""
+        return (torch.cat(self.event_t_blocks), torch.cat(self.event_y_blocks)) if self.event_t_blocks else None
+
+    def _join_ends(self) -> None:
+        if self.ends:
+            self.row_blocks.append(torch.stack(self.ends))
+            self.ends = []
+
+
+def no_events(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Return times and states of events where there are none, for output states (K, *row)."""
+    return rows.new_empty(0, dtype=torch.float64), rows.new_empty((0, *rows.shape[1:]))
