@@ -79,7 +79,7 @@ def test_tangents_of_every_input(name):
 
 def test_a_vectorised_jacobian():
     assert torch.allclose(jacobian(end, W, vectorize=True), jacobian(end, W), **SAME)
-    with pytest.raises(RuntimeError, match="one cotangent at a time"):
+    with pytest.raises(RuntimeError):  # torch's own, where it batches cotangents outside torch.func
         jacobian(lambda w: end(w, "continuous_adjoint"), W, vectorize=True)
 
 
