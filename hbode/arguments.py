@@ -81,7 +81,9 @@ def lost_time(rows: Sequence[Sequence[float]], dtype: torch.dtype) -> str | None
 
     Each row of times is monotone.
     """
-    largest = max([abs(t) for row in rows for t in (row[0], row[-1])])
+    if dtype == torch.float64:  # in which times are carried
+        return None
+    largest = max([abs(t) for row in rows for t in (row[0], row[-1])], default=0.0)
     shortest = min([abs(b - a) for row in rows for a, b in pairwise(row) if a != b], default=math.inf)
     eps = torch.finfo(dtype).eps
     spacing = eps * 2.0 ** (math.frexp(largest)[1] - 1)

@@ -241,7 +241,7 @@ def _field(
     args: Sequence[Any],
     precision: Autocast,
 ) -> Field:
-    real = h0.real.dtype if h0.is_complex() else h0.dtype
+    real = h0.dtype.to_real()
     damping = Damping.of(gamma, xi, h0)
     if damped:
         f = system.f

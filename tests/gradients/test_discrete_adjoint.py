@@ -204,7 +204,8 @@ def test_backward_evaluations_are_those_of_the_accepted_steps(net, draw, counted
     assert sol.stats.nfe == f.calls
     f.calls = 0
     h.square().sum().backward()
-    assert sol.stats.nfe_backward == f.calls == each * sol.stats.accepted + 1  # one at the start
+    start, spared = 1, name == "rk4"  # whose last step evaluates no slope for a next one
+    assert sol.stats.nfe_backward == f.calls == each * sol.stats.accepted + start - spared
 
 
 def test_per_sample_backward_evaluations_count_every_step_of_the_batch(net, draw, counted):
@@ -303,4 +304,5 @@ def test_steps_are_run_again_under_the_autocast_of_the_forward_pass(inside):
                 grads += torch.autograd.grad(loss, h0)
         if not inside:
             grads += torch.autograd.grad(loss, h0)
-    assert (grads[0] - grads[1]).norm() <= 1e-5 * grads[0].norm()
+    # Inside, torch runs the backward pass of the solver's own sums in bfloat16 too; the discrete adjoint does not.
+    assert (grads[0] - grads[1]).norm() <= (3e-2 if inside else 1e-5) * grads[0].norm()

@@ -29,7 +29,8 @@ class Progress:
 
     def __init__(self, equation: Equation, scale: Tensor, limit: float, patience: float = math.inf) -> None:
         self.equation, self.scale, self.limit, self.patience = equation, scale, limit, patience
-        self.last_bit = rms(equation.rounding.amax(1, keepdim=True) / scale)
+        rounding = equation.rounding
+        self.last_bit = rms((rounding.amax(1, keepdim=True) if rounding.numel() else rounding) / scale)
 
     def begin(self, z: Tensor, g: Tensor) -> None:
         """Take the first point and its residual."""
