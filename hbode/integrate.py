@@ -145,7 +145,7 @@ def hbodeint(
     check_state(h0, m0, system)
     times = check_times(t, h0, per_sample)
     rows = times[:1] if times.ndim == 2 and times.stride(0) == 0 else times  # the same times for all samples
-    lost = lost_time(rows.reshape(-1, times.shape[-1]).tolist(), h0.real.dtype if h0.is_complex() else h0.dtype)
+    lost = lost_time(rows.reshape(-1, times.shape[-1]).tolist(), h0.dtype.to_real())
     if lost is not None:
         warnings.warn(lost, RuntimeWarning, stacklevel=2)
     mode, options = gradient_mode(gradient, options)

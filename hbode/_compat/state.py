@@ -105,7 +105,7 @@ def warn(message: str, category: type[Warning] = UserWarning) -> None:
 
 def real_dtype(y: Tensor) -> torch.dtype:
     """Return the dtype in which func receives the time."""
-    return y.real.dtype if y.is_complex() else y.dtype
+    return y.dtype.to_real()
 
 
 def tolerance(name: str, tol: Any, layout: Layout, y: Tensor) -> float | Tensor:

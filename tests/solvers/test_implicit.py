@@ -10,6 +10,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from stiff_set import hires, rober
 from torch import nn
 
 from hbode import FirstOrder, HeavyBall, SecondOrder, SolverError, hbodeint
@@ -138,28 +139,6 @@ def test_the_reduced_equation_takes_the_same_steps(name):
 
 def van_der_pol(t, y):
     return torch.stack((y[1], 1e3 * (1 - y[0] ** 2) * y[1] - y[0]))
-
-
-def rober(t, y):
-    fast, slow, decay = 1e4 * y[1] * y[2], 0.04 * y[0], 3e7 * y[1] ** 2
-    return torch.stack((fast - slow, slow - fast - decay, decay))
-
-
-def hires(t, y):
-    a, b, c, d, e, g, h, i = y
-    bound = 280 * g * i - 1.81 * h
-    return torch.stack(
-        (
-            -1.71 * a + 0.43 * b + 8.32 * c + 0.0007,
-            1.71 * a - 8.75 * b,
-            -10.03 * c + 0.43 * d + 0.035 * e,
-            8.32 * b + 1.71 * c - 1.12 * d,
-            -1.745 * e + 0.43 * g + 0.43 * h,
-            -280 * g * i + 0.69 * d + 1.71 * e - 0.43 * g + 0.69 * h,
-            bound,
-            -bound,
-        )
-    )
 
 
 STIFF = {
