@@ -30,10 +30,7 @@ class Comparison:
 
     def __init__(self, like: Tensor, drifts: bool = False) -> None:
         eps = torch.finfo(like.dtype).eps
-        device = like.device.type
         self.rounding, self.noise, self.drifts = ROUNDING * eps, NOISE * math.sqrt(eps), drifts
-        if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
-            self.noise = max(self.noise, 4 * torch.finfo(torch.get_autocast_dtype(device)).eps)
         self.starts: list[Any] = []
         self.norms: list[Tensor] = []
 
