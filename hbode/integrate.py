@@ -30,7 +30,7 @@ from .gradients import Gradient, Problem, Solved
 from .gradients.captured import reachable
 from .options import check_names, configured, gradient_mode, number, plan
 from .solution import EventRecord, Solution, SolverError, Stats
-from .solvers import METHODS, Autocast, Clock, Damping, Field, SampleClock, Status, place, place_per_sample
+from .solvers import METHODS, Autocast, Clock, Damping, Field, SampleClock, Status, place, place_per_sample, real_dtype
 from .solvers.reference import SCIPY_METHODS, solve_scipy, solve_torchdiffeq
 from .systems import Activation, System, checked
 
@@ -145,7 +145,7 @@ def hbodeint(
     check_state(h0, m0, system)
     times = check_times(t, h0, per_sample)
     rows = times[:1] if times.ndim == 2 and times.stride(0) == 0 else times  # the same times for all samples
-    lost = lost_time(rows.reshape(-1, times.shape[-1]).tolist(), h0.dtype.to_real())
+    lost = lost_time(rows.reshape(-1, times.shape[-1]).tolist(), real_dtype(h0))
     if lost is not None:
         warnings.warn(lost, RuntimeWarning, stacklevel=2)
     mode, options = gradient_mode(gradient, options)
@@ -241,7 +241,7 @@ def _field(
     args: Sequence[Any],
     precision: Autocast,
 ) -> Field:
-    real = h0.dtype.to_real()
+    real = real_dtype(h0)
     damping = Damping.of(gamma, xi, h0)
     if damped:
         f = system.f

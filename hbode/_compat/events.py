@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .state import Layout, State, real_dtype
+from ..solvers import real_dtype
+from .state import Layout, State
 
 Func = Callable[[Tensor, Any], Any]
 EventFn = Callable[[Tensor, Any], Tensor]

@@ -103,11 +103,6 @@ def warn(message: str, category: type[Warning] = UserWarning) -> None:
     warnings.warn(message, category, stacklevel=level)
 
 
-def real_dtype(y: Tensor) -> torch.dtype:
-    """Return the dtype in which func receives the time."""
-    return y.dtype.to_real()
-
-
 def tolerance(name: str, tol: Any, layout: Layout, y: Tensor) -> float | Tensor:
     """Return a tolerance as a number, or as a float64 tensor that broadcasts to y."""
     if isinstance(tol, int | float):

@@ -148,27 +148,33 @@ class Watch(TorchFunctionMode):
     ----------
     taken
         Tensors that need gradients, were not made in the computation, and entered an operation with a gradient.
-    made
-        The ids of what the operations gave. What is alive from before has another id.
     """
 
     def __init__(self, instead: dict[int, Tensor] | None = None) -> None:
         super().__init__()
         self.instead = instead or {}
         self.taken: dict[int, Tensor] = {}
-        self.made: set[int] = set()
+        self._results: set[int] = set()
+        self._memory: set[int] = set()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if self.instead:
             args, kwargs = self._exchanged(args), self._exchanged(kwargs)
         out = func(*args, **kwargs)
-        made = list(_tensors(out))
+        made, given = list(_tensors(out)), list(_tensors((args, kwargs)))
         if any(x.requires_grad for x in made):
-            taken = (x for x in _tensors((args, kwargs)) if x.requires_grad and id(x) not in self.made)
-            self.taken.update((id(x), x) for x in taken)
-        self.made.update(map(id, made))
+            self.taken.update((id(x), x) for x in given if x.requires_grad and not self.made(x))
+        self._results.update(map(id, made))
+        self._memory.update(set(map(_memory, made)).difference(map(_memory, given), (0,)))
         return out
+
+    def made(self, x: Tensor) -> bool:
+        """Return whether the computation made `x`: as a result, or as a parameter around new memory.
+
+        What is alive from before the computation has an id and memory that nothing made in it can have.
+        """
+        return id(x) in self._results or _memory(x) in self._memory
 
     def _exchanged(self, item: Any) -> Any:
         if isinstance(item, Tensor):
@@ -221,14 +227,14 @@ class Guard:
         with Watch(self.instead) as watch:
             result = compute()
         if self.strict:
-            self._settled(outputs(result), allowed, watch.made)
+            self._settled(outputs(result), allowed, watch)
         return result
 
-    def _settled(self, outputs: Sequence[Tensor], allowed: set[int], made: set[int] | None = None) -> bool:
-        """Return whether the graphs end in what is allowed; raise if they do not, and it is known what was made."""
+    def _settled(self, outputs: Sequence[Tensor], allowed: set[int], watch: Watch | None = None) -> bool:
+        """Return whether the graphs end in what is allowed; raise if they do not, and it was watched what was made."""
         ends = graph_ends(outputs, self.since)
-        strangers = [x for x in ends.leaves if id(x) not in allowed and (made is None or id(x) not in made)]
-        if made is not None:
+        strangers = [x for x in ends.leaves if id(x) not in allowed and (watch is None or not watch.made(x))]
+        if watch is not None:
             _refuse(strangers)
             if ends.older:
                 raise RuntimeError(_LOST.format("a tensor that other operations made"))
@@ -256,6 +262,15 @@ def _tensors(item: Any) -> Iterator[Tensor]:
     elif isinstance(item, dict):
         for part in item.values():
             yield from _tensors(part)
+
+
+def _memory(x: Tensor) -> int:
+    """Return the number of the memory that `x` lies in, or 0 if it has none that can be told."""
+    try:
+        number: int = x.untyped_storage()._cdata
+    except (NotImplementedError, RuntimeError):  # sparse, or a wrapper of torch.func
+        return 0
+    return number
 
 
 def _contents(cell: Any) -> Any:

@@ -15,7 +15,7 @@ from .loop_in_blocks_per_sample import solve_per_sample_in_blocks
 from .loop_per_sample import place_per_sample, solve_per_sample
 from .method import Carry, Invertible, Method, Uniform, is_uniform, max_growth
 from .plan import Keep, Plan
-from .precision import Autocast
+from .precision import Autocast, real_dtype
 from .registry import METHODS, is_explicit_one_step, switching
 from .sample_step import batch_first
 from .status import Status
@@ -62,6 +62,7 @@ __all__ = [
     "max_growth",
     "place",
     "place_per_sample",
+    "real_dtype",
     "run_block",
     "run_tries",
     "solve",

@@ -1,4 +1,4 @@
-"""Mixed precision: the field runs in it, the arithmetic of the solver does not."""
+"""The dtypes of a solve. In mixed precision the field runs, the arithmetic of the solver does not."""
 
 from __future__ import annotations
 
@@ -7,9 +7,18 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import torch
+from torch import Tensor
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+def real_dtype(y: Tensor) -> torch.dtype:
+    """Return the dtype of the time and of the norms of a state `y`.
+
+    As `y.dtype.to_real()` does, which Dynamo does not trace.
+    """
+    return y.real.dtype if y.is_complex() else y.dtype
 
 
 class Autocast(NamedTuple):

@@ -286,9 +286,19 @@ def own_trace(w):
     return f
 
 
+def own_parameters(w):
+    """As a field does that makes a module in each call: no operation gives a parameter itself."""
+
+    def f(t, h):
+        first, second = (torch.nn.Parameter(torch.full((2, 2), x, dtype=h.dtype)) for x in (0.3, -0.2))
+        return torch.tanh(h @ first * w) + torch.sin(h @ second)
+
+    return f
+
+
 @pytest.mark.parametrize("create_graph", [False, True])
 @pytest.mark.parametrize("mode", ["discrete_adjoint", "continuous_adjoint", "reversible", "odeint", "odeint_adjoint"])
-@pytest.mark.parametrize("kind", [own_time, own_state, own_trace])
+@pytest.mark.parametrize("kind", [own_time, own_state, own_trace, own_parameters])
 def test_a_field_may_make_leaves_of_its_own(kind, mode, create_graph):
     w = leaf()
     h0 = torch.tensor([[1.0, 0.5]], dtype=torch.float64)
