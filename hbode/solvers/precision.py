@@ -18,7 +18,7 @@ def real_dtype(y: Tensor) -> torch.dtype:
 
     As `y.dtype.to_real()` does, which Dynamo does not trace.
     """
-    return y.real.dtype if y.is_complex() else y.dtype
+    return y.detach().real.dtype if y.is_complex() else y.dtype
 
 
 class Autocast(NamedTuple):
