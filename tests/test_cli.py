@@ -52,6 +52,7 @@ def test_a_whole_run(record: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     assert "| NODE |" in page and all(f"({name})" in page for name in FIGURES)
 
 
+@pytest.mark.slow
 def test_processes_learn_the_same(record: Path, tmp_path: Path) -> None:
     errors = []
     for jobs in (1, 2):

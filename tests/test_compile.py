@@ -58,6 +58,7 @@ def graphs():
     return torch._dynamo.utils.counters["stats"]["unique_graphs"]
 
 
+@pytest.mark.slow
 def test_heavy_ball_that_learns_its_damping_compiles_once_for_a_training_run():
     system, h0 = HeavyBall(Net(), 0.3), start()
     system.double()
@@ -74,6 +75,7 @@ def test_heavy_ball_that_learns_its_damping_compiles_once_for_a_training_run():
     assert graphs() == before + 2
 
 
+@pytest.mark.slow
 def test_generalised_heavy_ball_with_an_argument():
     system, h0 = GeneralizedHeavyBall(Net()), start()
     system.double()
@@ -140,7 +142,7 @@ def test_a_fixed_grid_of_several_blocks():
     assert_compiled_is_the_same(system, torch.linspace(0, 4, 80), inputs, h0=h0, method="leapfrog")
 
 
-@pytest.mark.parametrize("per_sample", [False, True])
+@pytest.mark.parametrize("per_sample", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_times_per_sample(per_sample):
     system, h0 = HeavyBall(Net(), 0.3), start()
     system.double()
@@ -154,6 +156,7 @@ def test_times_per_sample(per_sample):
     assert compiled[0] == compiled[1]
 
 
+@pytest.mark.slow
 def test_a_model_compiles():
     torch.manual_seed(0)
     t = torch.rand(3, 9).cumsum(1)
@@ -218,6 +221,7 @@ def test_what_is_not_compiled_says_so(match, call):
         hbodeint(net, h0, torch.linspace(0, 1, 5), compile=True, **call)
 
 
+@pytest.mark.slow
 def test_a_tensor_outside_modules_is_differentiated_uncompiled():
     weight, h0 = torch.eye(3, dtype=torch.float64, requires_grad=True), start()
     system = HeavyBall(lambda t, h: torch.tanh(h @ weight), 0.3, trainable=False)

@@ -61,7 +61,7 @@ def test_gradcheck_with_every_method_on_a_fixed_grid(net, draw, name):
     if name == "implicit_adams":
         options["max_iters"] = 60
     solve = Scenario(net, draw, method=name, t=(0.0, 0.31, 0.7), batch=1, options=options, **TIGHT)
-    assert gradcheck(lambda *_: tuple(solve("discrete_adjoint")[0]), solve.inputs, atol=1e-7, rtol=1e-6)
+    assert gradcheck(lambda *_: tuple(solve("discrete_adjoint")[0]), solve.inputs, atol=1e-7, rtol=1e-6, fast_mode=True)
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
@@ -114,7 +114,7 @@ def test_gradcheck_of_a_complex_state(draw, per_sample):
         field = FirstOrder(lambda t, h: 1j * w * h + 0.1 * torch.cos(t) * h.conj() * h)
         return hbodeint(field, h0, t, per_sample=per_sample, **TIGHT).h
 
-    assert gradcheck(solve, (h0, w, t), atol=1e-7, rtol=1e-6)
+    assert gradcheck(solve, (h0, w, t), atol=1e-7, rtol=1e-6, fast_mode=True)
 
 
 @pytest.mark.parametrize("name", METHOD_NAMES)

@@ -9,6 +9,7 @@ from textwrap import dedent
 
 import pytest
 
+MORE = [pytest.param(name, marks=pytest.mark.slow) for name in ("continuous_adjoint", "reversible")]
 START = """
 import torch
 from hbode import FirstOrder, compat, hbodeint
@@ -33,7 +34,7 @@ def run(code):
     return [float(word) for word in done.stdout.split()]
 
 
-@pytest.mark.parametrize("gradient", ["discrete_adjoint", "continuous_adjoint", "reversible"])
+@pytest.mark.parametrize("gradient", ["discrete_adjoint", *MORE])
 def test_a_field_that_closes_over_the_end_of_a_long_graph(gradient):
     """The gradient is that of the same thing given as an argument."""
     found, expected = run(f"""
@@ -50,7 +51,7 @@ def test_a_field_that_closes_over_the_end_of_a_long_graph(gradient):
     assert found == pytest.approx(expected, rel=1e-9)
 
 
-@pytest.mark.parametrize("gradient", ["backprop", "discrete_adjoint"])
+@pytest.mark.parametrize("gradient", [pytest.param("backprop", marks=pytest.mark.slow), "discrete_adjoint"])
 def test_second_derivatives_over_many_steps(gradient):
     run(f"""
         (bar,) = torch.autograd.grad(solved(2000, method="midpoint", gradient="{gradient}"), h0, create_graph=True)

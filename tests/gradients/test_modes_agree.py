@@ -61,7 +61,7 @@ def assert_close(first, second, relative):
         assert (a - b).abs().max().item() <= relative * size
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(problems())
 def test_modes_agree(problem):
     exact = gradients(problem, Backprop(), **FINE)

@@ -156,7 +156,7 @@ def reference(problem):
 
 
 @pytest.mark.parametrize("name", ["prox_bdf4", "kvaerno5", "auto"])
-@pytest.mark.parametrize("problem", STIFF)
+@pytest.mark.parametrize("problem", [p if p == "rober" else pytest.param(p, marks=pytest.mark.slow) for p in STIFF])
 def test_stiff_problems_to_five_digits(problem, name):
     f, start, end, atol = STIFF[problem]
     y0 = torch.tensor(start, dtype=torch.float64)
@@ -432,6 +432,7 @@ def test_gradients_are_those_of_backpropagation_through_a_converged_iteration():
             torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("inner", ["anderson", "newton_krylov"])
 def test_large_states_need_no_matrix(inner):
     """200,000 unknowns, nonlinear and coupled: the process may grow by 250 states; a Jacobian is 200,000 of them.

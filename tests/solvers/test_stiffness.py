@@ -86,7 +86,7 @@ def test_stats_tell_stiff_from_not(net, draw, name):
     assert easy.stats.stiffness < 0.1
 
 
-@pytest.mark.parametrize("compile", [False, True])
+@pytest.mark.parametrize("compile", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("per_sample", [False, True])
 def test_stats_of_every_loop(compile, per_sample):
     """Two samples, one of them stiff: the batch is stiff where they step together, one sample where they do not."""
