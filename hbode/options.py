@@ -64,7 +64,8 @@ def configured(
     `reduced` says that a damped system has h' = m.
     """
     if isinstance(method, Implicit | Auto):
-        inner, share = options.get("inner", "anderson"), float(options.get("inner_share", Settings.share))
+        default = (method.implicit if isinstance(method, Auto) else method).settings
+        inner, share = options.get("inner", default.inner), float(options.get("inner_share", default.share))
         if isinstance(inner, str) and inner not in INNER:
             raise ValueError(f"options['inner'] must be one of {', '.join(INNER)}, or a solver; got {inner!r}")
         if not 0 < share <= 1:

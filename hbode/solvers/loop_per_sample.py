@@ -135,8 +135,6 @@ def solve_per_sample(
         step = SampleStep(carry, node, end, active, nothing, nothing.bool(), noise=noise)
         calls, made = field.calls, field.products
         carry1, stages = step.run(method, field, clock)
-        evaluations += active * (field.calls - calls)
-        products += active * (field.products - made)
         with torch.no_grad():
             if not plan.adaptive:
                 finite = torch.isfinite(batch_first(carry1[0], clock.ndim).reshape(batch, -1)).all(1)
@@ -146,6 +144,8 @@ def solve_per_sample(
                 error = norm_samples(scaled, axis)
                 if tied:
                     error = error.square().mean().sqrt().expand(batch)
+        evaluations += active * (field.calls - calls)
+        products += active * (field.products - made)
         kind = torch.where(torch.isfinite(error), 0, int(Status.NON_FINITE))
         solved = None if convergent is None else convergent(stages)
         if solved is not None:

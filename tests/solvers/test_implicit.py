@@ -4,6 +4,7 @@ import itertools
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from functools import cache
 from itertools import pairwise
 
@@ -14,8 +15,9 @@ from stiff_set import hires, rober
 from torch import nn
 
 from hbode import FirstOrder, HeavyBall, SecondOrder, SolverError, hbodeint
-from hbode.solvers import INNER, METHODS, Implicit, Status
+from hbode.solvers import INNER, METHODS, Field, Implicit, Settings, Status
 from hbode.solvers.implicit.bdf import GROWTH
+from hbode.solvers.implicit.inner import NewtonKrylov
 from hbode.solvers.implicit.tables import DIRK
 
 ORDERS = {
@@ -94,6 +96,32 @@ def test_order_conditions_of_the_tableaus(name):
             assert abs(b @ values - exact) <= 1e-14
         if tab.b_error is not None and order <= tab.error_order:
             assert abs(np.array(tab.b_error) @ values) <= 1e-14
+
+
+@pytest.mark.parametrize("rate", [-1.0, -1e2, -1e8])
+def test_the_error_of_radau_is_filtered(rate):
+    """Of y' = λ y it is short of (1 - γ λ dt) times itself; stages in a basis of their own, in exact arithmetic."""
+    tab = METHODS["radauIIA5"].tableau
+    a, dt = np.array(tab.a), 0.1
+    slopes = rate * np.linalg.solve(np.eye(3) - rate * dt * a, np.ones(3))
+    exact = dt * (tab.b_error[0] * rate + np.array(tab.b_error[1:]) @ slopes) / (1 - tab.filter * rate * dt)
+    y = torch.ones(1, dtype=torch.float64)
+    method = replace(METHODS["radauIIA5"], settings=Settings(NewtonKrylov(), 1e-10, 1e-10, 1e-3))
+    field = Field(lambda t, y: rate * y, torch.float64)
+    t, dt = torch.tensor([0.0, dt], dtype=torch.float64)
+    _, stages = method.step(field, t, dt, method.start(field, t, y))
+    assert method.error(stages).item() == pytest.approx(exact, rel=1e-6, abs=1e-9)
+    assert abs(exact) <= 1.0
+
+
+def test_the_embedded_quadrature_of_radau():
+    """Of order three with the slope at the start, and of no more."""
+    tab = METHODS["radauIIA5"].tableau
+    assert min(abs(np.linalg.eigvals(np.array(tab.a)) - tab.filter)) <= 1e-14
+    c = np.array([0.0, *tab.c])
+    sums = [np.array(tab.b_error) @ c**n for n in range(4)]
+    np.testing.assert_allclose(sums[:3], 0, atol=1e-15)
+    assert abs(sums[3]) > 0.01
 
 
 @pytest.mark.parametrize("name", DIRK)

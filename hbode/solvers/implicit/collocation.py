@@ -2,41 +2,66 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from dataclasses import field as entry
+from functools import cached_property, partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..field import Field
 from ..hermite import Hermite
 from ..method import Carry
+from .inner import NewtonKrylov
 from .quartic import Quartic
-from .stage import acceleration, fixed_point, slope, tolerance
+from .stage import Settings, acceleration, fixed_point, slope, solve_stage, tolerance
 from .step import Implicit, Interpolant, Stages
 
 
 @dataclass(frozen=True)
 class CollocationTableau:
-    """Nodes c, matrix a and weights b; those of the quartic or none: of the slopes at the start, inside, at the end."""
+    """Nodes c, matrix a and weights b; those of the quartic or none: of the slopes at the start, inside, at the end.
+
+    `filter` is a real eigenvalue of a, if there is one and errors are to be estimated with it.
+    """
 
     order: int
     c: tuple[float, ...]
     a: tuple[tuple[float, ...], ...]
     b: tuple[float, ...]
     quartic: tuple[float, ...] | None = None
+    filter: float | None = None
 
     @property
     def dense_order(self) -> int:
         """Order of the interpolant."""
         return 3 if self.quartic is None else 4
 
+    @cached_property
+    def b_error(self) -> tuple[float, ...]:
+        """Weights of the slopes at the start and of the stages: a quadrature of order s, less b.
+
+        Its weight at the start is the filter's.
+        """
+        first = self.filter or 0.0
+        moments = 1 / np.arange(1, len(self.c) + 1)
+        moments[0] -= first
+        embedded = np.linalg.solve(np.vander(self.c, increasing=True).T, moments)
+        return (first, *(embedded - self.b).tolist())
+
 
 @dataclass(frozen=True)
 class Collocation(Implicit):
-    """A method whose s stages are solved together, for their slopes (s, *y). The carry is (y, slope at y)."""
+    """A method whose s stages are solved together, for their slopes (s, *y). The carry is (y, slope at y).
 
+    By Newton's method where no other is asked for: what couples the stages has complex eigenvalues of any angle, which
+    Anderson's acceleration, from as few differences as it keeps, often does not get across.
+    """
+
+    settings: Settings = entry(default_factory=lambda: Settings(NewtonKrylov(), share=0.01))
     tableau: CollocationTableau = entry(kw_only=True)
 
     @property
@@ -45,7 +70,7 @@ class Collocation(Implicit):
 
     @property
     def error_order(self) -> int | None:
-        return None
+        return None if self.tableau.filter is None else len(self.tableau.c)
 
     def step(self, field: Field, t: Tensor, dt: Tensor, carry: Carry) -> tuple[Carry, Stages]:
         y, k = carry
@@ -90,4 +115,18 @@ class Collocation(Implicit):
         if tab.quartic is not None:
             ends = k.unsqueeze(0), slopes, f1.unsqueeze(0)
             inside = Quartic(cubic, weighed(tab.quartic, torch.cat(ends)))
-        return (y1, f1), Stages(inside, None, converged)
+        if tab.filter is None:
+            return (y1, f1), Stages(inside, None, converged)
+        short = weighed(tab.b_error, torch.cat((k.unsqueeze(0), slopes)))
+        return (y1, f1), Stages(
+            inside, partial(self._filtered, field, t + dt, tab.filter * size, y1, f1, short), converged
+        )
+
+    @torch.no_grad()
+    def _filtered(self, field: Field, t: Tensor, sigma: Tensor, y: Tensor, k: Tensor, short: Tensor) -> Tensor:
+        """Return the error e of e - σ (f(t, y + e) - f(t, y)) = short (Hairer, Wanner 1996, IV.8).
+
+        By itself, what the embedded quadrature is short of is as large as dt f in a stiff component at rest.
+        """
+        stage = solve_stage(field, t, y + short - sigma * k, sigma, k, self.settings)
+        return torch.where(stage.converged.reshape(sigma.shape), stage.z - y, math.nan)

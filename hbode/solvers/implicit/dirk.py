@@ -14,7 +14,7 @@ from ..field import Field
 from ..hermite import Hermite
 from ..method import Carry
 from .quartic import Quartic
-from .stage import slope, solve_stage
+from .stage import Settings, slope, solve_stage
 from .step import Implicit, Interpolant, Stages
 
 
@@ -48,6 +48,7 @@ class DirkTableau:
 class Dirk(Implicit):
     """A method whose stages are solved one after the other. The carry is (y, slope at y)."""
 
+    settings: Settings = entry(default_factory=lambda: Settings(share=0.01))
     tableau: DirkTableau = entry(kw_only=True)
 
     @property

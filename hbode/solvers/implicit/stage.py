@@ -235,9 +235,7 @@ def _pulled(
     return solved
 
 
-def _pulled_last(
-    again: Callable[[], Linear], equation: Equation, bar: Tensor, slack: list[Tensor]
-) -> Tensor | None:
+def _pulled_last(again: Callable[[], Linear], equation: Equation, bar: Tensor, slack: list[Tensor]) -> Tensor | None:
     """Return the same for the starting point of the second iteration, or None where only the slack arrives."""
     limit = slack.pop() if slack else None
     if limit is not None and bool((torch.linalg.vector_norm(equation.rows(bar.detach()), dim=1) <= limit).all()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from dataclasses import field as entry
 from typing import NamedTuple
@@ -18,10 +19,13 @@ Interpolant = Hermite | Quartic
 
 
 class Stages(NamedTuple):
-    """A step: its interpolant, its error estimate if there is one, and which samples converged, (B,) or (1,)."""
+    """A step: its interpolant, its error estimate if there is one, and which samples converged, (B,) or (1,).
+
+    An estimate that has to be solved for is a function, called where the error is asked for.
+    """
 
     interpolant: Interpolant
-    error: Tensor | None
+    error: Tensor | Callable[[], Tensor] | None
     converged: Tensor
 
 
@@ -51,7 +55,7 @@ class Implicit:
     def error(self, stages: Stages) -> Tensor:
         if stages.error is None:
             raise NotImplementedError("the method has no error estimate; it runs on a fixed grid")
-        return stages.error
+        return stages.error if isinstance(stages.error, Tensor) else stages.error()
 
     def interpolate(self, stages: Stages, theta: Tensor) -> Tensor:
         return stages.interpolant(theta)

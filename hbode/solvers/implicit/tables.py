@@ -98,6 +98,7 @@ COLLOCATION: dict[str, CollocationTableau] = {
                 ((16 - _R6) / 36, (16 + _R6) / 36, 1 / 9),
             ),
             ((16 - _R6) / 36, (16 + _R6) / 36, 1 / 9),
+            filter=1 / (3 + 3 ** (2 / 3) - 3 ** (1 / 3)),
         )
     ),
     "gl4": CollocationTableau(
@@ -116,4 +117,5 @@ COLLOCATION: dict[str, CollocationTableau] = {
         )
     ),
 }
-"""Radau IIA and Gauss methods (Hairer, Wanner, Solving Ordinary Differential Equations II, 1996, IV.5)."""
+"""Radau IIA and Gauss methods (Hairer, Wanner, Solving Ordinary Differential Equations II, 1996, IV.5). Of radauIIA5
+errors are estimated, so that it chooses its steps (IV.8)."""
