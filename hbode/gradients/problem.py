@@ -25,7 +25,6 @@ from ..solvers import (
     Plan,
     SampleClock,
     Tape,
-    Uniform,
     compiled,
     is_uniform,
     run_block,
@@ -33,7 +32,6 @@ from ..solvers import (
     solve,
     solve_in_blocks,
     solve_per_sample,
-    solve_per_sample_in_blocks,
     step_once,
 )
 from ..solvers.noise import Noise, noise_state, restore_noise
@@ -139,7 +137,8 @@ class Problem:
         if special is None and is_uniform(method):
             # how outputs are read depends on a damping, if the method has it exact
             records = method.damped and any(x is not None and x.requires_grad for x in self.tensors)
-            in_blocks = partial(self._in_blocks, method, field, start, keep_records=records)
+            given = method, field, self.y0, clock, self.plan, start, self.tied
+            in_blocks = partial(solve_in_blocks, *given, keep_records=records)
             if self.compile_for is not None:
                 try:
                     if on_cpu:
@@ -154,11 +153,6 @@ class Problem:
         if isinstance(clock, Clock):
             return solve(method, field, self.y0, clock, self.plan, start)
         return solve_per_sample(method, field, self.y0, clock, self.plan, start, self.tied)
-
-    def _in_blocks(self, method: Uniform, field: Field, start: Carry | None, **how: Any) -> Tape:
-        if isinstance(self.clock, Clock):
-            return solve_in_blocks(method, field, self.y0, self.clock, self.plan, start, **how)
-        return solve_per_sample_in_blocks(method, field, self.y0, self.clock, self.plan, start, self.tied, **how)
 
     def _special(self) -> str | None:
         """Return what in the problem needs the host between its steps."""

@@ -11,7 +11,6 @@ from .field import Damping, Field
 from .implicit import INNER, Implicit, Settings
 from .loop import place, solve
 from .loop_in_blocks import solve_in_blocks
-from .loop_in_blocks_per_sample import solve_per_sample_in_blocks
 from .loop_per_sample import place_per_sample, solve_per_sample
 from .method import Carry, Invertible, Method, Uniform, is_uniform, max_growth
 from .plan import Keep, Plan
@@ -68,6 +67,5 @@ __all__ = [
     "solve",
     "solve_in_blocks",
     "solve_per_sample",
-    "solve_per_sample_in_blocks",
     "step_once",
 ]

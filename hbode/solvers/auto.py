@@ -154,9 +154,7 @@ class Auto:
         return force if field.damping.xi_h is None else torch.addcmul(force, field.damping.xi_h, h)
 
     @torch.no_grad()
-    def _followed(
-        self, field: Field, t: Tensor, x: Tensor, f: Tensor, v: Tensor, axes: int
-    ) -> tuple[Tensor, Tensor]:
+    def _followed(self, field: Field, t: Tensor, x: Tensor, f: Tensor, v: Tensor, axes: int) -> tuple[Tensor, Tensor]:
         """Return ∂f/∂x v, up to its length, and the ratio of their lengths, in the shape of a dt."""
 
         def lengths(x: Tensor) -> Tensor:

@@ -8,46 +8,50 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
-from .control import Controller, first_steps, next_of_grid, norm, norm_samples, scaled, tie
+from .control import Controller, first_steps, norm, norm_samples, scaled, tie
+from .control_law import Control, propose, settle
 from .field import Field
 from .method import Carry, Uniform, stiffness
 from .plan import Plan
 from .status import Status
 from .stiffness import BOUNDARY
 
+N = TypeVar("N")
 STEPS = 32
 """How many accepted steps fill a block that runs as one compiled loop."""
 TRIES = 8
 """How many steps are tried on an accelerator before the host looks: it waits for the device once in so many."""
-_CODES = {status: float(status) for status in Status}
 
 
-class March(NamedTuple):
-    """What a step changes besides the carry: numbers of one tensor, float64, shape (12,) or (12, B)."""
+class LoopState(NamedTuple, Generic[N]):
+    """What a step changes besides the carry: numbers of one tensor, float64, shape (13,) or (13, B).
 
-    t: Tensor
-    dt: Tensor
-    last: Tensor
-    before: Tensor
-    stop: Tensor
-    filled: Tensor
-    tries: Tensor
-    status: Tensor
-    """A `Status`, or -1 while there is none."""
-    refused: Tensor
-    blown: Tensor
-    looked: Tensor
-    """Accepted steps that were looked at for stiffness."""
-    stiff: Tensor
-    """How many of them stability held back."""
+    The first are those of `Control`; then how many stops have been passed and how many steps were accepted in the
+    block, how many attempts were accepted and refused in all, how many accepted steps were looked at for stiffness, and
+    how many of these stability held back.
+    """
+
+    t: N
+    dt: N
+    last: N
+    before: N
+    refused: N
+    failure: N
+    status: N
+    stop: N
+    filled: N
+    accepted: N
+    rejected: N
+    looked: N
+    stiff: N
 
 
-class Course(NamedTuple):
+class BlockInputs(NamedTuple):
     """What a block goes by.
 
     Of `numbers`, float64, shape (7 + K,) or (7 + K, B): the direction of time (±1), which of the next stops is the last
@@ -87,7 +91,7 @@ class Course(NamedTuple):
         return largest.isfinite()
 
 
-class Ledger(NamedTuple):
+class BlockBuffers(NamedTuple):
     """What is written down of the accepted steps of a block.
 
     Of step n: its start and how many stops lay behind it in ``start[n]``, (2,) or (2, B), its carry in
@@ -108,76 +112,80 @@ def tolerances(control: Controller, y: Tensor) -> tuple[float, float, tuple[Tens
     return rtol, atol, ()
 
 
-RunBlock = Callable[[Uniform, Field, Plan, Course, Ledger, Tensor, Carry], tuple[Tensor, Carry]]
+RunBlock = Callable[[Uniform, Field, Plan, BlockInputs, BlockBuffers, Tensor, Carry], tuple[Tensor, Carry]]
 
 
 def run_block(
-    method: Uniform, field: Field, plan: Plan, course: Course, ledger: Ledger, march: Tensor, carry: Carry
+    method: Uniform, field: Field, plan: Plan, inputs: BlockInputs, buffers: BlockBuffers, state: Tensor, carry: Carry
 ) -> tuple[Tensor, Carry]:
     """Step until the block is full or the solve is over: `torch.while_loop`, to be compiled."""
-    size, field = len(ledger.start) - 1, field.anew()
-    method.prepare(field, course.axes or 0)
+    size, field = len(buffers.start) - 1, field.anew()
+    method.prepare(field, inputs.axes or 0)
 
-    def estimate(march: Tensor, carry: Carry) -> Tensor:
-        return with_first_step(method, field, plan, course, march, carry)
+    def estimate(state: Tensor, carry: Carry) -> Tensor:
+        return with_first_step(method, field, plan, inputs, state, carry)
 
-    def keep(march: Tensor, carry: Carry) -> Tensor:
-        return march.clone()
+    def keep(state: Tensor, carry: Carry) -> Tensor:
+        return state.clone()
 
     if plan.adaptive:
-        march = torch.cond((march[1].isnan() & (march[6] == 0) & (march[7] < 0)).any(), estimate, keep, (march, carry))
+        now = LoopState(*state.unbind())
+        fresh = now.dt.isnan() & (now.accepted + now.rejected == 0) & (now.status < 0)
+        state = torch.cond(fresh.any(), estimate, keep, (state, carry))
 
-    def on(march: Tensor, carry: Carry) -> Tensor:
-        state = March(*march.unbind())
-        return ((state.status < 0) & (state.filled < size)).any()
+    def on(state: Tensor, carry: Carry) -> Tensor:
+        now = LoopState(*state.unbind())
+        return ((now.status < 0) & (now.filled < size)).any()
 
-    def advance(march: Tensor, carry: Carry) -> tuple[Tensor, Carry]:
-        return step_once(method, field, plan, course, ledger, march, carry)
+    def advance(state: Tensor, carry: Carry) -> tuple[Tensor, Carry]:
+        return step_once(method, field, plan, inputs, buffers, state, carry)
 
-    done: tuple[Tensor, Carry] = torch.while_loop(on, advance, (march, carry))
+    done: tuple[Tensor, Carry] = torch.while_loop(on, advance, (state, carry))
     return done
 
 
-def with_first_step(method: Uniform, field: Field, plan: Plan, course: Course, march: Tensor, carry: Carry) -> Tensor:
+def with_first_step(
+    method: Uniform, field: Field, plan: Plan, inputs: BlockInputs, state: Tensor, carry: Carry
+) -> Tensor:
     """Estimate the lengths of the first steps."""
-    t, status = march[0], march[7]
-    rtol, atol = course.tolerances or tuple(course.wide(x).to(carry[0].dtype) for x in course.numbers[3:5].unbind())
-    scale, end = atol + rtol * carry[0].abs(), course.numbers[5]
+    now = LoopState(*state.unbind())
+    rtol, atol = inputs.tolerances or tuple(inputs.wide(x).to(carry[0].dtype) for x in inputs.numbers[3:5].unbind())
+    scale, end = atol + rtol * carry[0].abs(), inputs.numbers[5]
     dt = first_steps(
-        method, field, course.wide(t), course.wide(end), carry, scale, course.norm, plan.control.max_step
+        method, field, inputs.wide(now.t), inputs.wide(end), carry, scale, inputs.norm, plan.control.max_step
     )
-    if course.tied:
-        dt = tie(dt, (end - t).abs(), status < 0)
-    return torch.cat((march[:1], dt.unsqueeze(0), march[2:]))
+    if inputs.tied:
+        dt = tie(dt, (end - now.t).abs(), now.status < 0)
+    return torch.cat((state[:1], dt.unsqueeze(0), state[2:]))
 
 
 def run_tries(
     method: Uniform,
     field: Field,
     plan: Plan,
-    course: Course,
-    ledger: Ledger,
-    march: Tensor,
+    inputs: BlockInputs,
+    buffers: BlockBuffers,
+    state: Tensor,
     carry: Carry,
     step: RunBlock | None = None,
 ) -> tuple[Tensor, Carry]:
     """Try as many steps as fit into the block, without a look at how they go; those after the last change nothing."""
-    method.prepare(field, course.axes or 0)
-    for i in range(len(ledger.start) - 1):
+    method.prepare(field, inputs.axes or 0)
+    for i in range(len(buffers.start) - 1):
         if step is None:
-            march, carry = step_once(method, field, plan, course, ledger, march, carry, look=not i)
+            state, carry = step_once(method, field, plan, inputs, buffers, state, carry, look=not i)
         else:
-            march, carry = step(method, field, plan, course, ledger, march, carry)
-    return march, carry
+            state, carry = step(method, field, plan, inputs, buffers, state, carry)
+    return state, carry
 
 
 def step_once(
     method: Uniform,
     field: Field,
     plan: Plan,
-    course: Course,
-    ledger: Ledger,
-    march: Tensor,
+    inputs: BlockInputs,
+    buffers: BlockBuffers,
+    state: Tensor,
     carry: Carry,
     look: bool = True,
 ) -> tuple[Tensor, Carry]:
@@ -185,85 +193,54 @@ def step_once(
 
     `look` says whether the step is looked at for stiffness.
     """
-    control, k = plan.control, (method.error_order or 0) + 1
-    t, dt, last, before, stop, filled, tries, status, refused, blown, looked, stiff = march.unbind()
-    sign, final, most, rtol, atol = course.numbers[:5].unbind()
-    if course.tolerances:
-        rtol, atol = course.tolerances
-    on = (status < 0) & (filled < len(ledger.start) - 1)
-    over = on & (tries >= most)
-    if plan.adaptive:
-        dt = torch.where(on & ~over, dt.clamp(control.min_step, control.max_step), dt)
-    target = course.stop(stop)
-    if plan.adaptive or math.isinf(plan.step_size):
-        ahead, lands = t + sign * dt, dt >= (target - t) * sign * (1 - 1e-9)
-    else:
-        ahead, lands = next_of_grid(t, course.stop(stop - 1), target, sign, dt)
-    end = torch.where(lands, target, ahead)
-    length = (end - t) * sign
-    stuck = ~(length > 0)
-    if plan.adaptive:
-        ulp = torch.nextafter(t.abs(), torch.full_like(t, math.inf)) - t.abs()
-        stuck = stuck | (~lands & (length < 10 * ulp))
-    stuck = on & stuck & ~over
-    halted = ~on | over | stuck
-    nothing = torch.where((blown > 0) | dt.isnan(), _CODES[Status.NON_FINITE], _CODES[Status.STEP_UNDERFLOW])
-    status = torch.where(over, _CODES[Status.MAX_STEPS], torch.where(stuck, nothing, status))
+    now = LoopState(*state.unbind())
+    control = Control(*now[:7])
+    sign, final, most, rtol, atol = inputs.numbers[:5].unbind()
+    if inputs.tolerances:
+        rtol, atol = inputs.tolerances
+    stop, passed = inputs.stop(now.stop), inputs.stop(now.stop - 1)
+    active = (now.status < 0) & (now.filled < len(buffers.start) - 1)
+    control, attempt = propose(plan, control, sign, stop, passed, active, now.accepted + now.rejected >= most)
 
-    span = end - t if course.axes is None else torch.where(halted, 0.0, end - t)
-    carry1, stages = method.step(field, course.wide(t), course.wide(span), carry)
+    span = attempt.end - now.t
+    if inputs.axes is not None:
+        span = torch.where(attempt.active, span, 0.0)
+    carry1, stages = method.step(field, inputs.wide(now.t), inputs.wide(span), carry)
     if plan.adaptive:
         y0, y1 = carry[0], carry1[0]
-        weighed = scaled(method.error(stages), y0, y1, *(course.wide(x).to(y0.dtype) for x in (rtol, atol)))
-        error = course.norm(weighed)
-        if course.tied:
+        weighed = scaled(method.error(stages), y0, y1, *(inputs.wide(x).to(y0.dtype) for x in (rtol, atol)))
+        error = inputs.norm(weighed)
+        if inputs.tied:
             error = error.square().mean().sqrt().expand(error.shape)
     else:
-        error = torch.zeros_like(t)
-        if plan.check_finite or course.axes is not None:
-            error = torch.where(course.bounded(carry1[0]), error, math.nan)
-    finite = error.isfinite()
-    least = torch.minimum(dt, length) <= control.min_step
-    fine = error <= 1
-    if plan.adaptive:
-        fine = fine | (least & finite)
-    accept, refuse = fine & ~halted, ~fine & ~halted
-    hopeless = refuse & ~finite & least if plan.adaptive else refuse
-    status = torch.where(hopeless, _CODES[Status.NON_FINITE], status)
-    status = torch.where(accept & lands & (stop == final), _CODES[Status.SUCCESS], status)
+        error = torch.zeros_like(now.t)
+        if plan.check_finite or inputs.axes is not None:
+            error = torch.where(inputs.bounded(carry1[0]), error, math.nan)
+    control, accept = settle(plan, (method.error_order or 0) + 1, control, attempt, error)
+    landed = accept & attempt.lands
+    done = torch.where(landed & (now.stop == final), float(Status.SUCCESS), control.status)
 
-    at = filled.reshape(-1)[:1].long()
-    ledger.start.index_copy_(0, at, torch.stack((t, stop)).unsqueeze(0))
-    for book, x in zip(ledger.carry, carry, strict=False):
-        book.index_copy_(0, at, x.unsqueeze(0))
-    for book in ledger.record:
+    at = now.filled.reshape(-1)[:1].long()
+    buffers.start.index_copy_(0, at, torch.stack((now.t, now.stop)).unsqueeze(0))
+    for buffer, x in zip(buffers.carry, carry, strict=False):
+        buffer.index_copy_(0, at, x.unsqueeze(0))
+    for buffer in buffers.record:
         record = method.record(stages)
-        book.index_copy_(0, at * len(record) + torch.arange(len(record), device=t.device), record)
+        buffer.index_copy_(0, at * len(record) + torch.arange(len(record), device=at.device), record)
 
-    if plan.adaptive:
-        factor = torch.where(finite, control.factors(error, last, before, k), control.min_factor)
-        grown = length * torch.where(refused > 0, factor.clamp(max=1.0), factor)
-        grown = torch.where(lands, torch.maximum(grown, dt), grown)
-        dt = torch.where(accept, grown, torch.where(refuse, length * factor.clamp(max=0.9), dt))
-        before = torch.where(accept, last, before)
-        last = torch.where(accept, error.clamp(min=1e-10), last)
+    looked, stiff = now.looked, now.stiff
     ratio = stiffness(method) if plan.adaptive and look else None
     if ratio is not None:
         looked, stiff = looked + accept, stiff + (accept & (ratio(stages) > BOUNDARY))
-
-    onward = March(
-        torch.where(accept, end, t),
-        dt,
-        last,
-        before,
-        stop + (accept & lands),
-        filled + accept.any(),
-        tries + ~halted,
-        status,
-        torch.where(halted, refused, refuse.double()),
-        torch.where(refuse, (~finite).double(), blown),
+    onward = LoopState(
+        *control[:6],
+        done,
+        now.stop + landed,
+        now.filled + accept.any(),
+        now.accepted + accept,
+        now.rejected + (attempt.active & ~accept),
         looked,
         stiff,
     )
-    mask = course.wide(accept)
+    mask = inputs.wide(accept)
     return torch.stack(onward), tuple(torch.where(mask, new, old) for new, old in zip(carry1, carry, strict=True))

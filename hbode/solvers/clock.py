@@ -33,6 +33,7 @@ class Clock:
 
     times: Tensor
     values: tuple[float, ...]
+    per_sample = False
 
     @classmethod
     def of(cls, times: Tensor) -> Clock:
@@ -93,6 +94,7 @@ class SampleClock:
 
     times: Tensor
     ndim: int
+    per_sample = True
 
     @property
     def constant(self) -> bool:

@@ -85,9 +85,7 @@ def check_sum(name: str, terms: Sequence[float], expected: float, meaning: str) 
         raise ValueError(f"{name} must sum to {meaning} = {expected}; got {math.fsum(terms)}")
 
 
-def check_quadrature(
-    name: str, weights: Sequence[float], c: tuple[float, ...], up_to: int, *, velocity: bool
-) -> None:
+def check_quadrature(name: str, weights: Sequence[float], c: tuple[float, ...], up_to: int, *, velocity: bool) -> None:
     """Check that the weights integrate t^(q-1), q = 1..up_to, once (velocity) or twice (position)."""
     for q in range(1, up_to + 1):
         expected = 1 / q if velocity else 1 / (q * (q + 1))
@@ -121,9 +119,7 @@ def check_dense(
     check_length(name, dense, c)
     degree = len(dense[0])
     if degree == 0 or any(len(row) != degree for row in dense):
-        raise ValueError(
-            f"{name} must have rows of one length, at least 1; got {[len(row) for row in dense]}"
-        )
+        raise ValueError(f"{name} must have rows of one length, at least 1; got {[len(row) for row in dense]}")
     for i, row in enumerate(dense):
         if differs(row, weights[i]):
             raise ValueError(

@@ -93,17 +93,6 @@ def norm_samples(x: Tensor, batch_axis: int) -> Tensor:
     return norms / math.sqrt(max(flat.shape[1], 1))
 
 
-def next_of_grid(t: Tensor, origin: Tensor, target: Tensor, sign: Tensor, dt: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the next point of a grid of steps dt from `origin`, after t on it, and whether the target is next instead.
-
-    Points are multiples of dt, so that roundings do not add up; what these leave before the target is no step.
-    """
-    steps = ((t - origin) * sign / dt).round() + 1
-    ahead = origin + sign * steps * dt
-    ulp = torch.nextafter(target.abs(), torch.full_like(target, math.inf)) - target.abs()
-    return ahead, (target - ahead) * sign <= GRID_SLACK * dt + 2 * ulp
-
-
 def tie(dt: Tensor, span: Tensor, active: Tensor) -> Tensor:
     """Return steps that are the same fraction of every span, the least that an active sample asks for."""
     return span * (dt / span).where((span > 0) & active, math.inf).min()

@@ -174,9 +174,7 @@ def _vertices(at: Array, values: Array) -> Array:
     return vertices
 
 
-def _with_vertices(
-    step: Stretch, crossing: Crossing, at: Array, values: Array, vertices: Array
-) -> tuple[Array, Array]:
+def _with_vertices(step: Stretch, crossing: Crossing, at: Array, values: Array, vertices: Array) -> tuple[Array, Array]:
     """Return places and values (n, N) with the vertices and the values there added in order."""
     wanted = ~np.isnan(vertices)
     some = wanted.any(1)

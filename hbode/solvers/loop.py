@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .clock import Clock, Node
 from .control import Controller, first_steps
+from .control_law import Numbers
 from .field import Field
 from .method import Carry, Method, convergence, stiffness, takes_numbers
 from .noise import noise_state
@@ -66,9 +67,7 @@ def begin(
     return Beginning(tape, carry, row, sign, dt, status)
 
 
-def solve(
-    method: Method, field: Field, y0: Tensor, clock: Clock, plan: Plan, start: Carry | None = None
-) -> Tape:
+def solve(method: Method, field: Field, y0: Tensor, clock: Clock, plan: Plan, start: Carry | None = None) -> Tape:
     """Integrate from the first requested time to the last one, from the first carry if it is known already.
 
     The number of requested times does not change the steps: they are interpolated, except that the last one
@@ -76,39 +75,25 @@ def solve(
     """
     times, count = clock.values, len(clock.values)
     tape, carry, row, sign, dt, status = begin(method, field, y0, clock, plan, start)
-    node = Node(times[0], 0)
-    sides = plan.sides(node.value, sign)
-    control, k = plan.control, (method.error_order or 0) + 1
-    values = crossing_values(plan.crossings, clock, node.value, y0) if plan.crossings else None
-    last = before = 1.0
-    accepted = rejected = stop = since = 0
-    origin = node.value
-    refused = restart = False
-    broken: Status | None = None
+    at = Numbers(plan, (method.error_order or 0) + 1, sign, times[0], dt, status)
+    node, stop, passed = Node(at.t, 0), 0, at.t
+    sides = plan.sides(at.t, sign)
+    values = crossing_values(plan.crossings, clock, at.t, y0) if plan.crossings else None
+    accepted = rejected = 0
+    restart = False
     look = stiffness(method) if plan.adaptive else None
     solved = convergence(method)
     watched = plan.adaptive or plan.crossings or plan.keep_interpolants
     ratios: list[Tensor] = []
 
-    while row < count and status is None:
+    while row < count and at.status is None:
         if accepted + rejected >= plan.max_steps:
-            status = Status.MAX_STEPS
+            at.status = Status.MAX_STEPS
             break
-        if plan.adaptive:
-            dt = min(max(dt, control.min_step), control.max_step)
-        target = plan.stops[stop].value
-        if plan.adaptive:
-            ahead = node.value + sign * dt
-            lands = dt >= (target - node.value) * sign * (1 - 1e-9)  # no sliver is left
-        else:  # multiples of the step, so that roundings do not add up
-            ahead = origin + sign * (since + 1) * dt
-            lands = (target - ahead) * sign <= plan.slack(target)
-        end = plan.stops[stop] if lands else Node(ahead, node.anchor)
-        length = (end.value - node.value) * sign
-        if not length > 0 or (plan.adaptive and not lands and length < 10 * math.ulp(node.value)):
-            status = broken or (Status.NON_FINITE if math.isnan(dt) else Status.STEP_UNDERFLOW)
+        target = plan.stops[stop]
+        if not at.propose(target.value, passed):
             break
-        least = min(dt, length) <= control.min_step  # rounding may have made the length more than dt
+        lands, end = at.lands, target if at.lands else Node(at.end, node.anchor)
         noise = noise_state(y0.device) if plan.noise else None
         step = SharedStep(carry, node, end, row, row, restart=restart, sides=sides, noise=noise)
         step.last_of_all = lands and end is plan.stops[-1] and not watched
@@ -116,21 +101,14 @@ def solve(
             plan.on_step(node.value, carry[0], end.value - node.value)
         carry1, stages = step.run(method, field, clock)
         if plan.adaptive:
-            error = _scaled_error(method, control, stages, carry[0], carry1[0])
+            error = _scaled_error(method, plan.control, stages, carry[0], carry1[0])
         else:
             error = 0.0 if not plan.check_finite or _finite(carry1[0]) else math.nan
-        broken = None if math.isfinite(error) else Status.NON_FINITE
-        if solved is not None and broken is None and (met := solved(stages)) is not None and not bool(met.all()):
-            error, broken = math.nan, Status.NOT_CONVERGED
-        if not (error <= 1.0 or (plan.adaptive and least and math.isfinite(error))):
+        met = None if solved is None or not math.isfinite(error) else solved(stages)
+        if not at.settle(error, met is None or bool(met.all())):
             rejected += 1
             if plan.on_reject is not None:
                 plan.on_reject(node.value, carry[0], end.value - node.value)
-            if not plan.adaptive or (broken is not None and least):
-                status = broken
-                break
-            factor = control.min_factor if broken is not None else control.factor(error, last, before, k)
-            dt, refused = length * min(factor, 0.9), True
             continue
 
         accepted += 1
@@ -138,13 +116,12 @@ def solve(
             ratios.append(look(stages))
         if plan.on_accept is not None:
             plan.on_accept(node.value, carry[0], end.value - node.value)
-        over: Status | None = None
         reach = end.value
         if values is not None:
             step.found, values, limit, lost = find_crossings(
                 method, clock, plan.crossings, values, step, carry1, stages
             )
-            over = Status.EVENT if limit <= 1.0 else Status.NON_FINITE if lost else None
+            at.status = Status.EVENT if limit <= 1.0 else Status.NON_FINITE if lost else None
             reach = node.value + limit * (end.value - node.value) if limit <= 1.0 else end.value
             tape.event_index += [f.which for f in step.found]
             tape.event_sample += [-1] * len(step.found)
@@ -162,27 +139,20 @@ def solve(
         if plan.keep_interpolants:
             tape.interpolants.append(stages)
         tape.carry = carry1
-        if over is not None:
-            status = over
+        if at.status is not None:
             break
-        if plan.adaptive:
-            proposal = length * min(control.factor(error, last, before, k), 1.0 if refused else math.inf)
-            dt = max(proposal, dt) if lands else proposal
-            before, last = last, max(error, 1e-10)
-        restart = lands and end.value in plan.jumps
+        node, carry, restart = end, carry1, lands and end.value in plan.jumps
         if restart:
             sides = plan.sides(end.value, sign)
-        stop += lands
-        origin, since = (end.value, 0) if lands else (origin, since + 1)
-        node, carry, refused = end, carry1, False
+        if lands:
+            stop, passed = stop + 1, end.value
 
-    tape.status = [Status.SUCCESS if status is None else status]
+    tape.status = [Status.SUCCESS if at.status is None else at.status]
     tape.accepted, tape.rejected, tape.evaluations = [accepted], [rejected], [field.calls]
     tape.products = [field.products]
     tape.looked, tape.stiff = [len(ratios)], [int((torch.stack(ratios) > BOUNDARY).sum()) if ratios else 0]
-    if tape.status[0].failed:
-        dt = min(dt, abs(plan.stops[stop].value - node.value))
-    tape.failed_at = [(node.value, dt)]
+    left = abs(plan.stops[min(stop, len(plan.stops) - 1)].value - node.value) if plan.stops else 0.0
+    tape.failed_at = [(node.value, min(at.dt, left))]
     return tape
 
 

@@ -1,20 +1,24 @@
-"""The loop in blocks, for a batch that steps as one: the host looks once a block."""
+"""The loop in blocks: the host looks once a block, and enters into the tape what the block has written down."""
 
 from __future__ import annotations
 
 import math
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .blocks import TRIES, Course, Ledger, RunBlock, run_tries, tolerances, with_first_step
-from .clock import Clock, Node
+from .blocks import TRIES, BlockBuffers, BlockInputs, LoopState, RunBlock, run_tries, tolerances, with_first_step
+from .clock import Clock, Node, Nodes, SampleClock
 from .field import Field
 from .loop import begin
+from .loop_per_sample import begin_per_sample
 from .method import Carry, Uniform
 from .outputs import Block, Outputs
 from .plan import Plan
+from .sample_outputs import SampleOutputs
+from .sample_step import SampleStep
 from .shared_step import SharedStep
 from .status import Status
 from .tape import Tape
@@ -24,128 +28,235 @@ def solve_in_blocks(
     method: Uniform,
     field: Field,
     y0: Tensor,
-    clock: Clock,
+    clock: Clock | SampleClock,
     plan: Plan,
     start: Carry | None = None,
+    tied: bool = False,
     run: RunBlock = run_tries,
     steps: int = TRIES,
     keep_records: bool = False,
     estimates: bool = False,
 ) -> Tape:
-    """Integrate as `solve` does, for plans without crossings, discontinuities, hooks and norms of their own.
+    """Integrate as the other loops do, for plans without crossings, discontinuities, hooks and norms of their own.
 
     `run` runs a block of so many steps; `estimates` says that it also estimates the length of the first step, given as
     NaN. With `keep_records` the blocks of the tape have the records that outputs were read off.
     """
-    tape, carry, row, sign, dt, status = begin(method, field, y0, clock, plan, start, estimate=False)
-    node, stop, calls = Node(clock.values[0], 0), 0, field.calls
-    state = [node.value, dt, 1.0, 1.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 0.0]
-    if status is None and row < len(clock.values):
-        method.lay_out(y0.device)
-        course = _course(y0, clock, plan, sign, stop, steps)
-        march = torch.tensor(state, dtype=torch.float64, device=y0.device)
-        if math.isnan(dt):
-            calls += 1
-            if not estimates:
-                march = with_first_step(method, field, plan, course, march, carry)
-        writer = _Writer(method, field, y0, clock, plan, row, steps, keep_records, tape)
-        while status is None:
-            ledger = writer.ledger(carry)
-            march, carry = run(method, field, plan, course, ledger, march, carry)
-            starts, state = ledger.start.tolist(), march.tolist()
-            t, dt, _, _, passed, filled, _, code, *_ = state
-            nodes, behind = [node], 0
-            for value, now in [*starts[1 : int(filled)], (t, passed)] if filled else ():
-                nodes.append(plan.stops[stop + behind] if now > behind else Node(value, nodes[-1].anchor))
-                behind = int(now)
-            stop += behind
-            writer.enter(nodes, ledger, carry)
-            node, tape.carry = nodes[-1], carry
-            status = None if code < 0 else Status(int(code))
-            if status is None:
-                state[4] = state[5] = 0.0
-                course = _course(y0, clock, plan, sign, stop, steps)
-                march = torch.tensor(state, dtype=torch.float64, device=y0.device)
-    tries = int(state[6])
+    host: Host
+    if isinstance(clock, Clock):
+        host = SharedHost(method, field, y0, clock, plan, start, steps)
+    else:
+        host = SampleHost(method, field, y0, clock, plan, start, steps, tied)
+    tape, carry, state, calls = host.tape, host.tape.carry, host.state, field.calls
+    record = y0.new_empty(host.columns * (steps + 1), *method.record_shape(y0)[1:])
+    method.lay_out(y0.device)
+    if host.active and plan.adaptive and plan.control.first_step is None:
+        calls += 1
+        if not estimates:
+            state = with_first_step(method, field, plan, host.inputs, state, carry)
+    while host.active:
+        if keep_records:  # else it is used again, as it is read before the next block
+            record = torch.empty_like(record)
+        kept = carry if plan.keep is not None else carry[: host.ends]
+        buffers = BlockBuffers(
+            state.new_empty(steps + 1, *state[:2].shape),
+            tuple(x.new_empty(steps + 1, *x.shape) for x in kept),
+            (record,) if len(record) else (),
+        )
+        state, carry = run(method, field, plan, host.inputs, buffers, state, carry)
+        tape.carry = carry
+        done, outputs = host.enter(buffers, state, carry)
+        if plan.keep is not None:
+            tape.blocks.append(Block(buffers.carry, len(done), outputs, buffers.record if keep_records else ()))
+            for step in done:
+                plan.keep(tape.steps, step)
+        state = host.state
 
-    tape.status = [Status.SUCCESS if status is None else status]
-    accepted = len(tape.t)
-    tape.accepted, tape.rejected = [accepted], [tries - accepted]
-    tape.evaluations = [calls + tries * method.evaluations]
-    tape.products = [0]
-    tape.looked, tape.stiff = [int(state[10])], [int(state[11])]
-    if tape.status[0].failed and plan.stops:
-        dt = min(dt, abs(plan.stops[min(stop, len(plan.stops) - 1)].value - node.value))
-    tape.failed_at = [(node.value, dt)]
+    ended = LoopState(*host.numbers())
+    tape.status = [Status(int(s)) for s in ended.status]
+    tape.accepted, tape.rejected = ([int(x) for x in row] for row in (ended.accepted, ended.rejected))
+    tries = [a + r for a, r in zip(tape.accepted, tape.rejected, strict=True)]
+    tape.evaluations = [calls + n * method.evaluations for n in tries]
+    tape.products = [0] * len(tries)
+    tape.looked, tape.stiff = ([int(x) for x in row] for row in (ended.looked, ended.stiff))
+    tape.failed_at = [
+        (t, min(dt, abs(stop - t))) for t, dt, stop in zip(ended.t, ended.dt, host.targets(), strict=True)
+    ]
     return tape
 
 
-class _Writer:
-    """Opens ledgers, and enters what they say into a tape."""
+class Host:
+    """What the host knows of a solve between two blocks.
+
+    Attributes
+    ----------
+    tape, state, inputs
+        What the next block starts from, and goes by.
+    active
+        Whether there is a next block.
+    ends
+        1 where the states that steps end with are outputs, as far as is known before, else 0.
+    columns
+        How many columns of the record of a step outputs are read off; 0 where none is.
+    """
+
+    tape: Tape
+    state: Tensor
+    inputs: BlockInputs
+    active: bool
+    ends = 1
+    columns: int
+
+    def enter(self, buffers: BlockBuffers, state: Tensor, carry: Carry) -> tuple[list[Any], Any]:
+        """Enter a block into the tape; return its steps and how their outputs are read, and be ready for the next."""
+        raise NotImplementedError
+
+    def numbers(self) -> list[list[float]]:
+        """Return the rows of the state, a number a sample."""
+        raise NotImplementedError
+
+    def targets(self) -> list[float]:
+        """Return the next stops, one a sample."""
+        raise NotImplementedError
+
+
+class SharedHost(Host):
+    """For a batch that steps as one."""
+
+    def __init__(
+        self, method: Uniform, field: Field, y0: Tensor, clock: Clock, plan: Plan, start: Carry | None, steps: int
+    ) -> None:
+        self.method, self.field, self.y0, self.clock, self.plan, self.steps = method, field, y0, clock, plan, steps
+        self.tape, _, self.row, self.sign, dt, status = begin(method, field, y0, clock, plan, start, estimate=False)
+        self.stop, self.node = 0, Node(clock.values[0], 0)
+        self.active = status is None and self.row < len(clock.values)
+        code = -1.0 if self.active else float(status or Status.SUCCESS)
+        self.values = [self.node.value, dt, 1.0, 1.0, 0.0, 0.0, code, *[0.0] * 6]
+        stops, outputs = {stop.value for stop in plan.stops}, clock.values[self.row :]
+        self.ends = int(len(outputs) > 1)
+        between = any(t not in stops for t in outputs) or len(set(outputs)) < len(outputs)
+        self.columns = method.record_shape(y0)[0] if between else 0
+        self.rows = y0.new_empty(len(clock.values), *y0.shape)
+        self.rows[: self.row] = y0
+        self._continue()
+
+    def _continue(self) -> None:
+        """Make the tensors that the next block starts from."""
+        self.state = torch.tensor(self.values, dtype=torch.float64, device=self.y0.device)
+        if not self.active:
+            return
+        rtol, atol, own = tolerances(self.plan.control, self.y0)
+        passed, stops = self.stop, [stop.value for stop in self.plan.stops[self.stop : self.stop + self.steps]]
+        stops += stops[-1:] * (self.steps - len(stops))
+        before = self.plan.stops[passed - 1].value if passed else self.clock.values[0]
+        limits = self.sign, len(self.plan.stops) - 1.0 - passed, float(self.plan.max_steps), rtol, atol
+        numbers = [*limits, self.clock.values[-1], before, *stops]
+        self.inputs = BlockInputs(torch.tensor(numbers, dtype=torch.float64, device=self.y0.device), own)
+
+    def enter(self, buffers: BlockBuffers, state: Tensor, carry: Carry) -> tuple[list[SharedStep], Outputs]:
+        starts, self.values = buffers.start.tolist(), state.tolist()
+        now = LoopState(*self.values)
+        nodes, behind = [self.node], 0
+        for value, passed in [*starts[1 : int(now.filled)], (now.t, now.stop)] if now.filled else ():
+            nodes.append(self.plan.stops[self.stop + behind] if passed > behind else Node(value, nodes[-1].anchor))
+            behind = int(passed)
+        self.stop, self.node, self.active = self.stop + behind, nodes[-1], now.status < 0
+        self.values[7] = self.values[8] = 0.0  # stops passed and steps accepted in the block
+        self._continue()
+
+        tape, times, count, sign = self.tape, self.clock.values, len(self.clock.values), self.sign
+        done: list[SharedStep] = []
+        for n, (start, end) in enumerate(pairwise(nodes)):
+            first = self.row
+            while self.row < count and (end.value - times[self.row]) * sign >= 0:
+                self.row += 1
+            done.append(SharedStep(tuple(buffer[n] for buffer in buffers.carry), start, end, first, self.row))
+            tape.t.append(start.value)
+            tape.dt.append(end.value - start.value)
+        outputs = Outputs(self.method, self.field, self.y0, self.clock, done)
+        if outputs.count:
+            last = len(done) - 1
+            outputs.read(
+                self.rows[done[0].first : self.row],
+                lambda n: carry[0] if n == last else buffers.carry[0][n + 1],
+                buffers.record[0] if buffers.record else None,
+            )
+            tape.row_blocks, tape.ends = [self.rows[: self.row]], []
+        return done, outputs
+
+    def numbers(self) -> list[list[float]]:
+        return [[x] for x in self.values]
+
+    def targets(self) -> list[float]:
+        stops = self.plan.stops
+        return [stops[min(self.stop, len(stops) - 1)].value if stops else self.node.value]
+
+
+class SampleHost(Host):
+    """For samples with times, and on request steps, of their own."""
 
     def __init__(
         self,
         method: Uniform,
         field: Field,
         y0: Tensor,
-        clock: Clock,
+        clock: SampleClock,
         plan: Plan,
-        row: int,
+        start: Carry | None,
         steps: int,
-        keep_records: bool,
-        tape: Tape,
+        tied: bool,
     ) -> None:
-        self.method, self.field, self.y0, self.clock, self.plan, self.row = method, field, y0, clock, plan, row
-        self.places, self.keep_records, self.tape = steps + 1, keep_records, tape
-        ends = {stop.value for stop in plan.stops}
-        outputs = clock.values[row:]
-        self.several = len(outputs) > 1
-        columns, *shape = method.record_shape(y0)
-        between = any(t not in ends for t in outputs) or len(set(outputs)) < len(outputs)
-        self.record: tuple[Tensor, ...] = (y0.new_empty(self.places * columns, *shape),) if between else ()
-        self.rows = y0.new_empty(len(clock.values), *y0.shape)
-        self.rows[:row] = y0
+        self.method, self.field, self.y0, self.clock = method, field, y0, clock
+        begun = begin_per_sample(method, field, y0, clock, plan, start, tied)
+        self.tape, self.times, self.sign = begun.tape, begun.times, begun.sign
+        self.tape.carry = begun.carry
+        one, zero = torch.ones_like(begun.dt), torch.zeros_like(begun.dt)
+        numbers = begun.times[:, 0], begun.dt, one, one, zero, zero, begun.status.double(), *[zero] * 6
+        self.state = torch.stack(numbers)
+        self.active = bool((begun.status < 0).any())
+        self.columns = method.record_shape(y0)[0]
+        rtol, atol, own = tolerances(plan.control, y0)
+        stops, self.anchors, last = begun.remaining()
+        same = [torch.full_like(begun.dt, float(x)) for x in (plan.max_steps, rtol, atol)]
+        ends = begun.times[:, -1], begun.times[:, 0]
+        self.inputs = BlockInputs(
+            torch.cat((torch.stack((begun.sign, last, *same, *ends)), stops.T)), own, clock.ndim, tied
+        )
 
-    def ledger(self, carry: Carry) -> Ledger:
-        """Return a ledger for a block of steps; the record is used again, since it is read before the next block."""
-        start = torch.empty(self.places, 2, dtype=torch.float64, device=self.y0.device)
-        kept = carry if self.plan.keep is not None else carry[:1] if self.several else ()
-        return Ledger(start, tuple(x.new_empty(self.places, *x.shape) for x in kept), self.record)
+    def enter(self, buffers: BlockBuffers, state: Tensor, carry: Carry) -> tuple[list[SampleStep], SampleOutputs]:
+        tape, times, sign = self.tape, self.times, self.sign
+        now = LoopState(*state.unbind())
+        filled = int(now.filled.max())
+        value, stop = torch.cat((buffers.start[:filled], torch.stack((now.t, now.stop)).unsqueeze(0))).unbind(1)
+        anchor = self.anchors.gather(1, stop.long().T).T
+        moved = value[1:] != value[:-1]
+        row = ((value.unsqueeze(-1) - times) * sign.unsqueeze(-1) >= 0).sum(-1)
+        passed = row.diff(dim=0)
+        most, counts = (x.tolist() for x in (passed.amax(1), passed.sum(1)))
+        done = []
+        for n in range(filled):
+            window = torch.arange(most[n], device=times.device).unsqueeze(1)
+            index = (row[n] + window).clamp(max=times.shape[1] - 1)
+            kept = tuple(buffer[n] for buffer in buffers.carry)
+            start, end = (Nodes(value[i], anchor[i]) for i in (n, n + 1))
+            done.append(SampleStep(kept, start, end, moved[n], index, window < passed[n]))
+            tape.t.append(torch.where(moved[n], value[n], math.nan))
+            tape.dt.append(torch.where(moved[n], value[n + 1] - value[n], math.nan))
+        outputs = SampleOutputs(self.method, self.field, self.y0, self.clock, done, counts)
+        record = buffers.record[0]
+        tape.row_blocks.append(outputs.read(lambda n: carry[0] if n == filled - 1 else buffers.carry[0][n + 1], record))
+        samples = torch.arange(len(sign), device=sign.device)
+        for step, count in zip(done, counts, strict=True):
+            if count:
+                tape.row_places.append(torch.stack((step.index, samples.expand_as(step.index)), -1)[step.inside])
+        self.state = torch.stack(now._replace(filled=torch.zeros_like(now.filled)))
+        self.active = bool((now.status < 0).any())
+        return done, outputs
 
-    def enter(self, nodes: list[Node], ledger: Ledger, carry: Carry) -> None:
-        """Add the steps between the nodes, and the outputs in them, to the tape."""
-        tape, times, count = self.tape, self.clock.values, len(self.clock.values)
-        sign = 1.0 if times[-1] >= times[0] else -1.0
-        steps = []
-        for n, (start, end) in enumerate(pairwise(nodes)):
-            first = self.row
-            while self.row < count and (end.value - times[self.row]) * sign >= 0:
-                self.row += 1
-            steps.append(SharedStep(tuple(book[n] for book in ledger.carry), start, end, first, self.row))
-            tape.t.append(start.value)
-            tape.dt.append(end.value - start.value)
-        outputs = Outputs(self.method, self.field, self.y0, self.clock, steps)
-        if outputs.count:
-            last = len(steps) - 1
-            outputs.read(
-                self.rows[steps[0].first : self.row],
-                lambda n: carry[0] if n == last else ledger.carry[0][n + 1],
-                self.record[0] if self.record else None,
-            )
-            tape.row_blocks, tape.ends = [self.rows[: self.row]], []
-        if self.plan.keep is not None:
-            tape.blocks.append(Block(ledger.carry, len(steps), outputs, self.record if self.keep_records else ()))
-            if self.keep_records:
-                self.record = tuple(torch.empty_like(x) for x in self.record)
-            for step in steps:
-                self.plan.keep(tape.steps, step)
+    def numbers(self) -> list[list[float]]:
+        rows: list[list[float]] = self.state.tolist()
+        return rows
 
-
-def _course(y: Tensor, clock: Clock, plan: Plan, sign: float, passed: int, steps: int) -> Course:
-    """Return the course from behind so many stops on."""
-    rtol, atol, own = tolerances(plan.control, y)
-    stops = [stop.value for stop in plan.stops[passed : passed + steps]]
-    stops += stops[-1:] * (steps - len(stops))
-    ends = clock.values[-1], plan.stops[passed - 1].value if passed else clock.values[0]
-    numbers = [sign, len(plan.stops) - 1.0 - passed, float(plan.max_steps), rtol, atol, *ends, *stops]
-    return Course(torch.tensor(numbers, dtype=torch.float64, device=y.device), own)
+    def targets(self) -> list[float]:
+        stops: list[float] = self.inputs.stop(self.state[7]).tolist()
+        return stops

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from .clock import Nodes, SampleClock
-from .control import first_steps, next_of_grid, norm_samples, tie
+from .control import first_steps, norm_samples, tie
+from .control_law import Control, propose, settle
 from .field import Field
 from .method import Carry, Method, convergence, stiffness
 from .noise import noise_state
@@ -37,6 +38,20 @@ class SampleBeginning(NamedTuple):
     anchors: Tensor
     status: Tensor
     dt: Tensor
+
+    def remaining(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the stops ahead in order, (B, K), the anchors behind so many, (B, K + 1), and the number of the last.
+
+        Repeated last stops make K a power of two, for fewer shapes to compile for.
+        """
+        keys = self.stops * self.sign.unsqueeze(1)
+        ahead = keys > torch.cat((self.times[:, :1] * self.sign.unsqueeze(1), keys[:, :-1]), 1)
+        order = torch.where(ahead, keys, math.inf).argsort(dim=1, stable=True)  # without repetition, the rest last
+        count = ahead.sum(1, keepdim=True)
+        places = torch.arange(2 ** (keys.shape[1] - 1).bit_length(), device=keys.device)
+        order = order.gather(1, places.minimum((count - 1).clamp(min=0)))
+        stops, anchors = self.stops.gather(1, order), self.anchors.gather(1, order)
+        return stops, torch.cat((torch.zeros_like(anchors[:, :1]), anchors), 1), count.squeeze(1) - 1.0
 
 
 def begin_per_sample(
@@ -98,38 +113,24 @@ def solve_per_sample(
             dt = tie(dt, (times[:, -1] - times[:, 0]).abs(), status < 0)
     evaluations += field.calls
     values = sample_values(plan.crossings, times[:, 0], y0) if plan.crossings else None
-    last = before = torch.ones(batch, dtype=torch.float64, device=device)
-    refused = torch.zeros(batch, dtype=torch.bool, device=device)
-    broken = zero
+    one = torch.ones_like(dt)
+    at = Control(times[:, 0], dt, one, one, torch.zeros_like(dt), torch.zeros_like(dt), status.to(dt))
     look = stiffness(method) if plan.adaptive else None
     convergent = convergence(method)
     looked = stiff = zero
     tries = 0
 
     while True:
-        active = status < 0
-        status = torch.where(active & (accepted + rejected >= plan.max_steps), int(Status.MAX_STEPS), status)
-        active = status < 0
-        if plan.adaptive:
-            dt = dt.clamp(control.min_step, control.max_step)
-        behind = (stops - node.value.unsqueeze(1)) * sign.unsqueeze(1) <= 0
+        behind = (stops - at.t.unsqueeze(1)) * sign.unsqueeze(1) <= 0
         at_stop = behind.sum(1, keepdim=True).clamp(max=stops.shape[1] - 1)
         target = Nodes(stops.gather(1, at_stop).squeeze(1), anchors.gather(1, at_stop).squeeze(1))
-        remaining = (target.value - node.value) * sign
-        if plan.adaptive or math.isinf(plan.step_size):
-            ahead, lands = node.value + sign * dt, dt >= remaining * (1 - 1e-9)  # no sliver is left
-        else:
-            passed = torch.where(at_stop > 0, stops.gather(1, (at_stop - 1).clamp(min=0)), times[:, :1]).squeeze(1)
-            ahead, lands = next_of_grid(node.value, passed, target.value, sign, dt)
-        end = target.where(lands, Nodes(ahead, node.anchor))
-        length = (end.value - node.value) * sign
-        ulp = torch.nextafter(node.value.abs(), torch.full_like(node.value, math.inf)) - node.value.abs()
-        stuck = active & ~((length > 0) & (lands | (length >= 10 * ulp) | (not plan.adaptive)))
-        status = torch.where(stuck, torch.where(broken > 0, broken, int(Status.STEP_UNDERFLOW)), status)
-        active = active & ~stuck
+        passed = torch.where(at_stop > 0, stops.gather(1, (at_stop - 1).clamp(min=0)), times[:, :1]).squeeze(1)
+        exhausted = accepted + rejected >= plan.max_steps
+        at, attempt = propose(plan, at, sign, target.value, passed, at.status < 0, exhausted)
+        active = attempt.active
         if not active.any():
             break
-        least = torch.minimum(dt, length) <= control.min_step  # rounding may have made the length more than dt
+        end = target.where(attempt.lands, Nodes(attempt.end, node.anchor))
         nothing = zero.new_zeros((0, batch))
         noise = noise_state(device) if plan.noise else None
         step = SampleStep(carry, node, end, active, nothing, nothing.bool(), noise=noise)
@@ -146,24 +147,14 @@ def solve_per_sample(
                     error = error.square().mean().sqrt().expand(batch)
         evaluations += active * (field.calls - calls)
         products += active * (field.products - made)
-        kind = torch.where(torch.isfinite(error), 0, int(Status.NON_FINITE))
-        solved = None if convergent is None else convergent(stages)
-        if solved is not None:
-            kind = torch.where((kind == 0) & ~solved, int(Status.NOT_CONVERGED), kind)
-            error = torch.where(solved, error, math.nan)
-        finite = kind == 0
-        accept = active & ((error <= 1.0) | (finite & least & plan.adaptive))
-        refuse = active & ~accept
-        broken = torch.where(refuse, kind, broken)
-        accepted, rejected = accepted + accept, rejected + refuse
-        hopeless = refuse & ~finite & least if plan.adaptive else refuse
-        status = torch.where(hopeless, broken, status)
+        at, accept = settle(plan, k, at, attempt, error, None if convergent is None else convergent(stages))
+        accepted, rejected = accepted + accept, rejected + (active & ~accept)
         tries += 1
         if look is not None and tries % EVERY == EVERY // 2:
             looked, stiff = looked + accept, stiff + (accept & (look(stages) > BOUNDARY))
         if accept.any():
             step.moved = accept
-            if torch.is_grad_enabled() and not finite.all():
+            if torch.is_grad_enabled() and (active & (at.failure > 0)).any():
                 carry1, stages = step.run(method, field, clock)
             else:
                 carry1 = step.hold(clock, carry1, carry)
@@ -197,27 +188,18 @@ def solve_per_sample(
             if plan.keep_interpolants:
                 tape.interpolants.append(stages)
             row = row + passed.sum(1)
-            status = torch.where(accept & over, int(Status.EVENT), status)
-            finished = accept & (row == count) & ~over
-            status = torch.where(finished, int(Status.SUCCESS), status)
-            status = torch.where(lost, int(Status.NON_FINITE), status)
+            status = torch.where(accept & over, float(Status.EVENT), at.status)
+            status = torch.where(accept & (row == count) & ~over, float(Status.SUCCESS), status)
+            at = at._replace(status=torch.where(lost, float(Status.NON_FINITE), status))
             node, carry = end.where(accept, node), carry1
-        if plan.adaptive:
-            factor = torch.where(finite, control.factors(error, last, before, k), control.min_factor)
-            grown = length * torch.where(refused, factor.clamp(max=1.0), factor)
-            grown = torch.where(lands, torch.maximum(grown, dt), grown)
-            dt = torch.where(accept, grown, torch.where(refuse, length * factor.clamp(max=0.9), dt))
-            before = torch.where(accept, last, before)
-            last = torch.where(accept, error.clamp(min=1e-10), last)
-        refused = refuse
 
     tape.carry = carry
-    tape.status = [Status(s) for s in status.tolist()]
+    tape.status = [Status(int(s)) for s in at.status.tolist()]
     tape.accepted, tape.rejected = accepted.tolist(), rejected.tolist()
     tape.looked, tape.stiff = looked.tolist(), stiff.tolist()
     tape.evaluations, tape.products = evaluations.tolist(), products.tolist()
-    tried = torch.minimum(dt, remaining)
-    tape.failed_at = list(zip(node.value.tolist(), tried.tolist(), strict=True))
+    tried = torch.minimum(at.dt, (target.value - at.t).abs())
+    tape.failed_at = list(zip(at.t.tolist(), tried.tolist(), strict=True))
     return tape
 
 

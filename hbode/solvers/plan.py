@@ -79,5 +79,5 @@ class Plan:
         return count
 
     def slack(self, target: float) -> float:
-        """Return what may be left before a target on a fixed grid without a step of its own (see `next_of_grid`)."""
+        """Return what may be left before a target on a fixed grid without a step of its own (see `propose`)."""
         return GRID_SLACK * self.step_size + 2 * math.ulp(target)

@@ -57,8 +57,7 @@ class SampleStep:
             return carry
         mask = clock.wide(self.moved)
         return tuple(
-            torch.where(mask, new, old) if new.shape == old.shape else new
-            for new, old in zip(carry, held, strict=True)
+            torch.where(mask, new, old) if new.shape == old.shape else new for new, old in zip(carry, held, strict=True)
         )
 
     def _span(self, clock: SampleClock) -> tuple[Tensor, Tensor]:

@@ -72,9 +72,7 @@ class SharedStep:
     def undo(self, method: Invertible, field: Field, clock: Clock, carry: Carry) -> Carry:
         return method.undo(field.within(self.sides), clock.at(self.start), clock.span(self.start, self.end), carry)
 
-    def read(
-        self, method: Method, clock: Clock, crossings: Sequence[Crossing], carry: Carry, stages: Any
-    ) -> Replayed:
+    def read(self, method: Method, clock: Clock, crossings: Sequence[Crossing], carry: Carry, stages: Any) -> Replayed:
         """Return what the step gives out, from its stages and the carry it ends with."""
         rows = None
         if self.last > self.first:

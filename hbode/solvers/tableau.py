@@ -197,9 +197,7 @@ class NystromTableau:
         if self.b_error is not None and self.bp_error is not None and self.error_order is not None:
             check_error_weights("b_error", self.b_error, self.c, self.error_order - 1)
             check_error_weights("bp_error", self.bp_error, self.c, self.error_order)
-        check_dense(
-            "dense", self.dense, b, "the last row of a", self.c, self.dense_order - 1, velocity=False
-        )
+        check_dense("dense", self.dense, b, "the last row of a", self.c, self.dense_order - 1, velocity=False)
         check_dense("dense_p", self.dense_p, self.bp, "bp", self.c, self.dense_p_order, velocity=True)
 
     @property

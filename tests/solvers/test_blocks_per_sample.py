@@ -19,8 +19,8 @@ from hbode.solvers import (
     is_uniform,
     place_per_sample,
     run_tries,
+    solve_in_blocks,
     solve_per_sample,
-    solve_per_sample_in_blocks,
 )
 
 UNIFORM = [name for name, method in METHODS.items() if is_uniform(method)]
@@ -52,7 +52,7 @@ def both(name, t, tol=1e-5, tied=False, f=None, keep=True, **options):
     with torch.no_grad():
         return clock, *(
             loop(method, Field(f, torch.float64, damping), y0, clock, plan, tied=tied)
-            for loop in (solve_per_sample, solve_per_sample_in_blocks)
+            for loop in (solve_per_sample, solve_in_blocks)
         )
 
 
@@ -155,7 +155,7 @@ def test_the_host_looks_once_a_block():
     method, y0, clock, plan = problem("dprkn6", SPANS, 1e-7, {})
     with torch.no_grad():
         field = Field(lambda t, h: -h, torch.float64, Damping.of(None, None, y0))
-        tape = solve_per_sample_in_blocks(method, field, y0, clock, plan, run=run)
+        tape = solve_in_blocks(method, field, y0, clock, plan, run=run)
     tries = max(a + r for a, r in zip(tape.accepted, tape.rejected, strict=True))
     assert tries > 2 * TRIES
     assert len(looks) == -(-tries // TRIES)
@@ -166,4 +166,4 @@ def test_a_block_on_a_gpu_does_not_synchronise():
     method, y0, clock, plan = problem("dprkn6", SPANS, 1e-7, {})
     field = Field(lambda t, h: torch.sin(t) - h, torch.float64, Damping.of(None, None, y0.cuda()))
     with torch.no_grad():
-        solve_per_sample_in_blocks(method, field, y0.cuda(), SampleClock(SPANS.cuda(), 2), plan, run=unsynchronised)
+        solve_in_blocks(method, field, y0.cuda(), SampleClock(SPANS.cuda(), 2), plan, run=unsynchronised)

@@ -17,7 +17,6 @@ from hbode.solvers import (
     solve,
     solve_in_blocks,
     solve_per_sample,
-    solve_per_sample_in_blocks,
 )
 
 F64 = torch.float64
@@ -70,7 +69,7 @@ def all_loops(f, y0, t, name="dopri5", options=None, tol=(1e-5, 1e-7)):
             *(loop(method, Field(f, F64), y, Clock.of(t), plan) for loop in (solve, solve_in_blocks)),
             *(
                 loop(method, Field(f, F64), y, SampleClock(t[None], 2), samples)
-                for loop in (solve_per_sample, solve_per_sample_in_blocks)
+                for loop in (solve_per_sample, solve_in_blocks)
             ),
         ]
 
@@ -109,9 +108,7 @@ def test_where_no_step_is_defined_every_loop_says_so():
 def test_no_absolute_tolerance_for_a_momentum_that_starts_at_zero(name, per_sample, atol):
     """h'' = -h from rest: h(1) = cos 1. The momentum has no scale at first, and gets one with the first step."""
     h0 = torch.ones(1, 1, dtype=F64)
-    sol = hbodeint(
-        lambda t, h: -h, h0, [0.0, 1.0], gamma=0.0, method=name, rtol=1e-6, atol=atol, per_sample=per_sample
-    )
+    sol = hbodeint(lambda t, h: -h, h0, [0.0, 1.0], gamma=0.0, method=name, rtol=1e-6, atol=atol, per_sample=per_sample)
     assert sol.h[-1].item() == pytest.approx(math.cos(1.0), abs=1e-4)  # a hundred steps' errors at most
 
 

@@ -46,9 +46,7 @@ def forests(total: int, size: Callable[[Tree], int], trees: Sequence[Tree]) -> I
 @cache
 def rooted_trees(order: int) -> tuple[Tree, ...]:
     smaller = [tree for n in range(1, order) for tree in rooted_trees(n)]
-    return tuple(
-        Tree(order, 0, children) for children in forests(order - 1, lambda tree: tree.order, smaller)
-    )
+    return tuple(Tree(order, 0, children) for children in forests(order - 1, lambda tree: tree.order, smaller))
 
 
 @cache
@@ -76,10 +74,7 @@ def stage_weights(tree: Tree, a: Sequence[Sequence[float]], c: Sequence[float]) 
     phi = [x**tree.leaves for x in c]
     for child in tree.children:
         inner = stage_weights(child, a, c)
-        phi = [
-            x * math.fsum(w * y for w, y in zip(row, inner, strict=False))
-            for x, row in zip(phi, a, strict=True)
-        ]
+        phi = [x * math.fsum(w * y for w, y in zip(row, inner, strict=False)) for x, row in zip(phi, a, strict=True)]
     return phi
 
 
@@ -245,9 +240,7 @@ def test_nystrom_dense_output_has_the_derivatives_of_both_ends(name: str) -> Non
         [[(k + 2) * (k + 1) * x for k, x in enumerate(row)] for row in tableau.dense],
         unit(tableau.stages, -1),
     )
-    _assert_close(
-        [[(k + 1) * x for k, x in enumerate(row)] for row in tableau.dense_p], unit(tableau.stages, -1)
-    )
+    _assert_close([[(k + 1) * x for k, x in enumerate(row)] for row in tableau.dense_p], unit(tableau.stages, -1))
 
 
 def test_a_method_that_already_ends_at_its_last_stage_gets_no_further_one() -> None:
@@ -260,9 +253,7 @@ def test_a_method_that_already_ends_at_its_last_stage_gets_no_further_one() -> N
 def test_tables_are_plain_floats_and_cannot_be_changed() -> None:
     tableaus: list[ButcherTableau | NystromTableau] = [*BUTCHER.values(), *NYSTROM.values()]
     for tableau in tableaus:
-        assert all(
-            type(x) is float for rows in (tableau.a, tableau.dense, (tableau.c,)) for row in rows for x in row
-        )
+        assert all(type(x) is float for rows in (tableau.a, tableau.dense, (tableau.c,)) for row in rows for x in row)
         with pytest.raises(AttributeError):
             tableau.order = 1  # type: ignore[misc]
 
