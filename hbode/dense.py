@@ -27,7 +27,7 @@ class DenseOutput:
         """Return the states, shape (n, *y), at times (n,), or (B, n) for samples with times of their own."""
         clock = self.problem.clock
         with Autocast.now(t.device.type).off():
-            return self._shared(clock, t) if isinstance(clock, Clock) else self._per_sample(clock, t)
+            return self._per_sample(clock, t) if isinstance(clock, SampleClock) else self._shared(clock, t)
 
     def _stages(self, index: int) -> Any:
         step, problem = self.solved.tape.steps[index], self.problem

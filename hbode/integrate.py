@@ -30,7 +30,7 @@ from .gradients import Gradient, Problem, Solved
 from .gradients.captured import reachable
 from .options import check_names, configured, gradient_mode, number, plan
 from .solution import EventRecord, Solution, SolverError, Stats
-from .solvers import METHODS, Autocast, Clock, Damping, Field, SampleClock, Status, place, place_per_sample, real_dtype
+from .solvers import METHODS, Autocast, Clock, Damping, Field, SampleClock, Status, real_dtype
 from .solvers.reference import SCIPY_METHODS, solve_scipy, solve_torchdiffeq
 from .systems import Activation, System, checked
 
@@ -186,7 +186,7 @@ def hbodeint(
     drawn = plan(chosen, options, times, rtol, atol, (func, h0, t if isinstance(t, Tensor) else times))
     if drawn.adaptive and (fine := too_fine("h0", h0.dtype, rtol, atol)):
         warnings.warn(fine, stacklevel=2)
-    clock = SampleClock(times, h0.ndim) if samples else Clock.of(times)
+    clock: Clock | SampleClock = SampleClock(times, h0.ndim) if samples else Clock.of(times)
     stats: list[Stats] = []
 
     def on_backward(evaluations: int) -> None:
@@ -214,10 +214,7 @@ def hbodeint(
     stats.append(_stats(solved, samples))
     if throw:
         _raise_failure(solved, samples)
-    if isinstance(clock, Clock):
-        rows = place(solved.rows, clock)
-    else:
-        rows = place_per_sample(solved.tape, solved.rows, clock)
+    rows = clock.place(solved.rows, solved.tape.row_places)
     h, m = (rows[:, 0], rows[:, 1]) if system.second_order else (rows, None)
     return Solution(
         t if isinstance(t, Tensor) else times,

@@ -32,8 +32,8 @@ LAYERS = [
 ]
 RANK = {room: rank for rank, layer in enumerate(LAYERS) for room in layer}
 
-# Packages of the optional extras: the only ones that a function may import when it is called.
-OPTIONAL = {"diffrax", "equinox", "jax"}
+# What a function may import when it is called: packages of the optional extras, and those that take long to load.
+LATE = {"diffrax", "equinox", "jax", "scipy", "torchdiffeq"}
 
 
 def module_name(path: Path) -> str:
@@ -159,7 +159,7 @@ def test_no_import_inside_function(module: str) -> None:
         for node in ast.walk(function)
         if isinstance(node, ast.Import | ast.ImportFrom)
         for target in sorted(targets(node, module))
-        if target.split(".")[0] not in OPTIONAL
+        if target.split(".")[0] not in LATE
     ]
     assert found == []
 
@@ -168,6 +168,14 @@ def test_no_import_inside_function(module: str) -> None:
 def test_no_assert(module: str) -> None:
     found = [node.lineno for node in ast.walk(TREES[module]) if isinstance(node, ast.Assert)]
     assert found == [], "raise an error that names the argument and the remedy"
+
+
+def test_import_is_light() -> None:
+    """Of what takes as long to load as torch does, nothing is loaded before it is used."""
+    code = "import sys, hbode; print(*{name.split('.')[0] for name in sys.modules})"
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=True)
+    assert not {"scipy", "torchdiffeq", "torchsde", "matplotlib", "pandas"} & set(result.stdout.split())
 
 
 def test_import_needs_no_network() -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..solution import Solution
-from ..solvers import Adams, Clock
+from ..solvers import Adams
 from .linearised import check_independent
 from .propagator import Loss, Propagator
 from .spectrum import scaled
@@ -63,7 +63,7 @@ def gradient_decay(sol: Solution, loss: Loss, batch: bool | None = None) -> Grad
     dense = sol.dense
     if dense is None:
         raise ValueError("sol must come from hbodeint(..., dense=True), which keeps the steps")
-    if not isinstance(dense.problem.clock, Clock) or not sol.stats.success or not dense.solved.tape.steps:
+    if dense.problem.clock.per_sample or not sol.stats.success or not dense.solved.tape.steps:
         raise ValueError("sol must have one time axis and steps that reached its last time")
     if isinstance(dense.problem.method, Adams):
         raise ValueError("sol must come from a one-step method; Adams methods step from several states")

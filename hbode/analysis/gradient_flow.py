@@ -13,7 +13,7 @@ from ..arguments import as_coefficient
 from ..dense import DenseOutput
 from ..integrate import hbodeint
 from ..solution import Solution, SolverError
-from ..solvers import Adams, Clock
+from ..solvers import Adams
 from ..systems import FirstOrder, System
 from .gradient_flow_result import GradientFlow, NodeFlow
 from .linearised import check_independent
@@ -197,7 +197,7 @@ def _checked(system: System, sol: Solution) -> tuple[DenseOutput, Tensor]:
     if dense is None:
         raise ValueError("sol must come from hbodeint(..., dense=True), which keeps the steps")
     problem, tape = dense.problem, dense.solved.tape
-    if not isinstance(problem.clock, Clock):
+    if problem.clock.per_sample:
         raise ValueError("sol must have one time axis: t of shape (T,), and per_sample=False")
     if problem.y0.is_complex():
         raise TypeError(f"sol must have a real state, got {problem.y0.dtype}")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..dense import DenseOutput
-from ..solvers import Clock, Status
+from ..solvers import Status
 from .linearised import Apply, Layout, Linearised
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -79,8 +79,8 @@ class Propagator:
         clock = problem.clock
         if tape.status[0] is Status.EVENT:
             self.times.append(float(dense.solved.event_t[-1]))
-        elif isinstance(clock, Clock):
-            self.times.append(clock.values[-1])
+        elif not clock.per_sample:
+            self.times.append(float(clock.times[-1]))
         # A step is run again on the operations of autograd, in another order than without.
         self._rounding = torch.finfo(self.dtype).eps ** 0.5
 

@@ -67,7 +67,7 @@ class ContinuousAdjoint:
 
     def solve(self, problem: Problem, on_backward: Callable[[int], None]) -> Solved:
         """Solve without a graph; `on_backward` receives the evaluations that a backward pass made."""
-        if not isinstance(problem.clock, Clock):
+        if problem.clock.per_sample:
             raise ValueError(
                 "gradient='continuous_adjoint' needs one time axis and step size for the batch; with times or steps "
                 "per sample take gradient='discrete_adjoint'"
@@ -216,9 +216,9 @@ def _cotangents(
     clock, lead = problem.clock, tape.lead
     y0_bar = torch.zeros_like(problem.y0)
     met: list[tuple[float, Tensor]] = []
-    if rows_bar is not None and isinstance(clock, Clock):
+    if rows_bar is not None:
         y0_bar = y0_bar + clock.fold(rows_bar[:lead], ())
-        met += zip(clock.values[lead:], rows_bar[lead:], strict=False)
+        met += zip(clock.times[lead:].tolist(), rows_bar[lead:], strict=False)
     if event_bar is not None:
         met += zip(torch.cat(tape.event_t_blocks).tolist(), event_bar, strict=True)
     if nodes_bar and nodes_bar[0] is not None:
@@ -227,7 +227,7 @@ def _cotangents(
     if met:
         alive = torch.stack([bar.any() for _, bar in met]).tolist()
         met = [entry for entry, kept in zip(met, alive, strict=True) if kept]
-    start = clock.values[0] if isinstance(clock, Clock) else 0.0
+    start = clock.origin or 0.0
     slack = 8 * math.ulp(max((abs(t) for t, _ in met), default=0.0) + abs(start))
     met.sort(key=lambda entry: abs(entry[0] - start))
     while met and abs(met[0][0] - start) <= slack:

@@ -3,41 +3,17 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from ..solvers import (
-    STEPS,
-    CannotCompileError,
-    Carry,
-    Clock,
-    Crossing,
-    Field,
-    Keep,
-    Method,
-    Plan,
-    SampleClock,
-    Tape,
-    compiled,
-    is_uniform,
-    run_block,
-    run_tries,
-    solve,
-    solve_in_blocks,
-    solve_per_sample,
-    step_once,
-)
+from ..solvers import Carry, Clock, Crossing, Field, Keep, Method, Plan, SampleClock, Tape, integrate
 from ..solvers.noise import Noise, noise_state, restore_noise
 from ..solvers.tape import no_events
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Bind(Protocol):
@@ -130,48 +106,11 @@ class Problem:
         return [None if x is None else next(rest) for x in self.tensors], list(rest)
 
     def solve(self, field: Field, start: Carry | None = None) -> Tape:
-        """Run the loop that fits the clock."""
-        method, clock = self.method, self.clock
-        on_cpu = self.y0.device.type == "cpu"
-        special = self._special()
-        if special is None and is_uniform(method):
-            # how outputs are read depends on a damping, if the method has it exact
-            records = method.damped and any(x is not None and x.requires_grad for x in self.tensors)
-            given = method, field, self.y0, clock, self.plan, start, self.tied
-            in_blocks = partial(solve_in_blocks, *given, keep_records=records)
-            if self.compile_for is not None:
-                try:
-                    if on_cpu:
-                        return in_blocks(run=self.compiled(run_block), steps=STEPS, estimates=True)
-                    return in_blocks(run=partial(run_tries, step=self.compiled(step_once)))
-                except CannotCompileError as error:
-                    warn_of_eager(error)
-            if not on_cpu:
-                return in_blocks()
-        elif self.compile_for is not None:
-            warnings.warn(f"compile=True: solves with {special} run uncompiled", RuntimeWarning, stacklevel=2)
-        if isinstance(clock, Clock):
-            return solve(method, field, self.y0, clock, self.plan, start)
-        return solve_per_sample(method, field, self.y0, clock, self.plan, start, self.tied)
-
-    def _special(self) -> str | None:
-        """Return what in the problem needs the host between its steps."""
-        if not is_uniform(self.method):
-            return f"{type(self.method).__name__} steps"
-        if torch.is_grad_enabled():
-            return "gradient='backprop'"
-        return self.plan.special
-
-    def compiled(self, function: F) -> F:
-        """Return a function as compiled for this problem's method and field."""
-        made: F = compiled(function, self.method, self.compile_for, self.y0.device.type)
-        return made
-
-
-def warn_of_eager(error: CannotCompileError) -> None:
-    """Say, once, that the field runs uncompiled and why."""
-    if not error.repeated:
-        warnings.warn(f"compile=True, but the field runs uncompiled: {error}", RuntimeWarning, stacklevel=2)
+        """Run the loop that fits."""
+        # how outputs are read depends on a damping, if the method has it exact
+        records = self.method.damped and any(x is not None and x.requires_grad for x in self.tensors)
+        given = self.method, field, self.y0, self.clock, self.plan, start
+        return integrate(*given, tied=self.tied, subject=self.compile_for, keep_records=records)
 
 
 class Solved(NamedTuple):

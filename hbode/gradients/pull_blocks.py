@@ -10,9 +10,20 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vjp
 
-from ..solvers import CannotCompileError, Carry, Clock, Field, SampleClock, Tape, Uniform, is_uniform
+from ..solvers import (
+    CannotCompileError,
+    Carry,
+    Clock,
+    Field,
+    SampleClock,
+    Tape,
+    Uniform,
+    compiled,
+    is_uniform,
+    warn_of_eager,
+)
 from .changed import differs, refuse
-from .problem import Bind, Problem, warn_of_eager
+from .problem import Bind, Problem
 
 
 class Held(nn.Module):
@@ -135,7 +146,7 @@ def pull_blocks(
         return None
     if not (tape.blocks and is_uniform(method)):
         return None
-    pull = problem.compiled(pull_block)
+    pull = compiled(pull_block, method, problem.compile_for, rows_bar.device.type)
     held = Held(problem.modules)
     names = held.names(leaves)
     if names is None:
@@ -152,7 +163,7 @@ def pull_blocks(
     totals = tuple(torch.zeros_like(x) for x in wanted)
     row, end = len(rows_bar), len(tape.steps)
     after, changed = tape.carry[0].detach().clone(), torch.zeros((), dtype=torch.bool, device=rows_bar.device)
-    between = not isinstance(clock, Clock) or any(step.rows and not step.at_end(clock) for step in tape.steps)
+    between = any(block.outputs.inside for block in tape.blocks)
     for block in reversed(tape.blocks):
         if not block.filled:
             continue
@@ -160,7 +171,7 @@ def pull_blocks(
         end -= block.filled
         bar = rows_bar[row - block.outputs.count : row]
         row -= block.outputs.count
-        start, dt = _spans(steps, clock, size)
+        start, dt = (torch.cat((x, x.new_zeros(size - len(x), *x.shape[1:]))) for x in clock.spans(steps))
         last = torch.tensor(len(steps) - 1, device=bar.device)
         with torch.no_grad():
             ends, record = block.outputs.spread(bar, size, between)
@@ -179,19 +190,6 @@ def pull_blocks(
         refuse("a step ends elsewhere")
     frozen.counts.calls += len(tape.steps) * method.evaluations
     return carry_bar, totals
-
-
-def _spans(steps: Sequence[Any], clock: Clock | SampleClock, size: int) -> tuple[Tensor, Tensor]:
-    """Return starts and lengths of the steps as `Shares` wants them, of so many with zeros behind."""
-    if isinstance(clock, Clock):
-        values = [[s.start.value, s.end.value - s.start.value] for s in steps]
-        spans = torch.tensor(values, dtype=torch.float64, device=clock.times.device).view(len(steps), 2)
-    else:
-        starts = [s.start.value for s in steps]
-        lengths = [torch.where(s.moved, s.end.value - s.start.value, 0.0) for s in steps]
-        spans = torch.stack([clock.wide(torch.stack(pair)) for pair in zip(starts, lengths, strict=True)])
-    spans = torch.cat((spans, spans.new_zeros(size - len(steps), *spans.shape[1:])))
-    return spans[:, 0].clone(), spans[:, 1].clone()
 
 
 def _warn(reason: str) -> None:

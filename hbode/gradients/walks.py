@@ -72,7 +72,7 @@ class Checkpointed:
     slots: int
 
     def keep(self, plan: Plan, clock: Clock | SampleClock) -> Keep:
-        count = plan.step_count(clock.values[0]) if isinstance(clock, Clock) else None
+        count = plan.step_count(clock.origin)
         planned = None if count is None else set(first_sweep(count, self.slots))
         kept: list[int] = []
 

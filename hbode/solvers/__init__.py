@@ -9,13 +9,14 @@ from .control import PID_COEFFICIENTS, Controller
 from .coupled import Coupled
 from .field import Damping, Field
 from .implicit import INNER, Implicit, Settings
-from .loop import place, solve
+from .loop import solve
 from .loop_in_blocks import solve_in_blocks
-from .loop_per_sample import place_per_sample, solve_per_sample
+from .loop_per_sample import solve_per_sample
 from .method import Carry, Invertible, Method, Uniform, is_uniform, max_growth
 from .plan import Keep, Plan
 from .precision import Autocast, real_dtype
 from .registry import METHODS, is_explicit_one_step, switching
+from .run import integrate, warn_of_eager
 from .sample_step import batch_first
 from .status import Status
 from .tableau import ButcherTableau, NystromTableau
@@ -57,10 +58,9 @@ __all__ = [
     "batch_first",
     "compiled",
     "is_explicit_one_step",
+    "integrate",
     "is_uniform",
     "max_growth",
-    "place",
-    "place_per_sample",
     "real_dtype",
     "run_block",
     "run_tries",
@@ -68,4 +68,5 @@ __all__ = [
     "solve_in_blocks",
     "solve_per_sample",
     "step_once",
+    "warn_of_eager",
 ]

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from .control import Controller, first_steps, norm, norm_samples, scaled, tie
-from .control_law import Control, propose, settle
+from .control_law import Attempt, Control, propose, settle
 from .field import Field
-from .method import Carry, Uniform, stiffness
+from .method import Carry, Method, Uniform, stiffness
 from .plan import Plan
 from .status import Status
 from .stiffness import BOUNDARY
@@ -83,11 +83,9 @@ class BlockInputs(NamedTuple):
 
     def bounded(self, x: Tensor) -> Tensor:
         """Return whether all entries are finite."""
-        if self.axes is None:
-            largest: Tensor = torch.linalg.vector_norm(x, math.inf)
-        else:
-            samples = x.movedim(x.ndim - self.axes, 0)
-            largest = torch.linalg.vector_norm(samples.reshape(len(samples), -1), math.inf, 1)
+        if self.axes is not None:
+            return x.movedim(x.ndim - self.axes, 0).reshape(x.shape[-self.axes], -1).isfinite().all(1)
+        largest: Tensor = torch.linalg.vector_norm(x, math.inf)
         return largest.isfinite()
 
 
@@ -145,7 +143,7 @@ def run_block(
 
 
 def with_first_step(
-    method: Uniform, field: Field, plan: Plan, inputs: BlockInputs, state: Tensor, carry: Carry
+    method: Method, field: Field, plan: Plan, inputs: BlockInputs, state: Tensor, carry: Carry
 ) -> Tensor:
     """Estimate the lengths of the first steps."""
     now = LoopState(*state.unbind())
@@ -194,31 +192,14 @@ def step_once(
     `look` says whether the step is looked at for stiffness.
     """
     now = LoopState(*state.unbind())
-    control = Control(*now[:7])
-    sign, final, most, rtol, atol = inputs.numbers[:5].unbind()
-    if inputs.tolerances:
-        rtol, atol = inputs.tolerances
-    stop, passed = inputs.stop(now.stop), inputs.stop(now.stop - 1)
-    active = (now.status < 0) & (now.filled < len(buffers.start) - 1)
-    control, attempt = propose(plan, control, sign, stop, passed, active, now.accepted + now.rejected >= most)
-
+    control, attempt = ahead(plan, inputs, now, (now.status < 0) & (now.filled < len(buffers.start) - 1))
     span = attempt.end - now.t
     if inputs.axes is not None:
         span = torch.where(attempt.active, span, 0.0)
     carry1, stages = method.step(field, inputs.wide(now.t), inputs.wide(span), carry)
-    if plan.adaptive:
-        y0, y1 = carry[0], carry1[0]
-        weighed = scaled(method.error(stages), y0, y1, *(inputs.wide(x).to(y0.dtype) for x in (rtol, atol)))
-        error = inputs.norm(weighed)
-        if inputs.tied:
-            error = error.square().mean().sqrt().expand(error.shape)
-    else:
-        error = torch.zeros_like(now.t)
-        if plan.check_finite or inputs.axes is not None:
-            error = torch.where(inputs.bounded(carry1[0]), error, math.nan)
-    control, accept = settle(plan, (method.error_order or 0) + 1, control, attempt, error)
-    landed = accept & attempt.lands
-    done = torch.where(landed & (now.stop == final), float(Status.SUCCESS), control.status)
+    onward, accept = judged(method, plan, inputs, now, control, attempt, carry[0], carry1[0], stages, None, look)
+    done = accept & attempt.lands & (now.stop == inputs.numbers[1])
+    onward = onward._replace(status=torch.where(done, float(Status.SUCCESS), onward.status))
 
     at = now.filled.reshape(-1)[:1].long()
     buffers.start.index_copy_(0, at, torch.stack((now.t, now.stop)).unsqueeze(0))
@@ -227,20 +208,45 @@ def step_once(
     for buffer in buffers.record:
         record = method.record(stages)
         buffer.index_copy_(0, at * len(record) + torch.arange(len(record), device=at.device), record)
+    mask = inputs.wide(accept)
+    return torch.stack(onward), tuple(torch.where(mask, new, old) for new, old in zip(carry1, carry, strict=True))
 
+
+def ahead(plan: Plan, inputs: BlockInputs, now: LoopState[Tensor], active: Tensor) -> tuple[Control, Attempt]:
+    """Return the control, and the next attempts of those who are active."""
+    sign, _, most = inputs.numbers[:3].unbind()
+    stop, passed = inputs.stop(now.stop), inputs.stop(now.stop - 1)
+    return propose(plan, Control(*now[:7]), sign, stop, passed, active, now.accepted + now.rejected >= most)
+
+
+def judged(
+    method: Method,
+    plan: Plan,
+    inputs: BlockInputs,
+    now: LoopState[Tensor],
+    control: Control,
+    attempt: Attempt,
+    y0: Tensor,
+    y1: Tensor,
+    stages: Any,
+    solved: Tensor | None,
+    look: bool,
+) -> tuple[LoopState[Tensor], Tensor]:
+    """Return the state after attempts that led from y0 to y1, and which are accepted."""
+    if plan.adaptive:
+        rtol, atol = inputs.tolerances or (inputs.wide(x).to(y0.real.dtype) for x in inputs.numbers[3:5].unbind())
+        error = inputs.norm(scaled(method.error(stages), y0, y1, rtol, atol))
+        if inputs.tied:
+            error = error.square().mean().sqrt().expand(error.shape)
+    else:
+        error = torch.zeros_like(now.t)
+        if plan.check_finite or inputs.axes is not None:
+            error = torch.where(inputs.bounded(y1), error, math.nan)
+    control, accept = settle(plan, (method.error_order or 0) + 1, control, attempt, error, solved)
     looked, stiff = now.looked, now.stiff
     ratio = stiffness(method) if plan.adaptive and look else None
     if ratio is not None:
         looked, stiff = looked + accept, stiff + (accept & (ratio(stages) > BOUNDARY))
-    onward = LoopState(
-        *control[:6],
-        done,
-        now.stop + landed,
-        now.filled + accept.any(),
-        now.accepted + accept,
-        now.rejected + (attempt.active & ~accept),
-        looked,
-        stiff,
-    )
-    mask = inputs.wide(accept)
-    return torch.stack(onward), tuple(torch.where(mask, new, old) for new, old in zip(carry1, carry, strict=True))
+    stop, filled = now.stop + (accept & attempt.lands), now.filled + accept.any()
+    accepted, rejected = now.accepted + accept, now.rejected + (attempt.active & ~accept)
+    return LoopState(*control, stop, filled, accepted, rejected, looked, stiff), accept

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -48,9 +49,25 @@ class Clock:
         """Return the first time, shape ()."""
         return self.times[0]
 
+    @property
+    def origin(self) -> float | None:
+        """The first time, or None where samples have their own."""
+        return self.values[0]
+
     def fold(self, rows: Tensor, places: Sequence[Tensor]) -> Tensor:
         """Return the sum of the rows (n, *y) that show the initial state, shape (*y)."""
         return rows.sum(0)
+
+    def place(self, rows: Tensor, places: Sequence[Tensor]) -> Tensor:
+        """Return the rows of a tape at all requested times, shape (T, *y), NaN where they were not reached."""
+        missing = len(self.values) - len(rows)
+        return rows if not missing else torch.cat((rows, rows.new_full((missing, *rows.shape[1:]), math.nan)))
+
+    def spans(self, steps: Sequence[Any]) -> tuple[Tensor, Tensor]:
+        """Return starts and lengths of accepted steps, (K,) each, in the shape in which they meet the states."""
+        values = [[step.start.value, step.end.value - step.start.value] for step in steps]
+        found = torch.tensor(values, dtype=torch.float64, device=self.times.device).view(len(steps), 2)
+        return found[:, 0], found[:, 1]
 
     def at(self, node: Node) -> Tensor:
         """Return the time of a node, shape ()."""
@@ -109,6 +126,22 @@ class SampleClock:
         """Return the sums of the rows (n, *row) that show the initial states, shape (*y)."""
         first = rows.new_zeros((len(self.times), *rows.shape[1:])).index_add(0, places[0][:, 1], rows)
         return first.movedim(0, first.ndim - self.ndim)
+
+    origin = None
+
+    def place(self, rows: Tensor, places: Sequence[Tensor]) -> Tensor:
+        """Return the rows of a tape at all requested times, shape (T, *y), NaN where they were not reached."""
+        batch, count = self.times.shape
+        at = torch.cat(list(places))
+        blank = rows.new_full((count, batch, *rows.shape[1:]), math.nan)
+        full = blank.index_put((at[:, 0], at[:, 1]), rows)
+        return full.movedim(1, full.ndim - self.ndim)
+
+    def spans(self, steps: Sequence[Any]) -> tuple[Tensor, Tensor]:
+        """Return starts and lengths of accepted steps, (K, B, 1, …, 1) each; zero lengths where a sample waits."""
+        starts = torch.stack([step.start.value for step in steps])
+        lengths = torch.stack([torch.where(s.moved, s.end.value - s.start.value, 0.0) for s in steps])
+        return self.wide(starts), self.wide(lengths)
 
     def at(self, nodes: Nodes) -> Tensor:
         """Return the times of the nodes, shape (B,)."""

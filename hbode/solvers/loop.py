@@ -156,12 +156,6 @@ def solve(method: Method, field: Field, y0: Tensor, clock: Clock, plan: Plan, st
     return tape
 
 
-def place(rows: Tensor, clock: Clock) -> Tensor:
-    """Return the rows at all requested times, shape (T, *y), NaN where they were not reached."""
-    missing = len(clock.values) - len(rows)
-    return rows if not missing else torch.cat((rows, rows.new_full((missing, *rows.shape[1:]), math.nan)))
-
-
 def _end(plan: Plan, times: Sequence[float], sign: float) -> float:
     """Return the last time, or the next discontinuity if that comes first."""
     sides = plan.sides(times[0], sign)

@@ -13,7 +13,7 @@ from .blocks import TRIES, BlockBuffers, BlockInputs, LoopState, RunBlock, run_t
 from .clock import Clock, Node, Nodes, SampleClock
 from .field import Field
 from .loop import begin
-from .loop_per_sample import begin_per_sample
+from .loop_per_sample import Samples
 from .method import Carry, Uniform
 from .outputs import Block, Outputs
 from .plan import Plan
@@ -72,16 +72,9 @@ def solve_in_blocks(
                 plan.keep(tape.steps, step)
         state = host.state
 
-    ended = LoopState(*host.numbers())
-    tape.status = [Status(int(s)) for s in ended.status]
-    tape.accepted, tape.rejected = ([int(x) for x in row] for row in (ended.accepted, ended.rejected))
+    tape.end(LoopState(*host.state.unbind()), host.targets())
     tries = [a + r for a, r in zip(tape.accepted, tape.rejected, strict=True)]
-    tape.evaluations = [calls + n * method.evaluations for n in tries]
-    tape.products = [0] * len(tries)
-    tape.looked, tape.stiff = ([int(x) for x in row] for row in (ended.looked, ended.stiff))
-    tape.failed_at = [
-        (t, min(dt, abs(stop - t))) for t, dt, stop in zip(ended.t, ended.dt, host.targets(), strict=True)
-    ]
+    tape.evaluations, tape.products = [calls + n * method.evaluations for n in tries], [0] * len(tries)
     return tape
 
 
@@ -111,12 +104,8 @@ class Host:
         """Enter a block into the tape; return its steps and how their outputs are read, and be ready for the next."""
         raise NotImplementedError
 
-    def numbers(self) -> list[list[float]]:
-        """Return the rows of the state, a number a sample."""
-        raise NotImplementedError
-
-    def targets(self) -> list[float]:
-        """Return the next stops, one a sample."""
+    def targets(self) -> Tensor:
+        """Return the next stops, shape () or (B,)."""
         raise NotImplementedError
 
 
@@ -184,12 +173,10 @@ class SharedHost(Host):
             tape.row_blocks, tape.ends = [self.rows[: self.row]], []
         return done, outputs
 
-    def numbers(self) -> list[list[float]]:
-        return [[x] for x in self.values]
-
-    def targets(self) -> list[float]:
+    def targets(self) -> Tensor:
         stops = self.plan.stops
-        return [stops[min(self.stop, len(stops) - 1)].value if stops else self.node.value]
+        stop = stops[min(self.stop, len(stops) - 1)].value if stops else self.node.value
+        return self.state.new_tensor(stop)
 
 
 class SampleHost(Host):
@@ -207,21 +194,11 @@ class SampleHost(Host):
         tied: bool,
     ) -> None:
         self.method, self.field, self.y0, self.clock = method, field, y0, clock
-        begun = begin_per_sample(method, field, y0, clock, plan, start, tied)
-        self.tape, self.times, self.sign = begun.tape, begun.times, begun.sign
-        self.tape.carry = begun.carry
-        one, zero = torch.ones_like(begun.dt), torch.zeros_like(begun.dt)
-        numbers = begun.times[:, 0], begun.dt, one, one, zero, zero, begun.status.double(), *[zero] * 6
-        self.state = torch.stack(numbers)
-        self.active = bool((begun.status < 0).any())
+        begun = Samples(method, field, y0, clock, plan, start, tied)
+        self.tape, self.times, self.sign, self.anchors = begun.tape, begun.times, begun.sign, begun.anchors
+        self.state, self.inputs, self.tape.carry = begun.state, begun.inputs, begun.carry
+        self.active = bool((self.state[6] < 0).any())
         self.columns = method.record_shape(y0)[0]
-        rtol, atol, own = tolerances(plan.control, y0)
-        stops, self.anchors, last = begun.remaining()
-        same = [torch.full_like(begun.dt, float(x)) for x in (plan.max_steps, rtol, atol)]
-        ends = begun.times[:, -1], begun.times[:, 0]
-        self.inputs = BlockInputs(
-            torch.cat((torch.stack((begun.sign, last, *same, *ends)), stops.T)), own, clock.ndim, tied
-        )
 
     def enter(self, buffers: BlockBuffers, state: Tensor, carry: Carry) -> tuple[list[SampleStep], SampleOutputs]:
         tape, times, sign = self.tape, self.times, self.sign
@@ -253,10 +230,5 @@ class SampleHost(Host):
         self.active = bool((now.status < 0).any())
         return done, outputs
 
-    def numbers(self) -> list[list[float]]:
-        rows: list[list[float]] = self.state.tolist()
-        return rows
-
-    def targets(self) -> list[float]:
-        stops: list[float] = self.inputs.stop(self.state[7]).tolist()
-        return stops
+    def targets(self) -> Tensor:
+        return self.inputs.stop(self.state[7])

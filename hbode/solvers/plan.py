@@ -66,9 +66,9 @@ class Plan:
         i = bisect_right([sign * jump for jump in line], sign * t)
         return (line[i - 1] if i else -sign * math.inf, line[i] if i < len(line) else sign * math.inf)
 
-    def step_count(self, start: float) -> int | None:
-        """Return how many steps a fixed grid has, from its first time on; None where steps are adaptive."""
-        if self.adaptive:
+    def step_count(self, start: float | None) -> int | None:
+        """Return how many steps a fixed grid has from a first time on; None: steps are adaptive, or samples' own."""
+        if self.adaptive or start is None:
             return None
         if math.isinf(self.step_size):
             return len(self.stops)

@@ -1,4 +1,7 @@
-"""Other libraries' integrators, for reference: no tape, no dense output, their own step control."""
+"""Other libraries' integrators, for reference: no tape, no dense output, their own step control.
+
+They load where they are used: they take as long as torch does.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import torchdiffeq
-from scipy.integrate import solve_ivp
 from torch import Tensor
 
 from .field import Field
@@ -38,6 +39,8 @@ def solve_scipy(
     options
         Passed to `solve_ivp`.
     """
+    from scipy.integrate import solve_ivp
+
     complex_state = y0.is_complex()
     dtype = torch.complex128 if complex_state else torch.float64
 
@@ -74,6 +77,8 @@ def solve_torchdiffeq(
     method: str, field: Field, y0: Tensor, times: Tensor, rtol: Any, atol: Any, options: dict[str, Any]
 ) -> Reference:
     """Integrate with `torchdiffeq.odeint`; gradients by backpropagation through its operations."""
+    import torchdiffeq
+
     distinct, places = torch.unique_consecutive(times, return_inverse=True)
     if len(distinct) == 1:
         return Reference(y0.unsqueeze(0).expand(len(times), *y0.shape), None)

@@ -47,7 +47,7 @@ class SampleOutputs:
         self.axes = clock.ndim
         self.columns, *self.shape = method.record_shape(y)
         self.count = sum(counts)
-        self.readings: list[Reading] = []
+        self.readings = self.inside = list[Reading]()
         row = 0
         for n, (step, count) in enumerate(zip(steps, counts, strict=True)):
             if not count:

@@ -123,6 +123,16 @@ class Tape:
         """Return event times (E,) and event states (E, *row), if there are any."""
         return (torch.cat(self.event_t_blocks), torch.cat(self.event_y_blocks)) if self.event_t_blocks else None
 
+    def end(self, state: Any, stop: Tensor) -> None:
+        """Enter what the numbers of a loop say at its end, () or (B,) each, with the next stops."""
+        tried = torch.minimum(state.dt, (stop - state.t).abs())
+        counts = state.status, state.accepted, state.rejected, state.looked, state.stiff
+        numbers: list[list[float]] = torch.stack([x.reshape(-1) for x in (state.t, tried, *counts)]).tolist()
+        t, dt, status, *rest = numbers
+        self.failed_at = list(zip(t, dt, strict=True))
+        self.status = [Status(int(s)) for s in status]
+        self.accepted, self.rejected, self.looked, self.stiff = ([int(x) for x in row] for row in rest)
+
     def _join_ends(self) -> None:
         if self.ends:
             self.row_blocks.append(torch.stack(self.ends))
