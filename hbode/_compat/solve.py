@@ -127,7 +127,8 @@ def prepared(
             raise ArgumentTypeError(coarse)
         plan = grid_plan(options, func, y0, t, clock.values, **watched)
         whole = plan.max_steps * plan.step_size if search else abs(clock.values[-1] - clock.values[0])
-        solver = grid_method(name, options, rtol, atol, whole)
+        points = () if search else (clock.values[0], *(node.value for node in plan.stops))
+        solver = grid_method(name, options, rtol, atol, whole, points)
 
     def bind(tensors: Sequence[Tensor | None], damped: bool | None = None) -> tuple[Field, tuple[Crossing, ...]]:
         return _field(precision.around(func), layout, y), crossings
