@@ -45,7 +45,7 @@ def odeint(
     rtol, atol
         Tolerances of the local error: numbers, tensors that broadcast to y0, or for a tuple y0 one for each entry.
     method
-        dopri5 (default), dopri8, bosh3, fehlberg2, adaptive_heun; on a fixed grid euler, midpoint, heun2, heun3,
+        dopri5 (default), dopri8, tsit5, bosh3, fehlberg2, adaptive_heun; on a fixed grid euler, midpoint, heun2, heun3,
         rk4 (the 3/8 rule), explicit_adams, implicit_adams, fixed_adams (the same), and the implicit ones above;
         scipy_solver, without gradient.
     options

@@ -17,7 +17,7 @@ from ..solvers.implicit.inner import NewtonKrylov
 from ..solvers.method import Advance, convergence, last_step, takes_numbers
 from .state import ArgumentError, warn
 
-ADAPTIVE = ("dopri8", "dopri5", "bosh3", "fehlberg2", "adaptive_heun")
+ADAPTIVE = ("dopri8", "dopri5", "tsit5", "bosh3", "fehlberg2", "adaptive_heun")
 FIXED = {"euler": "euler", "midpoint": "midpoint", "heun2": "heun2", "heun3": "heun3", "rk4": "rk38"}
 IMPLICIT = (
     *("implicit_euler", "implicit_midpoint", "trapezoid", "sdirk2", "trbdf2"),
