@@ -700,11 +700,14 @@ def test_the_first_of_several_events_ends_the_solve() -> None:
 
 @BOTH
 def test_event_mode_of_odeint_holds_the_time(solve: Callable[..., Any]) -> None:
-    """As in torchdiffeq, the time has no gradient and the state that at a fixed time; `odeint_event` adds the rest."""
+    """As in torchdiffeq, the state has the gradient at a fixed time, and the time none; from odeint_adjoint, zero."""
     f, y0 = Ball(), (torch.tensor([3.0], dtype=torch.float64, requires_grad=True), torch.zeros(1, dtype=torch.float64))
     t = torch.tensor([0.0, 1.0], dtype=torch.float64)
     event_t, (height, _) = solve(f, y0, t, event_fn=lambda t, y: y[0])
-    assert not event_t.requires_grad
+    assert event_t.requires_grad == (solve is compat.odeint_adjoint)
+    if event_t.requires_grad:
+        zeros = torch.autograd.grad(event_t, (y0[0], f.g), retain_graph=True, allow_unused=True)
+        assert not any(x is not None and x.any() for x in zeros)
     (grad,) = torch.autograd.grad(height[-1].sum(), y0[0])
     close(grad, torch.ones(1, dtype=torch.float64), 1e-9)
 

@@ -106,9 +106,14 @@ def odeint_adjoint(
         backward pass for each step run again, as ``callback(t1, (y, y_bar), dt)``: the time and the state at its
         end, the cotangent that later steps sent there, and its length, positive.
     adjoint_rtol, adjoint_atol, adjoint_method, adjoint_options
-        For compatibility. `adjoint_options` may hold norm="seminorm".
+        For compatibility. `adjoint_options` may hold norm="seminorm", or a norm, which is never called.
     adjoint_params
         The tensors that receive gradients besides y0 and t, and the only ones. Default: the parameters of func.
+
+    Returns
+    -------
+    Tensor or tuple
+        As `odeint`; with `event_fn` the time of the event may be differentiated, with the result zero.
 
     Raises
     ------

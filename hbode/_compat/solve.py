@@ -78,7 +78,8 @@ def run(
     if solved.tape.status[0] != Status.EVENT:
         raise SolveError(Status.MAX_STEPS, *solved.tape.failed_at[0], detail="event_fn never changed its sign")
     rows = torch.cat((solved.rows[:1], solved.event_y))
-    return solved.event_t[0].detach().to(t), layout.split(rows)
+    event_t = solved.event_t[0].to(t)
+    return event_t.detach() if params is None else event_t, layout.split(rows)
 
 
 def prepared(
