@@ -27,6 +27,7 @@ import hbode
 import hbode.compat as compat
 
 ADAPTIVE = ("dopri8", "dopri5", "bosh3", "fehlberg2", "adaptive_heun")
+TSIT5 = "tsit5"  # of later releases
 GRID = ("euler", "midpoint", "heun2", "heun3", "rk4")
 ADAMS = ("explicit_adams", "implicit_adams", "fixed_adams")
 IMPLICIT = (  # of later releases
@@ -186,6 +187,38 @@ def test_adaptive_values(method: str, sign: float) -> None:
     for theirs, ours, x in zip(a, b, exact, strict=True):
         assert (ours - x).abs().max() < min(3e-3, (theirs - x).abs().max() + 1e-4)
     close(compat.odeint(Field(), y0[0], line(sign, n=3), **kwargs), b[0], 6e-3)
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_tsit5_is_of_fifth_order(sign: float) -> None:
+    """Equal steps, as a loose tolerance leaves them, against DOP853: of twice as many, the error falls 32-fold."""
+    f, y0, t = Field(), start(), line(sign, n=2)
+    tight = {"rtol": 1e-13, "atol": 1e-14}
+    exact = compat.odeint(f, y0, t, method="scipy_solver", options={"solver": "DOP853"}, **tight)[-1]
+    close(compat.odeint(f, y0, t, method=TSIT5, **tight)[-1], exact, 1e-10)
+    errors = []
+    for steps in (32, 64):
+        options = {"first_step": 1 / steps, "max_step": 1 / steps}
+        y = compat.odeint(f, y0, t, method=TSIT5, rtol=1e3, atol=1e3, options=options)[-1]
+        errors.append((y - exact).abs().max().item())
+    assert 4.7 < math.log2(errors[0] / errors[1]) < 5.8
+
+
+def test_tsit5_takes_tuples_events_jumps_and_callbacks() -> None:
+    tight = {"method": TSIT5, "rtol": 1e-10, "atol": 1e-10}
+    close(compat.odeint(TupleField(), tuple_start(), line(), **tight)[0], compat.odeint(Field(), start(), line()), 1e-6)
+    watched = Watched((STEP, ACCEPT, REJECT, f"{ACCEPT}_adjoint"), False)
+    out = compat.odeint_adjoint(watched, start(grad=True), line(), options={"jump_t": [0.77]}, **tight)
+    out.sum().backward()
+    assert watched.count(STEP) == watched.count(ACCEPT) + watched.count(REJECT)
+    assert watched.count(f"{ACCEPT}_adjoint") == watched.count(ACCEPT) > 0
+    zero = torch.zeros((), dtype=torch.float64)
+    event_t, _ = compat.odeint_event(
+        lambda t, y: y, torch.ones(1).double(), zero, event_fn=lambda t, y: y - 2.0, **tight
+    )
+    close(event_t.detach(), torch.tensor(math.log(2.0), dtype=torch.float64), 1e-8)
+    ours = gradients(compat.odeint_adjoint, line(n=3), False, **tight)
+    close(ours, gradients(torchdiffeq.odeint, line(n=3), False, rtol=1e-10, atol=1e-10), 1e-7)
 
 
 def test_default_is_dopri5_at_torchdiffeqs_tolerances() -> None:
@@ -423,6 +456,51 @@ def test_grid_constructor() -> None:
         close(b, a)
 
 
+GRID_OF_MANY_SIZES = [-3.1, -0.7, -2e-7, 3.3e-9, 0.02, 1.7]
+"""Steps whose length, rounded, leads past their end."""
+
+
+@pytest.mark.parametrize("interface, moving", [("odeint", True), ("odeint_adjoint", True), ("odeint_adjoint", False)])
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+@pytest.mark.parametrize("method", [*GRID, "explicit_adams", "implicit_adams", "trapezoid", "trbdf2", "gl4"])
+@pytest.mark.filterwarnings("ignore:implicit_adams")
+def test_perturb_keeps_off_the_grid_points(method: str, sign: float, interface: str, moving: bool) -> None:
+    """func sees times strictly within the steps only, forward and backward; its first is next to the start."""
+    grid = torch.tensor(GRID_OF_MANY_SIZES[:: int(sign)], dtype=torch.float64, requires_grad=moving)
+    y0, seen, points = start(grad=True), [], grid.tolist()
+
+    def f(t: Tensor, y: Tensor) -> Tensor:
+        seen.append(t.item())
+        return -y
+
+    for options in ({"perturb": True}, {"perturb": True, "interp": "cubic", "step_size": 0.7}):
+        more = {"adjoint_params": ()} if interface == "odeint_adjoint" else {}
+        rows = getattr(compat, interface)(f, y0, grid, method=method, options=options, **more)
+        if method in GRID:
+            assert seen[0] == math.nextafter(points[0], sign * math.inf)
+        rows.sum().backward()
+        assert not {*seen} & {*points}
+        assert min(points) < min(seen) and max(seen) < max(points)
+        seen.clear()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_perturb_gives_the_times_of_torchdiffeq(dtype: torch.dtype) -> None:
+    """rk4: the number after the start, thirds, and the number before the end, in the dtype of the state."""
+    t = torch.tensor([0.0, 0.5, 1.25])
+    for times in (t, t.flip(0)):
+        seen: tuple[list[float], list[float]] = ([], [])
+        for library, own in zip((torchdiffeq, compat), seen, strict=True):
+
+            def f(t: Tensor, y: Tensor, own: list[float] = own) -> Tensor:
+                own.append(t.item())
+                return y
+
+            library.odeint(f, start(dtype=dtype), times, method="rk4", options={"perturb": True})
+        close(seen[1], seen[0], 4 * torch.finfo(t.dtype).eps)  # between the ends, torchdiffeq's have the dtype of t
+        assert not {*seen[1]} & {*times.tolist()} and seen[1][::4] == seen[0][::4] and seen[1][3::4] == seen[0][3::4]
+
+
 @pytest.mark.parametrize("sign", [1.0, -1.0])
 def test_jump_t_and_step_t(sign: float) -> None:
     """y' jumps at 0.5: with the jump named, both give the exact broken line."""
@@ -622,11 +700,14 @@ def test_the_first_of_several_events_ends_the_solve() -> None:
 
 @BOTH
 def test_event_mode_of_odeint_holds_the_time(solve: Callable[..., Any]) -> None:
-    """As in torchdiffeq, the time has no gradient and the state that at a fixed time; `odeint_event` adds the rest."""
+    """As in torchdiffeq, the state has the gradient at a fixed time, and the time none; from odeint_adjoint, zero."""
     f, y0 = Ball(), (torch.tensor([3.0], dtype=torch.float64, requires_grad=True), torch.zeros(1, dtype=torch.float64))
     t = torch.tensor([0.0, 1.0], dtype=torch.float64)
     event_t, (height, _) = solve(f, y0, t, event_fn=lambda t, y: y[0])
-    assert not event_t.requires_grad
+    assert event_t.requires_grad == (solve is compat.odeint_adjoint)
+    if event_t.requires_grad:
+        zeros = torch.autograd.grad(event_t, (y0[0], f.g), retain_graph=True, allow_unused=True)
+        assert not any(x is not None and x.any() for x in zeros)
     (grad,) = torch.autograd.grad(height[-1].sum(), y0[0])
     close(grad, torch.ones(1, dtype=torch.float64), 1e-9)
 

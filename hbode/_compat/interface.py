@@ -45,7 +45,7 @@ def odeint(
     rtol, atol
         Tolerances of the local error: numbers, tensors that broadcast to y0, or for a tuple y0 one for each entry.
     method
-        dopri5 (default), dopri8, bosh3, fehlberg2, adaptive_heun; on a fixed grid euler, midpoint, heun2, heun3,
+        dopri5 (default), dopri8, tsit5, bosh3, fehlberg2, adaptive_heun; on a fixed grid euler, midpoint, heun2, heun3,
         rk4 (the 3/8 rule), explicit_adams, implicit_adams, fixed_adams (the same), and the implicit ones above;
         scipy_solver, without gradient.
     options
@@ -106,9 +106,14 @@ def odeint_adjoint(
         backward pass for each step run again, as ``callback(t1, (y, y_bar), dt)``: the time and the state at its
         end, the cotangent that later steps sent there, and its length, positive.
     adjoint_rtol, adjoint_atol, adjoint_method, adjoint_options
-        For compatibility. `adjoint_options` may hold norm="seminorm".
+        For compatibility. `adjoint_options` may hold norm="seminorm", or a norm, which is never called.
     adjoint_params
         The tensors that receive gradients besides y0 and t, and the only ones. Default: the parameters of func.
+
+    Returns
+    -------
+    Tensor or tuple
+        As `odeint`; with `event_fn` the time of the event may be differentiated, with the result zero.
 
     Raises
     ------

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -15,7 +17,7 @@ from ..solvers.implicit.inner import NewtonKrylov
 from ..solvers.method import Advance, convergence, last_step, takes_numbers
 from .state import ArgumentError, warn
 
-ADAPTIVE = ("dopri8", "dopri5", "bosh3", "fehlberg2", "adaptive_heun")
+ADAPTIVE = ("dopri8", "dopri5", "tsit5", "bosh3", "fehlberg2", "adaptive_heun")
 FIXED = {"euler": "euler", "midpoint": "midpoint", "heun2": "heun2", "heun3": "heun3", "rk4": "rk38"}
 IMPLICIT = (
     *("implicit_euler", "implicit_midpoint", "trapezoid", "sdirk2", "trbdf2"),
@@ -97,14 +99,17 @@ class OnGrid:
     Between grid points the solution is interpolated, linearly unless `cubic` is set. With `perturb`, the field is
     read just after the start and just before the end of each step, so that it may jump at the grid points: no step
     takes a slope over from the one before, and the carry is the state, for Adams methods with the history before it.
+    `points` are the grid points where they are known beforehand, since a step, given by its start and length, knows its
+    end to a rounding only.
     """
 
     damped = False
     identity_only = False
     error_order: int | None = None
 
-    def __init__(self, inner: Method, cubic: bool, perturb: bool) -> None:
+    def __init__(self, inner: Method, cubic: bool, perturb: bool, points: Sequence[float] = ()) -> None:
         self.inner, self.cubic, self.perturb = inner, cubic, perturb
+        self.points = sorted(points)
         self.order = inner.order
         self.plain = not (cubic or perturb)
         self.numbers = self.plain and takes_numbers(inner)
@@ -125,7 +130,9 @@ class OnGrid:
 
     def _step(self, advance: Advance, field: Field, t: Any, dt: Any, carry: Carry) -> tuple[Carry, GridStages]:
         if self.perturb:
-            field = field.within((float(t.detach()), float((t + dt).detach())))
+            start, end = float(t.detach()), float((t + dt).detach())
+            slack = 4 * math.ulp(max(abs(start), abs(end), abs(end - start)))
+            field = field.within((self._point(start, slack), self._point(end, slack)))
             before, carry = carry[1:], self.inner.start(field, t, carry[0])
             if before:
                 carry = (carry[0], *(torch.cat(pair) for pair in zip(carry[1:], before, strict=True)))
@@ -136,6 +143,12 @@ class OnGrid:
             kept = self.inner.max_order - self.inner.implicit - 1 if isinstance(self.inner, Adams) else 0
             carry1 = (carry1[0], *(x[:kept] for x in carry[1:] if kept))
         return carry1, GridStages(carry[0], carry1[0], slopes, dt, stages)
+
+    def _point(self, t: float, slack: float) -> float:
+        """Return the grid point that t is but for rounding; t itself where there is none."""
+        i = bisect_left(self.points, t)
+        near = [point for point in self.points[max(i - 1, 0) : i + 1] if abs(point - t) <= slack]
+        return min(near, key=lambda point: abs(point - t), default=t)
 
     def slope(self, field: Field, carry: Carry) -> Tensor:
         return self.inner.slope(field, carry)
@@ -150,8 +163,10 @@ class OnGrid:
         return Hermite(y0, slopes[0], y1, slopes[1], dt.to(y0.dtype))(theta)
 
 
-def grid_method(name: str, options: Mapping[str, Any], rtol: Any, atol: Any, span: float) -> OnGrid:
-    """Return a fixed-grid method with its options set, for a solve over a span of time."""
+def grid_method(
+    name: str, options: Mapping[str, Any], rtol: Any, atol: Any, span: float, points: Sequence[float]
+) -> OnGrid:
+    """Return a fixed-grid method with its options set, for a solve over a span of time with these grid points."""
     interp = options.get("interp", "linear")
     if interp not in ("linear", "cubic"):
         raise ArgumentError(f"options['interp'] must be 'linear' or 'cubic', got {interp!r}")
@@ -169,4 +184,4 @@ def grid_method(name: str, options: Mapping[str, Any], rtol: Any, atol: Any, spa
             implicit = bool(options.get("implicit", MULTISTEP[name]))
             iterations = int(options.get("max_iters", 4))
             inner = Adams(implicit, order - (not implicit), iterations, rtol, atol, starting_order=3 + implicit)
-    return OnGrid(inner, interp == "cubic", bool(options.get("perturb", False)))
+    return OnGrid(inner, interp == "cubic", bool(options.get("perturb", False)), points)

@@ -78,7 +78,8 @@ def run(
     if solved.tape.status[0] != Status.EVENT:
         raise SolveError(Status.MAX_STEPS, *solved.tape.failed_at[0], detail="event_fn never changed its sign")
     rows = torch.cat((solved.rows[:1], solved.event_y))
-    return solved.event_t[0].detach().to(t), layout.split(rows)
+    event_t = solved.event_t[0].to(t)
+    return event_t.detach() if params is None else event_t, layout.split(rows)
 
 
 def prepared(
@@ -127,7 +128,8 @@ def prepared(
             raise ArgumentTypeError(coarse)
         plan = grid_plan(options, func, y0, t, clock.values, **watched)
         whole = plan.max_steps * plan.step_size if search else abs(clock.values[-1] - clock.values[0])
-        solver = grid_method(name, options, rtol, atol, whole)
+        points = () if search else (clock.values[0], *(node.value for node in plan.stops))
+        solver = grid_method(name, options, rtol, atol, whole, points)
 
     def bind(tensors: Sequence[Tensor | None], damped: bool | None = None) -> tuple[Field, tuple[Crossing, ...]]:
         return _field(precision.around(func), layout, y), crossings

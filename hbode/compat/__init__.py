@@ -13,6 +13,8 @@ Amos, Nickel, ICLR 2021). What differs:
   for scipy_solver.
 - Adams methods know the true lengths of their steps. On equal steps explicit_adams agrees with torchdiffeq's to
   rounding, implicit_adams to the tolerance of its iteration.
+- tsit5 is of later releases too. It goes on from the fifth-order solution, as in its paper, with the interpolant given
+  there; torchdiffeq's goes on from the embedded one, of fourth order.
 - The implicit methods are those of later releases: implicit_euler, implicit_midpoint, trapezoid, sdirk2, trbdf2,
   radauIIA3, radauIIA5, gl4, gl6. Their stages are solved by Newton's method without matrices, and their gradients come
   from the implicit function; one that does not converge within max_iters is an error.
