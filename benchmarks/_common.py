@@ -9,10 +9,10 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
-import torchdiffeq
 from torch import Tensor, nn
 
 import hbode
@@ -29,7 +29,7 @@ def header(title: str) -> str:
     """Return a title with machine and versions."""
     return (
         f"{title}\n{platform.machine()}, {torch.get_num_threads()} threads, Python {platform.python_version()}, "
-        f"torch {torch.__version__}, torchdiffeq {torchdiffeq.__version__}, hbode {hbode.__version__}\n"
+        f"torch {torch.__version__}, torchdiffeq {version('torchdiffeq')}, hbode {hbode.__version__}\n"
     )
 
 

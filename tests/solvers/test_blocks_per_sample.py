@@ -160,6 +160,7 @@ def test_the_host_looks_once_a_block():
     assert len(looks) == -(-tries // TRIES)
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="counts the synchronisations of a GPU")
 def test_a_block_on_a_gpu_does_not_synchronise():
     method, y0, clock, plan = problem("dprkn6", SPANS, 1e-7, {})

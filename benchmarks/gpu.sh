@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# Everything that wants a GPU, in one go of at most eight minutes: the tests marked gpu, then the table of
+# benchmarks/_gpu.py. From the root of the repository, with an interpreter that has torch and pytest:
+#
+#   PYTHON=python3.12 bash benchmarks/gpu.sh > benchmarks/results/gpu.txt
+#
+# Without a GPU it runs on the CPU, to see that it does. What fails is said in the table; the rest goes on.
+set -uo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+python=${PYTHON:-python3}
+export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
+if ! "$python" -c 'from importlib.metadata import version; version("hbode")' 2>/dev/null; then
+  # Without network nothing can be installed: the package is imported from here, under a version of its own.
+  stub=$(mktemp -d)
+  trap 'rm -rf "$stub"' EXIT
+  mkdir "$stub/hbode-0+here.dist-info"
+  printf 'Metadata-Version: 2.1\nName: hbode\nVersion: 0+here\n' > "$stub/hbode-0+here.dist-info/METADATA"
+  PYTHONPATH="$PYTHONPATH:$stub"
+fi
+failed=0
+timeout 180 "$python" -m pytest -q -p no:cacheprovider -m gpu tests -o addopts="--import-mode=importlib" 2>&1 | tail -n 25 || failed=1
+echo
+timeout 290 "$python" benchmarks/_gpu.py "$@" || failed=1
+exit "$failed"
