@@ -30,7 +30,19 @@ from .gradients import Gradient, Problem, Solved
 from .gradients.captured import reachable
 from .options import check_names, configured, gradient_mode, number, plan
 from .solution import EventRecord, Solution, SolverError, Stats
-from .solvers import METHODS, Autocast, Clock, Damping, Field, SampleClock, Status, real_dtype
+from .solvers import (
+    Autocast,
+    ButcherTableau,
+    Clock,
+    Damping,
+    Field,
+    Method,
+    NystromTableau,
+    SampleClock,
+    Status,
+    as_method,
+    real_dtype,
+)
 from .solvers.reference import SCIPY_METHODS, solve_scipy, solve_torchdiffeq
 from .systems import Activation, System, checked
 
@@ -45,7 +57,7 @@ def hbodeint(
     gamma: float | Tensor | None = None,
     xi: float | Tensor | None = None,
     activation: str | Activation | None = None,
-    method: str | None = None,
+    method: str | ButcherTableau | NystromTableau | Method | None = None,
     rtol: float | Tensor = 1e-5,
     atol: float | Tensor = 1e-7,
     gradient: str | Gradient = "discrete_adjoint",
@@ -81,7 +93,8 @@ def hbodeint(
         For a bare `func`: damping γ (default sigmoid(-3) ≈ 0.0474), restoring coefficient ξ and σ of the
         generalised heavy ball, as in `GeneralizedHeavyBall`; fixed, or tensors that receive gradients.
     method
-        A name in `hbode.METHODS`, "scipy:<solve_ivp method>" or "torchdiffeq:<method>". Default: dprkn6 where the
+        A name in `hbode.METHODS`, a `ButcherTableau` or `NystromTableau` or another `Method` (`hbode.solvers`), or
+        "scipy:<solve_ivp method>" or "torchdiffeq:<method>". Default: dprkn6 where the
         momentum enters through linear damping alone, dopri5 elsewhere. For stiff fields (``stats.stiffness`` near 1)
         "auto", which is the default while the field is not stiff and esdirk4 while it is; prox_bdf3, or prox_bdf2 if
         stiff modes oscillate; radauIIA5, which is the most exact and dearest; or another implicit method. On a heavy
@@ -143,7 +156,8 @@ def hbodeint(
     """
     system = as_system(func, gamma, xi, activation)
     options = dict(options or {})
-    name = method or default_method(system)
+    method = default_method(system) if method is None else method
+    name = method if isinstance(method, str) else type(method).__name__
     check_state(h0, m0, system)
     times = check_times(t, h0, per_sample)
     rows = times[:1] if times.ndim == 2 and times.stride(0) == 0 else times  # the same times for all samples
@@ -162,13 +176,10 @@ def hbodeint(
             raise ValueError(f"method {name!r} is a reference: no events, dense output or times and steps per sample")
         with precision.off():
             return _reference(name, system, h0, y0, times, coefficients, args, rtol, atol, options, throw, precision)
-    if name not in METHODS:
-        raise ValueError(
-            f"method must be one of {', '.join(METHODS)}, scipy:<method> or torchdiffeq:<method>; got {name!r}"
-        )
-    check_names(options, METHODS[name], name)
+    base = as_method(method)
+    check_names(options, base, name)
     reduced = system.damped and system.activation is None
-    chosen = mode.adapt(configured(METHODS[name], options, rtol, atol, reduced, times))
+    chosen = mode.adapt(configured(base, options, rtol, atol, reduced, times))
     check_method(name, chosen, system)
     if coarse := too_few_digits("h0", h0.dtype, name, chosen):
         raise TypeError(coarse)

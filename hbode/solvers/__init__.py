@@ -8,15 +8,17 @@ from .compiled import CannotCompileError, compiled
 from .control import PID_COEFFICIENTS, Controller
 from .coupled import Coupled
 from .field import Damping, Field
-from .implicit import INNER, Implicit, Settings
+from .implicit import INNER, Collocation, CollocationTableau, Dirk, DirkTableau, Implicit, Settings
 from .loop import solve
 from .loop_in_blocks import solve_in_blocks
 from .loop_per_sample import solve_per_sample
 from .method import Carry, Invertible, Method, Uniform, is_uniform, max_growth
+from .nystrom import Nystrom
 from .plan import Keep, Plan
 from .precision import Autocast, real_dtype
-from .registry import METHODS, is_explicit_one_step, switching
+from .registry import METHODS, as_method, is_explicit_one_step, switching
 from .run import integrate, warn_of_eager
+from .runge_kutta import RungeKutta
 from .sample_step import batch_first
 from .status import Status
 from .tableau import ButcherTableau, NystromTableau
@@ -34,6 +36,8 @@ __all__ = [
     "CannotCompileError",
     "Carry",
     "Clock",
+    "Collocation",
+    "CollocationTableau",
     "Controller",
     "Coupled",
     "Crossing",
@@ -41,20 +45,25 @@ __all__ = [
     "Implicit",
     "Settings",
     "Damping",
+    "Dirk",
+    "DirkTableau",
     "Field",
     "Invertible",
     "Keep",
     "Method",
     "Node",
+    "Nystrom",
     "NystromTableau",
     "Plan",
     "Replayed",
+    "RungeKutta",
     "SampleClock",
     "Status",
     "Step",
     "Tape",
     "Uniform",
     "switching",
+    "as_method",
     "batch_first",
     "compiled",
     "is_explicit_one_step",

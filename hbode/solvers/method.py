@@ -73,6 +73,21 @@ class Method(Protocol):
         ...
 
 
+MEMBERS = (
+    "damped",
+    "identity_only",
+    "order",
+    "error_order",
+    "start",
+    "resume",
+    "step",
+    "slope",
+    "error",
+    "interpolate",
+)
+"""What a `Method` has."""
+
+
 class Uniform(Method, Protocol):
     """A method whose steps are all alike and can be recorded as one tensor each, so that a loop of them compiles."""
 

@@ -88,6 +88,9 @@ class Nystrom:
             self.probe = probe(tableau)
         self._cache: dict[torch.device, Weights] = {}
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(order={self.order}, stages={self.tableau.stages - 1})"
+
     def start(self, field: Field, t: Tensor, y: Tensor) -> Carry:
         return y, field(t, y[0])
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 from .adams import Adams
 from .auto import Auto
 from .butcher_tables import BUTCHER
 from .implicit import IMPLICIT, Dirk, Implicit, Settings
 from .implicit.tables import DIRK
-from .method import Method
+from .method import MEMBERS, Method
 from .nystrom import Nystrom
 from .nystrom_tables import NYSTROM
 from .short_runge_kutta import runge_kutta
 from .symplectic import LEAPFROG, YOSHIDA4
+from .tableau import ButcherTableau, NystromTableau
 
 _RUNGE_KUTTA = {name: runge_kutta(tableau) for name, tableau in BUTCHER.items()}
 _NYSTROM = {name: Nystrom(tableau) for name, tableau in NYSTROM.items()}
@@ -32,6 +35,34 @@ def switching(reduced: bool, settings: Settings) -> Auto:
     """Return the switching method for a system: `reduced` says that it is damped, with h' = m."""
     explicit = _NYSTROM["dprkn6"] if reduced else _RUNGE_KUTTA["dopri5"]
     return Auto(explicit, Dirk(settings, tableau=DIRK["esdirk4"]))
+
+
+@cache
+def _from_tableau(tableau: ButcherTableau | NystromTableau) -> Method:
+    """Return the method of a tableau, the same for the same one: compiled code belongs to a method."""
+    return Nystrom(tableau) if isinstance(tableau, NystromTableau) else runge_kutta(tableau)
+
+
+def as_method(method: str | ButcherTableau | NystromTableau | Method) -> Method:
+    """Return a method by its name, of a tableau, or as it is.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For a name that is not there, and for what is no method.
+    """
+    if isinstance(method, str):
+        if method not in METHODS:
+            names = ", ".join(METHODS)
+            raise ValueError(f"method must be one of {names}, scipy:<method> or torchdiffeq:<method>; got {method!r}")
+        return METHODS[method]
+    if isinstance(method, ButcherTableau | NystromTableau):
+        return _from_tableau(method)
+    missing = [name for name in MEMBERS if not hasattr(method, name)]
+    if missing or isinstance(method, type):
+        what = f"a {type(method).__name__} without {', '.join(missing)}" if missing else f"the class {method!r}"
+        raise TypeError(f"method must be a name, a tableau or a Method; got {what}")
+    return method
 
 
 def is_explicit_one_step(method: Method) -> bool:

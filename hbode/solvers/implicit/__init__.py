@@ -1,9 +1,19 @@
 """Implicit methods: equations for their stages, matrix-free inner solvers, gradients of implicit functions."""
 
-from .dirk import Dirk
+from .collocation import Collocation, CollocationTableau
+from .dirk import Dirk, DirkTableau
 from .inner import INNER
 from .methods import IMPLICIT
 from .stage import Settings
 from .step import Implicit
 
-__all__ = ["IMPLICIT", "INNER", "Dirk", "Implicit", "Settings"]
+__all__ = [
+    "IMPLICIT",
+    "INNER",
+    "Collocation",
+    "CollocationTableau",
+    "Dirk",
+    "DirkTableau",
+    "Implicit",
+    "Settings",
+]

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..coefficients import check_length, check_orders, check_quadrature, check_sum
 from ..field import Field
 from ..hermite import Hermite
 from ..method import Carry
@@ -26,6 +27,11 @@ class CollocationTableau:
     """Nodes c, matrix a and weights b; those of the quartic or none: of the slopes at the start, inside, at the end.
 
     `filter` is a real eigenvalue of a, if there is one and errors are to be estimated with it.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not fit together or the coefficients break a condition that the order implies.
     """
 
     order: int
@@ -34,6 +40,18 @@ class CollocationTableau:
     b: tuple[float, ...]
     quartic: tuple[float, ...] | None = None
     filter: float | None = None
+
+    def __post_init__(self) -> None:
+        check_orders(order=self.order)
+        check_length("a", self.a, self.c)
+        check_length("b", self.b, self.c)
+        for i, row in enumerate(self.a):
+            check_length(f"row {i} of a", row, self.c)
+            check_sum(f"row {i} of a", row, self.c[i], "c[i]")
+        check_quadrature("b", self.b, self.c, self.order, velocity=True)
+        eigenvalues = np.linalg.eigvals(np.array(self.a))
+        if self.filter is not None and not (np.abs(eigenvalues - self.filter) <= 1e-12).any():
+            raise ValueError(f"filter must be a real eigenvalue of a, one of {eigenvalues}; got {self.filter}")
 
     @property
     def dense_order(self) -> int:

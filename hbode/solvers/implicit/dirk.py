@@ -10,6 +10,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from ..coefficients import check_error_weights, check_length, check_orders, check_quadrature, check_sum
 from ..field import Field
 from ..hermite import Hermite
 from ..method import Carry
@@ -23,6 +24,11 @@ class DirkTableau:
     """Nodes c, rows a of length 1 … s with the diagonal last, weights b; those of the error and of the quartic or none.
 
     A quartic is for a method of order four and more, whose first stage is explicit and whose last one ends the step.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not fit together or the coefficients break a condition that the orders imply.
     """
 
     order: int
@@ -32,6 +38,21 @@ class DirkTableau:
     b_error: tuple[float, ...] | None = None
     error_order: int | None = None
     quartic: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        check_orders(order=self.order, error_order=self.error_order)
+        for name, values in (("a", self.a), ("b", self.b), ("b_error", self.b_error)):
+            if values is not None:
+                check_length(name, values, self.c)
+        for i, row in enumerate(self.a):
+            if len(row) != i + 1:
+                raise ValueError(f"row {i} of a must have {i + 1} entries, the last on the diagonal; got {len(row)}")
+            check_sum(f"row {i} of a", row, self.c[i], "c[i]")
+        check_quadrature("b", self.b, self.c, self.order, velocity=True)
+        if (self.b_error is None) != (self.error_order is None):
+            raise ValueError("b_error and error_order come together; only one of them is None")
+        if self.b_error is not None and self.error_order is not None:
+            check_error_weights("b_error", self.b_error, self.c, self.error_order)
 
     @property
     def dense_order(self) -> int:
