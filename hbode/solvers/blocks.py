@@ -18,6 +18,7 @@ from .control_law import Attempt, Control, propose, settle
 from .field import Field
 from .method import Carry, Method, Uniform, stiffness
 from .plan import Plan
+from .precision import real_dtype
 from .status import Status
 from .stiffness import BOUNDARY
 
@@ -74,6 +75,10 @@ class BlockInputs(NamedTuple):
     def wide(self, x: Tensor) -> Tensor:
         """Give numbers the shape in which they meet the state."""
         return x if self.axes is None else x.reshape(*x.shape, *[1] * (self.axes - 1))
+
+    def relative_and_absolute(self, y: Tensor) -> tuple[Tensor, ...]:
+        """Return rtol and atol in the shape and dtype in which they meet the sizes of a state."""
+        return self.tolerances or tuple(self.wide(x).to(real_dtype(y)) for x in self.numbers[3:5].unbind())
 
     def norm(self, x: Tensor) -> Tensor:
         """Return root-mean-square norms."""
@@ -147,7 +152,7 @@ def with_first_step(
 ) -> Tensor:
     """Estimate the lengths of the first steps."""
     now = LoopState(*state.unbind())
-    rtol, atol = inputs.tolerances or tuple(inputs.wide(x).to(carry[0].dtype) for x in inputs.numbers[3:5].unbind())
+    rtol, atol = inputs.relative_and_absolute(carry[0])
     scale, end = atol + rtol * carry[0].abs(), inputs.numbers[5]
     dt = first_steps(
         method, field, inputs.wide(now.t), inputs.wide(end), carry, scale, inputs.norm, plan.control.max_step
@@ -234,7 +239,7 @@ def judged(
 ) -> tuple[LoopState[Tensor], Tensor]:
     """Return the state after attempts that led from y0 to y1, and which are accepted."""
     if plan.adaptive:
-        rtol, atol = inputs.tolerances or (inputs.wide(x).to(y0.real.dtype) for x in inputs.numbers[3:5].unbind())
+        rtol, atol = inputs.relative_and_absolute(y0)
         error = inputs.norm(scaled(method.error(stages), y0, y1, rtol, atol))
         if inputs.tied:
             error = error.square().mean().sqrt().expand(error.shape)
