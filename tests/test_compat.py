@@ -357,7 +357,8 @@ def test_the_adjoint_is_exact_at_any_tolerance() -> None:
     kwargs = {"rtol": 1e-2, "atol": 1e-2}
     more = {"adjoint_rtol": 1e3, "adjoint_method": "euler", "adjoint_options": {"norm": "seminorm"}}
     ours = gradients(compat.odeint_adjoint, line(), False, **kwargs, **more)
-    close(ours, gradients(compat.odeint, line(), False, **kwargs))
+    # The steps are those of odeint up to what rounding makes of the lengths that errors of 1e-2 ask for.
+    close(ours, gradients(compat.odeint, line(), False, **kwargs), 1e-9)
 
 
 def test_complex_gradients() -> None:
