@@ -26,7 +26,7 @@ from .changed import differs, refuse
 from .problem import Bind, Problem
 
 
-class Held(nn.Module):
+class ParameterSource(nn.Module):
     """The modules that a field draws its parameters from, so that they can be exchanged for a call."""
 
     def __init__(self, modules: Sequence[nn.Module]) -> None:
@@ -43,7 +43,7 @@ class Held(nn.Module):
         return function()
 
 
-class Shares(NamedTuple):
+class BlockCotangents(NamedTuple):
     """What a block of steps took from elsewhere, and the cotangents of what it gave out.
 
     Starts and lengths of the steps (K,), or (K, B, 1, …, 1) with zero for samples that do not move; their carries,
@@ -62,12 +62,12 @@ def pull_block(
     method: Uniform,
     field: Field,
     bind: Bind,
-    held: Held,
+    held: ParameterSource,
     names: tuple[str, ...],
     tensors: tuple[Tensor | None, ...],
     slots: tuple[int, ...],
     wanted: tuple[Tensor, ...],
-    shares: Shares,
+    block: BlockCotangents,
     at: Tensor,
     carry_bar: Carry,
     totals: tuple[Tensor, ...],
@@ -82,7 +82,7 @@ def pull_block(
     """
     field = field.anew()
     if not slots:
-        method.prepare(field, shares.dt.ndim - 1)
+        method.prepare(field, block.dt.ndim - 1)
 
     def on(at: Tensor, carry_bar: Carry, totals: tuple[Tensor, ...], after: Tensor, changed: Tensor) -> Tensor:
         return at >= 0
@@ -91,12 +91,12 @@ def pull_block(
         at: Tensor, carry_bar: Carry, totals: tuple[Tensor, ...], after: Tensor, changed: Tensor
     ) -> tuple[Tensor, Carry, tuple[Tensor, ...], Tensor, Tensor]:
         n = at.view(1)
-        t, dt = (x.index_select(0, n).squeeze(0) for x in (shares.start, shares.dt))
-        carry = tuple(book.index_select(0, n).squeeze(0) for book in shares.carry)
-        y_bar = carry_bar[0] + shares.ends.index_select(0, n).squeeze(0)
+        t, dt = (x.index_select(0, n).squeeze(0) for x in (block.start, block.dt))
+        carry = tuple(book.index_select(0, n).squeeze(0) for book in block.carry)
+        y_bar = carry_bar[0] + block.ends.index_select(0, n).squeeze(0)
         record_bar: tuple[Tensor, ...] = ()
-        for book in shares.record:
-            k = len(book) // len(shares.start)
+        for book in block.record:
+            k = len(book) // len(block.start)
             record_bar = (book.index_select(0, n * k + torch.arange(k, device=n.device)),)
 
         def step(carry: Carry, *wanted: Tensor) -> tuple[Tensor, ...]:
@@ -147,7 +147,7 @@ def pull_blocks(
     if not (tape.blocks and is_uniform(method)):
         return None
     pull = compiled(pull_block, method, problem.compile_for, rows_bar.device.type)
-    held = Held(problem.modules)
+    held = ParameterSource(problem.modules)
     names = held.names(leaves)
     if names is None:
         _warn("the field uses a leaf tensor that is no parameter of a module it holds, closes over or names")
@@ -175,9 +175,9 @@ def pull_blocks(
         last = torch.tensor(len(steps) - 1, device=bar.device)
         with torch.no_grad():
             ends, record = block.outputs.spread(bar, size, between)
-            shares = Shares(start, dt, block.carry, ends, record)
+            cotangents = BlockCotangents(start, dt, block.carry, ends, record)
             try:
-                given = (method, frozen, problem.bind, held, names, fixed, slots, wanted, shares)
+                given = (method, frozen, problem.bind, held, names, fixed, slots, wanted, cotangents)
                 carry_bar, totals, changed = pull(*given, last, carry_bar, totals, after, changed)
             except CannotCompileError as error:
                 warn_of_eager(error)
