@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from .control import Controller, first_steps, norm, norm_samples, scaled, tie
-from .control_law import Attempt, Control, propose, settle
+from .control_law import CODES, Attempt, Control, propose, settle
 from .field import Field
 from .method import Carry, Method, Uniform, stiffness
 from .plan import Plan
@@ -22,34 +22,33 @@ from .precision import real_dtype
 from .status import Status
 from .stiffness import BOUNDARY
 
-N = TypeVar("N")
 STEPS = 32
 """How many accepted steps fill a block that runs as one compiled loop."""
 TRIES = 8
 """How many steps are tried on an accelerator before the host looks: it waits for the device once in so many."""
 
 
-class LoopState(NamedTuple, Generic[N]):
-    """What a step changes besides the carry: numbers of one tensor, float64, shape (13,) or (13, B).
+class LoopState(NamedTuple):
+    """What a step changes besides the carry: numbers of one tensor, float64, shape (13,) or (13, B), or of Python.
 
     The first are those of `Control`; then how many stops have been passed and how many steps were accepted in the
     block, how many attempts were accepted and refused in all, how many accepted steps were looked at for stiffness, and
     how many of these stability held back.
     """
 
-    t: N
-    dt: N
-    last: N
-    before: N
-    refused: N
-    failure: N
-    status: N
-    stop: N
-    filled: N
-    accepted: N
-    rejected: N
-    looked: N
-    stiff: N
+    t: Any
+    dt: Any
+    last: Any
+    before: Any
+    refused: Any
+    failure: Any
+    status: Any
+    stop: Any
+    filled: Any
+    accepted: Any
+    rejected: Any
+    looked: Any
+    stiff: Any
 
 
 class BlockInputs(NamedTuple):
@@ -138,7 +137,8 @@ def run_block(
 
     def on(state: Tensor, carry: Carry) -> Tensor:
         now = LoopState(*state.unbind())
-        return ((now.status < 0) & (now.filled < size)).any()
+        going: Tensor = (now.status < 0) & (now.filled < size)
+        return going.any()
 
     def advance(state: Tensor, carry: Carry) -> tuple[Tensor, Carry]:
         return step_once(method, field, plan, inputs, buffers, state, carry)
@@ -204,7 +204,7 @@ def step_once(
     carry1, stages = method.step(field, inputs.wide(now.t), inputs.wide(span), carry)
     onward, accept = judged(method, plan, inputs, now, control, attempt, carry[0], carry1[0], stages, None, look)
     done = accept & attempt.lands & (now.stop == inputs.numbers[1])
-    onward = onward._replace(status=torch.where(done, float(Status.SUCCESS), onward.status))
+    onward = onward._replace(status=torch.where(done, CODES[Status.SUCCESS], onward.status))
 
     at = now.filled.reshape(-1)[:1].long()
     buffers.start.index_copy_(0, at, torch.stack((now.t, now.stop)).unsqueeze(0))
@@ -217,7 +217,7 @@ def step_once(
     return torch.stack(onward), tuple(torch.where(mask, new, old) for new, old in zip(carry1, carry, strict=True))
 
 
-def ahead(plan: Plan, inputs: BlockInputs, now: LoopState[Tensor], active: Tensor) -> tuple[Control, Attempt]:
+def ahead(plan: Plan, inputs: BlockInputs, now: LoopState, active: Tensor) -> tuple[Control, Attempt]:
     """Return the control, and the next attempts of those who are active."""
     sign, _, most = inputs.numbers[:3].unbind()
     stop, passed = inputs.stop(now.stop), inputs.stop(now.stop - 1)
@@ -228,7 +228,7 @@ def judged(
     method: Method,
     plan: Plan,
     inputs: BlockInputs,
-    now: LoopState[Tensor],
+    now: LoopState,
     control: Control,
     attempt: Attempt,
     y0: Tensor,
@@ -236,7 +236,7 @@ def judged(
     stages: Any,
     solved: Tensor | None,
     look: bool,
-) -> tuple[LoopState[Tensor], Tensor]:
+) -> tuple[LoopState, Tensor]:
     """Return the state after attempts that led from y0 to y1, and which are accepted."""
     if plan.adaptive:
         rtol, atol = inputs.relative_and_absolute(y0)

@@ -22,6 +22,10 @@ ROUNDINGS = 10
 """How many roundings of the time an adaptive step is, at least."""
 
 
+CODES = {status: float(status) for status in Status}
+"""What stands for a status among numbers; Dynamo does not make a float of an enumeration."""
+
+
 class Control(NamedTuple):
     """Where the control of a solve stands, float64, shape () or (B,) each."""
 
@@ -82,9 +86,9 @@ def propose(
     if plan.adaptive:
         stuck = stuck | (~lands & (length < ROUNDINGS * _ulp(at.t)))
     stuck = active & stuck & ~over
-    unknown = torch.where(dt.isnan(), float(Status.NON_FINITE), float(Status.STEP_UNDERFLOW))
+    unknown = torch.where(dt.isnan(), CODES[Status.NON_FINITE], CODES[Status.STEP_UNDERFLOW])
     status = torch.where(stuck, torch.where(at.failure > 0, at.failure, unknown), at.status)
-    status = torch.where(over, float(Status.MAX_STEPS), status)
+    status = torch.where(over, CODES[Status.MAX_STEPS], status)
     least = torch.minimum(dt, length) <= control.min_step  # rounding may have made the length more than dt
     return at._replace(dt=dt, status=status), Attempt(active & ~over & ~stuck, end, length, lands, least)
 
@@ -104,9 +108,9 @@ def settle(
         Whether the equations of an implicit step were solved.
     """
     active, _, length, lands, least = attempt
-    failure = torch.where(error.isfinite(), 0.0, float(Status.NON_FINITE))
+    failure = torch.where(error.isfinite(), 0.0, CODES[Status.NON_FINITE])
     if solved is not None:
-        failure = torch.where((failure == 0) & ~solved, float(Status.NOT_CONVERGED), failure)
+        failure = torch.where((failure == 0) & ~solved, CODES[Status.NOT_CONVERGED], failure)
     sound = failure == 0
     fine = sound & ((error <= 1) | least) if plan.adaptive else sound
     accept, refuse = active & fine, active & ~fine

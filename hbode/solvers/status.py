@@ -34,8 +34,8 @@ _REMEDIES = {
     Status.STEP_UNDERFLOW: "the step became too small to move the time. The solution may blow up or the field jump: "
     "name jumps in jump_ts, loosen rtol and atol, or use float64",
     Status.NOT_CONVERGED: "the inner solver of an implicit method did not converge, however small the step. Take "
-    "another options['inner'], smaller fixed steps, or an explicit method if the field is not stiff; of a field in mixed "
-    "precision, which rounds more than that, a larger options['inner_share']",
+    "another options['inner'], smaller fixed steps, or an explicit method if the field is not stiff; for a field in "
+    "mixed precision, whose rounding is more than that, a larger options['inner_share']",
     Status.MAX_STEPS: "max_steps was reached. Raise max_steps, loosen rtol and atol, or take an implicit method if "
     "the field is stiff",
 }
