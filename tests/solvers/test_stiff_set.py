@@ -76,6 +76,6 @@ def test_radau_is_as_exact_as_one_would_like(problem, rtol):
 
 
 @pytest.mark.slow  # 1 to 10 s each at 1e-4, and up to 20 s of pollu, medazko and e5 and at 1e-7
-@pytest.mark.parametrize(("problem", "rtol", "name"), cases())
+@pytest.mark.parametrize(("problem", "rtol", "name"), list(cases()))
 def test_a_problem_of_the_set(problem, rtol, name):
     assert solved(problem, rtol, name) <= MARGIN * WORST[problem, rtol]
