@@ -83,12 +83,12 @@ def differences(phi, problem: Problem, size: float) -> tuple[float, float]:
     """Return the derivative of φ at 0 by fourth-order differences, and how far off they may be.
 
     What the fourth order does better than the second, e²/6 of the third derivative, tells what it leaves, e⁴/30 of the
-    fifth: at rates up to 20, and up to 1,000 where events or stiffness make them steep. Where the field has kinks, it
-    is all that is known. A difference that is not small is that of a kink.
+    fifth: at the rate of the case, and up to 1,000 where events or stiffness make it steep. Of kinks it is all that is
+    known. A difference that is not small is that of a kink.
     """
     case = problem.case
     steep = case.event != "none" or case.field == "stiff"
-    e = 2e-5 if case.field == "kinked" else 2e-4 if steep else 2e-3
+    e = 2e-5 if case.field == "kinked" else 2e-4 if steep else 0.04 / case.rate
     near, far = (phi(e) - phi(-e)) / (2 * e), (phi(2 * e) - phi(-2 * e)) / (4 * e)
     found = (4 * near - far) / 3
     if abs(found - near) > max(100 * e**2, 1e-5) * max(size, abs(found)):

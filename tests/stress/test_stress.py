@@ -19,6 +19,10 @@ KNOWN: tuple[tuple[str, Callable[[Case], bool]], ...] = (
         "stages beyond the step see a discontinuity at its end from the wrong side, held in time: order two there",
         lambda case: case.field == "discontinuous" and case.method in ("yoshida4", "kvaerno5"),
     ),
+    (
+        "the equation of one long step across kinks may have no solution, which is said",
+        lambda case: case.field == "kinked" and case.implicit and case.steps == "requested",
+    ),
 )
 """What is not as it might be, and the cases that may meet it."""
 
