@@ -156,6 +156,8 @@ def frozen(problem: Problem, x: Leaves, sol, dt: Tensor, **call):
     ends = x["t"].detach()[[0, -1]]
     if not bool((sign * torch.cat((ends[:1], grid, ends[1:])).diff() > 0).all()):
         raise Kink  # a step shorter than the shift of the times
+    if problem.asked is not None and not bool(((problem.asked - ends[0]) * sign >= 0).all()):
+        raise Kink  # a place of dense output that the start moves beyond
     return problem.solve(x, grid=grid, **call)
 
 
