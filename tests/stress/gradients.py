@@ -134,7 +134,7 @@ def call_of(problem: Problem) -> dict:
         return {"options": options}
     if case.steps == "adaptive":
         return {"options": options | {"inner_share": max(1e-12 / case.rtol, 1e-9)}}
-    return {"options": options} | TIGHT
+    return {"options": options | ({"inner_share": 0.1} if case.implicit else {})} | TIGHT  # less than it is rounding
 
 
 def frozen(problem: Problem, x: Leaves, sol, dt: Tensor, **call):
