@@ -93,6 +93,11 @@ def norm_samples(x: Tensor, batch_axis: int) -> Tensor:
     return norms / math.sqrt(max(flat.shape[1], 1))
 
 
+def ulp(t: Tensor) -> Tensor:
+    """Return the unit in the last place of times."""
+    return torch.nextafter(t.abs(), torch.full_like(t, math.inf)) - t.abs()
+
+
 def tie(dt: Tensor, span: Tensor, active: Tensor) -> Tensor:
     """Return steps that are the same fraction of every span, the least that an active sample asks for."""
     return span * (dt / span).where((span > 0) & active, math.inf).min()
@@ -134,5 +139,5 @@ def first_steps(
     d = torch.maximum(d1, measure((method.slope(field, ahead) - slope) / scale) / h0)
     k = (method.error_order or method.order) + 1
     h1 = ((0.01 / d) ** (1 / k)).where((d > 1e-15) & d.isfinite(), (1e-3 * h0).clamp(min=1e-6))
-    least = (torch.nextafter(t.abs(), torch.full_like(t, math.inf)) - t.abs()).view(h0.shape)
+    least = ulp(t).view(h0.shape)
     return torch.maximum(torch.minimum(100 * h0, h1.where(d.isfinite(), 1e-3 * h0)), 100 * least)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .control import GRID_SLACK
+from .control import GRID_SLACK, ulp
 from .plan import Plan
 from .status import Status
 
@@ -79,12 +79,12 @@ def propose(
         ahead, lands = at.t + sign * dt, dt >= (stop - at.t) * sign * (1 - SLIVER)
     else:  # a multiple of the step from the last stop, so that roundings do not add up
         ahead = passed + sign * (((at.t - passed) * sign / dt).round() + 1) * dt
-        lands = (stop - ahead) * sign <= GRID_SLACK * dt + 2 * _ulp(stop)
+        lands = (stop - ahead) * sign <= GRID_SLACK * dt + 2 * ulp(stop)
     end = torch.where(lands, stop, ahead)
     length = (end - at.t) * sign
     stuck = ~(length > 0)
     if plan.adaptive:
-        stuck = stuck | (~lands & (length < ROUNDINGS * _ulp(at.t)))
+        stuck = stuck | (~lands & (length < ROUNDINGS * ulp(at.t)))
     stuck = active & stuck & ~over
     unknown = torch.where(dt.isnan(), CODES[Status.NON_FINITE], CODES[Status.STEP_UNDERFLOW])
     status = torch.where(stuck, torch.where(at.failure > 0, at.failure, unknown), at.status)
@@ -129,10 +129,6 @@ def settle(
     return Control(t, dt, last, before, refused, torch.where(active, failure, at.failure), status), accept
 
 
-def _ulp(t: Tensor) -> Tensor:
-    return torch.nextafter(t.abs(), torch.full_like(t, math.inf)) - t.abs()
-
-
 class Numbers:
     """The same law for a batch that steps as one, in Python floats: `Control` and `Attempt` in one.
 
@@ -154,7 +150,7 @@ class Numbers:
             ahead, lands = t + sign * dt, dt >= (stop - t) * sign * (1 - SLIVER)
         else:
             ahead = passed + sign * (round((t - passed) * sign / dt) + 1) * dt
-            lands = (stop - ahead) * sign <= GRID_SLACK * dt + 2 * math.ulp(stop)
+            lands = (stop - ahead) * sign <= plan.slack(stop)
         self.end, self.lands = stop if lands else ahead, lands
         self.length = (self.end - t) * sign
         if not self.length > 0 or (plan.adaptive and not lands and self.length < ROUNDINGS * math.ulp(t)):

@@ -197,7 +197,7 @@ class SampleHost(Host):
         begun = Samples(method, field, y0, clock, plan, start, tied)
         self.tape, self.times, self.sign, self.anchors = begun.tape, begun.times, begun.sign, begun.anchors
         self.state, self.inputs, self.tape.carry = begun.state, begun.inputs, begun.carry
-        self.active = bool((self.state[6] < 0).any())
+        self.active = begun.active
         self.columns = method.record_shape(y0)[0]
 
     def enter(self, buffers: BlockBuffers, state: Tensor, carry: Carry) -> tuple[list[SampleStep], SampleOutputs]:

@@ -33,6 +33,8 @@ class Samples:
         Those of the nodes behind so many stops, (B, K + 1).
     inputs, state
         What steps go by, and start from: lengths are NaN where they are to be estimated.
+    active
+        Whether any has a step to take.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class Samples:
             slope = batch_first(method.slope(field, self.carry), clock.ndim).reshape(batch, -1)
             broken = ~torch.isfinite(slope.detach()).all(1)
             status = torch.where((status < 0) & broken, float(Status.NON_FINITE), status)
+        self.active = bool((status < 0).any())
         if tied and plan.adaptive and plan.control.first_step is not None:
             dt = tie(dt, (times[:, -1] - times[:, 0]).abs(), status < 0)
         one, zero = torch.ones_like(dt), torch.zeros_like(dt)
@@ -91,7 +94,7 @@ def solve_per_sample(
     tape, carry, times, sign, row, inputs = begun.tape, begun.carry, begun.times, begun.sign, begun.row, begun.inputs
     batch, count = times.shape
     device, state = times.device, begun.state
-    if (state[6] < 0).any() and plan.adaptive and plan.control.first_step is None:
+    if begun.active and plan.adaptive and plan.control.first_step is None:
         state = with_first_step(method, field, plan, inputs, state, carry)
     now = LoopState(*state.unbind())
     node = Nodes(times[:, 0], torch.zeros_like(row))

@@ -135,16 +135,20 @@ class Collocation(Implicit):
             inside = Quartic(cubic, weighed(tab.quartic, torch.cat(ends)))
         if tab.filter is None:
             return (y1, f1), Stages(inside, None, converged)
-        short = weighed(tab.b_error, torch.cat((k.unsqueeze(0), slopes)))
-        return (y1, f1), Stages(
-            inside, partial(self._filtered, field, t + dt, tab.filter * size, y1, f1, short), converged
-        )
+
+        def short() -> Tensor:
+            return weighed(tab.b_error, torch.cat((k.unsqueeze(0), slopes)))
+
+        error = partial(self._filtered, field, t + dt, tab.filter * size, y1, f1, short)
+        return (y1, f1), Stages(inside, error, converged)
 
     @torch.no_grad()
-    def _filtered(self, field: Field, t: Tensor, sigma: Tensor, y: Tensor, k: Tensor, short: Tensor) -> Tensor:
-        """Return the error e of e - σ (f(t, y + e) - f(t, y)) = short (Hairer, Wanner 1996, IV.8).
+    def _filtered(
+        self, field: Field, t: Tensor, sigma: Tensor, y: Tensor, k: Tensor, short: Callable[[], Tensor]
+    ) -> Tensor:
+        """Return the error e of e - σ (f(t, y + e) - f(t, y)) = short() (Hairer, Wanner 1996, IV.8).
 
         By itself, what the embedded quadrature is short of is as large as dt f in a stiff component at rest.
         """
-        stage = solve_stage(field, t, y + short - sigma * k, sigma, k, self.settings)
+        stage = solve_stage(field, t, y + short() - sigma * k, sigma, k, self.settings)
         return torch.where(stage.converged.reshape(sigma.shape), stage.z - y, math.nan)
