@@ -56,6 +56,7 @@ def theirs(net, h0: Tensor, t: Tensor, adjoint: bool):
 
 def error(result, reference) -> tuple[float, float]:
     """Return the relative errors of positions and gradients."""
+
     def norm(xs, ys):
         difference = sum(float((x.double() - y).square().sum()) for x, y in zip(xs, ys, strict=True))
         return (difference / sum(float(y.square().sum()) for y in ys)) ** 0.5

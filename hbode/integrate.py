@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -10,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from .arguments import (
     as_coefficient,
@@ -24,27 +22,16 @@ from .arguments import (
     too_few_digits,
     too_fine,
 )
+from .bound import bound_field
 from .dense import DenseOutput
 from .events import EventLike, as_events, crossing
-from .gradients import Gradient, Problem, Solved
-from .gradients.captured import reachable
-from .options import check_names, configured, gradient_mode, number, plan
-from .solution import EventRecord, Solution, SolverError, Stats
-from .solvers import (
-    Autocast,
-    ButcherTableau,
-    Clock,
-    Damping,
-    Field,
-    Method,
-    NystromTableau,
-    SampleClock,
-    Status,
-    as_method,
-    real_dtype,
-)
-from .solvers.reference import SCIPY_METHODS, solve_scipy, solve_torchdiffeq
-from .systems import Activation, System, checked
+from .gradients import Gradient, Problem
+from .options import check_names, configured, gradient_mode, plan
+from .progress import Progress
+from .reference_solvers import solve_by_reference
+from .solution import Solution, Stats, event_records, raise_failure, stats_of
+from .solvers import Autocast, ButcherTableau, Clock, Field, Method, NystromTableau, SampleClock, as_method, real_dtype
+from .systems import Activation, System
 
 
 def hbodeint(
@@ -175,7 +162,8 @@ def hbodeint(
         if events or dense or per_sample or times.ndim == 2:
             raise ValueError(f"method {name!r} is a reference: no events, dense output or times and steps per sample")
         with precision.off():
-            return _reference(name, system, h0, y0, times, coefficients, args, rtol, atol, options, throw, precision)
+            given = name, system, h0, y0, times, coefficients, args, rtol, atol, options, throw, precision
+            return solve_by_reference(*given)
     base = as_method(method)
     check_names(options, base, name)
     reduced = system.damped and system.activation is None
@@ -192,7 +180,7 @@ def hbodeint(
         for slot, tensor in zip(slots, tensors[2:], strict=True):
             values[slot] = tensor
         form = chosen.damped if damped is None else damped
-        return _field(system, form, h0, tensors[0], tensors[1], values, precision), crossings
+        return bound_field(system, form, h0, tensors[0], tensors[1], values, precision), crossings
 
     drawn = plan(chosen, options, times, rtol, atol, (func, h0, t if isinstance(t, Tensor) else times))
     if drawn.adaptive and (fine := too_fine("h0", h0.dtype, rtol, atol)):
@@ -203,7 +191,7 @@ def hbodeint(
     def on_backward(evaluations: int) -> None:
         stats[0].nfe_backward = evaluations
 
-    with precision.off(), _Progress(times, progress and not samples) as bar:
+    with precision.off(), Progress(times, progress and not samples) as bar:
         problem = Problem(
             chosen,
             bind,
@@ -222,9 +210,9 @@ def hbodeint(
             compile_for=_subject(system.f) if compile else None,
         )
         solved = mode.solve(problem, on_backward)
-    stats.append(_stats(solved, samples))
+    stats.append(stats_of(solved, samples))
     if throw:
-        _raise_failure(solved, samples)
+        raise_failure(solved, samples)
     rows = clock.place(solved.rows, solved.tape.row_places)
     h, m = (rows[:, 0], rows[:, 1]) if system.second_order else (rows, None)
     return Solution(
@@ -232,7 +220,7 @@ def hbodeint(
         h,
         m,
         stats[0],
-        _event_records(solved, len(events), system.second_order, samples),
+        event_records(solved, len(events), system.second_order, samples),
         DenseOutput(problem, solved) if dense else None,
     )
 
@@ -240,130 +228,3 @@ def hbodeint(
 def _subject(f: Callable[..., Tensor]) -> object:
     """Return what stands for a field when it is compiled: a function made anew has the same code."""
     return f if isinstance(f, torch.nn.Module) else getattr(f, "__code__", type(f))
-
-
-def _field(
-    system: System,
-    damped: bool,
-    h0: Tensor,
-    gamma: Tensor | None,
-    xi: Tensor | None,
-    args: Sequence[Any],
-    precision: Autocast,
-) -> Field:
-    real = real_dtype(h0)
-    damping = Damping.of(gamma, xi, h0)
-    if damped:
-        f = system.f
-        force = precision.around(lambda t, h: checked(f(t, h, *args), h))
-        return Field(force, real, damping, system.activation)
-    g, x = (None if c is None else c.to(h0.dtype) for c in (gamma, xi))
-    return Field(precision.around(lambda t, y: system.rhs(t, y, g, x, *args)), real, damping)
-
-
-def _reference(
-    name: str,
-    system: System,
-    h0: Tensor,
-    y0: Tensor,
-    times: Tensor,
-    coefficients: Sequence[Tensor | None],
-    args: Sequence[Any],
-    rtol: float | Tensor,
-    atol: float | Tensor,
-    options: dict[str, Any],
-    throw: bool,
-    precision: Autocast,
-) -> Solution:
-    backend, _, method = name.partition(":")
-    gamma, xi = coefficients
-    field = _field(system, False, h0, gamma, xi, args, precision)
-    if backend == "scipy":
-        if method not in SCIPY_METHODS:
-            raise ValueError(f"method must be scipy:<one of {', '.join(SCIPY_METHODS)}>, got {name!r}")
-        inputs = (y0, times, *coefficients, *args, *reachable(system).leaves)
-        if torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in inputs):
-            raise ValueError(f"method {name!r} has no gradient; call it under torch.no_grad()")
-        done = solve_scipy(method, field, y0, times, number("rtol", rtol), number("atol", atol), options)
-    elif backend == "torchdiffeq":
-        done = solve_torchdiffeq(method, field, y0, times, rtol, atol, options)
-    else:
-        raise ValueError(f"method must name a back end scipy or torchdiffeq before the colon, got {name!r}")
-    reached = torch.isfinite(done.rows.detach().reshape(len(times), -1)).all(1)
-    status = Status.SUCCESS if done.failure is None else Status.NON_FINITE
-    if done.failure is not None and throw:
-        at = float(times[max(int(reached.sum()) - 1, 0)])
-        raise SolverError(status, at, math.nan, detail=f"{name} says: {done.failure}")
-    none = torch.zeros(0, dtype=torch.float64)
-    stats = Stats(field.calls, 0, 0, status, none, none, 0, math.nan)
-    h, m = done.rows.unbind(1) if system.second_order else (done.rows, None)
-    return Solution(times, h, m, stats)
-
-
-def _stats(solved: Solved, samples: bool) -> Stats:
-    tape = solved.tape
-    shares = [stiff / looked if looked else math.nan for stiff, looked in zip(tape.stiff, tape.looked, strict=True)]
-    if samples:
-        return Stats(
-            tape.evaluations,
-            tape.accepted,
-            tape.rejected,
-            tape.status,
-            torch.stack(tape.t) if tape.t else torch.zeros(0, len(tape.status), dtype=torch.float64),
-            torch.stack(tape.dt) if tape.dt else torch.zeros(0, len(tape.status), dtype=torch.float64),
-            tape.products,
-            shares,
-        )
-    return Stats(
-        tape.evaluations[0],
-        tape.accepted[0],
-        tape.rejected[0],
-        tape.status[0],
-        torch.tensor(tape.t, dtype=torch.float64),
-        torch.tensor(tape.dt, dtype=torch.float64),
-        tape.products[0],
-        shares[0],
-    )
-
-
-def _raise_failure(solved: Solved, samples: bool) -> None:
-    statuses = solved.tape.status
-    for sample, (status, (t, dt)) in enumerate(zip(statuses, solved.tape.failed_at, strict=True)):
-        if status.failed:
-            raise SolverError(status, t, dt, sample if samples else None)
-
-
-def _event_records(solved: Solved, count: int, second_order: bool, samples: bool) -> tuple[EventRecord, ...]:
-    records: list[EventRecord] = []
-    if not count:
-        return ()
-    index = torch.tensor(solved.tape.event_index, dtype=torch.long, device=solved.rows.device)
-    sample = torch.tensor(solved.tape.event_sample, dtype=torch.long, device=solved.rows.device)
-    for which in range(count):
-        mine = (index == which).nonzero().flatten()
-        t, y = solved.event_t[mine], solved.event_y[mine]
-        h, m = y.unbind(1) if second_order else (y, None)
-        records.append(EventRecord(t, h, m, sample[mine] if samples else None))
-    return tuple(records)
-
-
-class _Progress:
-    """A bar over the time of a solve, or nothing."""
-
-    def __init__(self, times: Tensor, shown: bool) -> None:
-        self.bar = None
-        if shown:
-            self.start = float(times[0])
-            self.bar = tqdm(total=abs(float(times[-1]) - self.start), unit="t", leave=False)
-        self.accept = self._advance if shown else None
-
-    def _advance(self, t: float, _: Tensor, dt: float) -> None:
-        if self.bar is not None:
-            self.bar.update(abs(dt))
-
-    def __enter__(self) -> _Progress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.bar is not None:
-            self.bar.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .dense import DenseOutput
+from .gradients import Solved
 from .solvers import Status
 
 __all__ = ["EventRecord", "Solution", "SolverError", "Stats", "Status", "of_batch"]
@@ -160,3 +162,53 @@ class Solution:
             f"Solution(h={tuple(self.h.shape)}, m={None if self.m is None else tuple(self.m.shape)}, "
             f"nfe={stats.nfe}, accepted={stats.accepted}, rejected={stats.rejected}, status={status})"
         )
+
+
+def stats_of(solved: Solved, samples: bool) -> Stats:
+    """Return the cost of a solve; `samples`: each has its own."""
+    tape = solved.tape
+    shares = [stiff / looked if looked else math.nan for stiff, looked in zip(tape.stiff, tape.looked, strict=True)]
+    if samples:
+        return Stats(
+            tape.evaluations,
+            tape.accepted,
+            tape.rejected,
+            tape.status,
+            torch.stack(tape.t) if tape.t else torch.zeros(0, len(tape.status), dtype=torch.float64),
+            torch.stack(tape.dt) if tape.dt else torch.zeros(0, len(tape.status), dtype=torch.float64),
+            tape.products,
+            shares,
+        )
+    return Stats(
+        tape.evaluations[0],
+        tape.accepted[0],
+        tape.rejected[0],
+        tape.status[0],
+        torch.tensor(tape.t, dtype=torch.float64),
+        torch.tensor(tape.dt, dtype=torch.float64),
+        tape.products[0],
+        shares[0],
+    )
+
+
+def raise_failure(solved: Solved, samples: bool) -> None:
+    """Raise where a solve failed."""
+    statuses = solved.tape.status
+    for sample, (status, (t, dt)) in enumerate(zip(statuses, solved.tape.failed_at, strict=True)):
+        if status.failed:
+            raise SolverError(status, t, dt, sample if samples else None)
+
+
+def event_records(solved: Solved, count: int, second_order: bool, samples: bool) -> tuple[EventRecord, ...]:
+    """Return what was met of so many event functions."""
+    records: list[EventRecord] = []
+    if not count:
+        return ()
+    index = torch.tensor(solved.tape.event_index, dtype=torch.long, device=solved.rows.device)
+    sample = torch.tensor(solved.tape.event_sample, dtype=torch.long, device=solved.rows.device)
+    for which in range(count):
+        mine = (index == which).nonzero().flatten()
+        t, y = solved.event_t[mine], solved.event_y[mine]
+        h, m = y.unbind(1) if second_order else (y, None)
+        records.append(EventRecord(t, h, m, sample[mine] if samples else None))
+    return tuple(records)

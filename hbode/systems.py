@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .gradients.captured import reachable
+from .solvers.field import checked
 
 VectorField = Callable[..., Tensor]
 Activation = Callable[[Tensor], Tensor]
@@ -294,22 +295,6 @@ def _value(coefficient: float | Tensor, trainable: bool) -> Tensor:
     if isinstance(coefficient, Tensor):
         return coefficient
     return torch.tensor(coefficient, dtype=torch.get_default_dtype() if trainable else torch.float64)
-
-
-def checked(out: Any, h: Tensor) -> Tensor:
-    """Return what a field returned, if it is a tensor of the shape and dtype of h.
-
-    Under `torch.autocast` the dtype is what its rules made of the field's, and becomes that of h.
-    """
-    if not isinstance(out, Tensor):
-        raise TypeError(f"func must return a tensor, got {type(out).__name__}")
-    if out.shape != h.shape:
-        raise ValueError(f"func must return the shape of h, {tuple(h.shape)}, got {tuple(out.shape)}")
-    if out.dtype != h.dtype:
-        if torch.is_autocast_enabled(h.device.type) and out.is_floating_point() and h.is_floating_point():
-            return out.to(h.dtype)
-        raise TypeError(f"func must return the dtype of h, {h.dtype}, got {out.dtype}")
-    return out
 
 
 def _short(value: Tensor) -> str:

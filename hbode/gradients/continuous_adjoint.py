@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..solvers import METHODS, Carry, Clock, Coupled, Crossing, Field, Method, Plan, Tape, is_explicit_one_step, solve
+from ..solvers import METHODS, Carry, Clock, Coupled, Field, Method, Plan, Tape, is_explicit_one_step, solve
 from .backprop import Backprop, differentiates_steps
 from .captured import Guard
+from .event_gradients import along_slope, differentiable_events
 from .linearisation import Linearisation
 from .problem import Problem, Solved
 from .trajectories import Interpolated, SolvedBackwards, stops_between
@@ -88,7 +89,7 @@ class ContinuousAdjoint:
         clock = problem.clock
         field, crossings = problem.bind(problem.tensors)
         if tape.event_index:
-            event_t, event_y = _events(problem, field, crossings, tape, event_t, event_y)
+            event_t, event_y = differentiable_events(problem, field, crossings, tape, event_t, event_y)
 
         def carry(n: int) -> Carry:
             step, y = tape.steps[n], nodes[0][n]
@@ -187,7 +188,9 @@ def _swept(ctx: Any, cotangents: tuple[Tensor | None, ...]) -> tuple[Tensor | No
         z, found, calls = _swept_back(problem, mode, tape, linear, explicit, met, slack, (times.tolist(), rows))
         y0_bar = y0_bar + z
         if times.requires_grad:
-            t0_bar = -_along(z, problem.slope(forward.within(problem.plan.sides(float(times[0]), sign)), times[0], y0))
+            t0_bar = -along_slope(
+                z, problem.slope(forward.within(problem.plan.sides(float(times[0]), sign)), times[0], y0)
+            )
     else:
         calls = 0
     times_bar = None
@@ -198,7 +201,7 @@ def _swept(ctx: Any, cotangents: tuple[Tensor | None, ...]) -> tuple[Tensor | No
         bars = cotangents[0][lead:] if cotangents[0] is not None else ()
         for i, bar in enumerate(bars, lead):
             seen = problem.seen_before(forward, times[i], sign)
-            times_bar[i] = _along(bar, problem.slope(seen, times[i], rows[i]))
+            times_bar[i] = along_slope(bar, problem.slope(seen, times[i], rows[i]))
     ctx.on_backward(field.calls + forward.calls + calls)
     names = [x for x in (*coefficients, *wanted) if x is not None and x.requires_grad]
     sums = {id(x): total for x, total in zip(names, found, strict=True)}
@@ -275,34 +278,3 @@ def _swept_back(
         )
     z, sums = backwards.divided(swept.carry)
     return z * scale, [x * scale for x in sums], again.calls
-
-
-def _events(
-    problem: Problem, field: Field, crossings: tuple[Crossing, ...], tape: Tape, times: Tensor, states: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Return times and states of events with the gradient of the implicit function: the states are at fixed times.
-
-    Its derivatives are those just before the zero: a function that stays zero is flat after it.
-    """
-    ts, ys = [], []
-    sign = 1.0 if problem.clock.times[-1] >= problem.clock.times[0] else -1.0
-    for which, t, y in zip(tape.event_index, times, states, strict=True):
-        slope = problem.slope(problem.seen_before(field, t, sign), t, y)
-        back = sign * 8 * math.ulp(float(t))
-        t_before, y_before = t - back, y - back * slope
-        with torch.enable_grad():
-            inputs = t_before.detach().requires_grad_(), y_before.detach().requires_grad_()
-            value = crossings[which].fn(*inputs)
-            by_t, by_y = torch.autograd.grad(value, inputs, allow_unused=True, materialize_grads=True)
-        value = crossings[which].fn(t_before, y_before)
-        along = by_t + _along(by_y, slope)
-        steep = along != 0
-        shift = torch.where(steep, (value - value.detach()).double(), 0.0) / torch.where(steep, along, 1.0)
-        ts.append(t - shift)
-        ys.append(y - slope * shift.to(slope.real.dtype))
-    return torch.stack(ts), torch.stack(ys)
-
-
-def _along(bar: Tensor, slope: Tensor) -> Tensor:
-    """Return the derivative along a direction, from the gradient, in float64."""
-    return (bar.conj() * slope).real.sum().double()

@@ -161,20 +161,20 @@ def pull_blocks(
     wanted = (*(x for i, x in enumerate(fixed) if i in slots and x is not None), *leaves)
     carry_bar: Carry = tuple(torch.zeros_like(x) for x in tape.carry)
     totals = tuple(torch.zeros_like(x) for x in wanted)
-    row, end = len(rows_bar), len(tape.steps)
+    row = len(rows_bar)
     after, changed = tape.carry[0].detach().clone(), torch.zeros((), dtype=torch.bool, device=rows_bar.device)
-    between = any(block.outputs.inside for block in tape.blocks)
-    for block in reversed(tape.blocks):
-        if not block.filled:
+    between = any(any(outputs.inner) for outputs in tape.blocks)
+    for outputs in reversed(tape.blocks):
+        block = outputs.block
+        if not len(block):
             continue
-        size, steps = len(block.carry[0]), tape.steps[end - block.filled : end]
-        end -= block.filled
-        bar = rows_bar[row - block.outputs.count : row]
-        row -= block.outputs.count
-        start, dt = (torch.cat((x, x.new_zeros(size - len(x), *x.shape[1:]))) for x in clock.spans(steps))
-        last = torch.tensor(len(steps) - 1, device=bar.device)
+        size = len(block.carry[0])
+        bar = rows_bar[row - block.rows : row]
+        row -= block.rows
+        start, dt = block.spans(size)
+        last = torch.tensor(len(block) - 1, device=bar.device)
         with torch.no_grad():
-            ends, record = block.outputs.spread(bar, size, between)
+            ends, record = outputs.spread(bar, size, between)
             cotangents = BlockCotangents(start, dt, block.carry, ends, record)
             try:
                 given = (method, frozen, problem.bind, held, names, fixed, slots, wanted, cotangents)
@@ -184,11 +184,11 @@ def pull_blocks(
                 return None
         after = block.carry[0][0].clone()
         for book in block.record:
-            own = block.outputs.anew(field).weights_bar(bar, book, free)
+            own = outputs.anew(field).weights_bar(bar, book, free)
             totals = (*(a if b is None else a + b for a, b in zip(totals, own, strict=False)), *totals[len(slots) :])
     if bool(changed):
         refuse("a step ends elsewhere")
-    frozen.counts.calls += len(tape.steps) * method.evaluations
+    frozen.counts.calls += tape.count * method.evaluations
     return carry_bar, totals
 
 

@@ -57,7 +57,7 @@ class Replay(torch.autograd.Function):
         ctx.autocast = same_autocast(y0.device.type)
         ctx.set_materialize_grads(False)
         ctx.problem, ctx.walk, ctx.on_backward = frozen, walk, on_backward
-        ctx.tape = Tape(tape.steps, tape.carry, row_places=tape.row_places[:1], blocks=tape.blocks)
+        ctx.tape = Tape(tape.kept, tape.carry, lead=tape.lead, row_places=tape.row_places[:1], blocks=tape.blocks)
         if not problem.plan.keep_interpolants:
             return outputs
         return *outputs, *(x.detach() for step in tape.steps for x in step.carry)
@@ -106,10 +106,9 @@ def _pull_back(ctx: Any, cotangents: tuple[Tensor | None, ...]) -> tuple[Tensor 
         return list(grads[: len(carry)])
 
     rows_bar, event_t_bar, event_y_bar, *node_bars = cotangents
-    steps = ctx.tape.steps
-    row = sum(step.rows for step in steps)
-    lead = 0 if rows_bar is None else len(rows_bar) - row
-    event = sum(step.events for step in steps)
+    lead = ctx.tape.lead
+    row, event = (0 if bar is None else len(bar) for bar in (rows_bar, event_t_bar))
+    row -= lead
     carry_bar: list[Tensor | None] = []
     pulled = None
     if not node_bars and problem.on_replay is None:
@@ -150,8 +149,9 @@ def _pull_back(ctx: Any, cotangents: tuple[Tensor | None, ...]) -> tuple[Tensor 
     start_rows = None if rows_bar is None else rows_bar[:lead]
     y = y0.detach().requires_grad_()
     if any(bar is not None for bar in carry_bar[1:]):
-        first = guard.run(lambda: problem.start(field, clock, y, steps[0].sides), lambda carry: carry[1:], (y, times))
-        comparison.add_start(steps[0], first, steps[0].carry)
+        step = ctx.tape.steps[0]
+        first = guard.run(lambda: problem.start(field, clock, y, step.sides), lambda carry: carry[1:], (y, times))
+        comparison.add_start(step, first, step.carry)
         pairs = [(x, bar) for x, bar in zip(first[1:], carry_bar[1:], strict=True) if bar is not None]
         (y0_bar,) = pull([x for x, _ in pairs], [bar for _, bar in pairs], (y,))
     comparison.settle()
@@ -177,7 +177,7 @@ def _pull_back_with_graph(ctx: Any, cotangents: tuple[Tensor | None, ...]) -> tu
     comparison = Comparison(y0, drifts=True)
     rows_bar, *others_bar = cotangents
     steps = ctx.tape.steps
-    lead = 0 if rows_bar is None else len(rows_bar) - sum(step.rows for step in steps)
+    lead = ctx.tape.lead
     blocks: list[Replayed] = []
     carry: Carry = (y0,)
     if steps:

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .control import Controller, first_steps, norm, norm_samples, scaled, tie
+from .block_state import BlockBuffers, BlockInputs, LoopState
+from .control import first_steps, scaled, tie
 from .control_law import CODES, Attempt, Control, propose, settle
 from .field import Field
 from .method import Carry, Method, Uniform, stiffness
 from .plan import Plan
-from .precision import real_dtype
 from .status import Status
 from .stiffness import BOUNDARY
 
@@ -26,92 +26,6 @@ STEPS = 32
 """How many accepted steps fill a block that runs as one compiled loop."""
 TRIES = 8
 """How many steps are tried on an accelerator before the host looks: it waits for the device once in so many."""
-
-
-class LoopState(NamedTuple):
-    """What a step changes besides the carry: numbers of one tensor, float64, shape (13,) or (13, B), or of Python.
-
-    The first are those of `Control`; then how many stops have been passed and how many steps were accepted in the
-    block, how many attempts were accepted and refused in all, how many accepted steps were looked at for stiffness, and
-    how many of these stability held back.
-    """
-
-    t: Any
-    dt: Any
-    last: Any
-    before: Any
-    refused: Any
-    failure: Any
-    status: Any
-    stop: Any
-    filled: Any
-    accepted: Any
-    rejected: Any
-    looked: Any
-    stiff: Any
-
-
-class BlockInputs(NamedTuple):
-    """What a block goes by.
-
-    Of `numbers`, float64, shape (7 + K,) or (7 + K, B): the direction of time (±1), which of the next stops is the last
-    of all, the most steps that may be tried, rtol, atol, the end, the stop that was passed last (or the start), and the
-    next K stops, as many as a block can pass or all.
-    Tolerances that are no numbers, rtol and atol, come by themselves. Where samples step by themselves, `axes` is the
-    number of axes of h; if they are `tied`, the error of the batch decides for all of them.
-    """
-
-    numbers: Tensor
-    tolerances: tuple[Tensor, ...]
-    axes: int | None = None
-    tied: bool = False
-
-    def stop(self, which: Tensor) -> Tensor:
-        """Return a stop, or the last one beyond it; -1: the one that was passed last."""
-        index = (which.long() + 7).clamp(max=len(self.numbers) - 1)
-        return self.numbers.gather(0, index.unsqueeze(0)).squeeze(0)
-
-    def wide(self, x: Tensor) -> Tensor:
-        """Give numbers the shape in which they meet the state."""
-        return x if self.axes is None else x.reshape(*x.shape, *[1] * (self.axes - 1))
-
-    def relative_and_absolute(self, y: Tensor) -> tuple[Tensor, ...]:
-        """Return rtol and atol in the shape and dtype in which they meet the sizes of a state."""
-        return self.tolerances or tuple(self.wide(x).to(real_dtype(y)) for x in self.numbers[3:5].unbind())
-
-    def norm(self, x: Tensor) -> Tensor:
-        """Return root-mean-square norms."""
-        if self.axes is None:
-            return norm(x)
-        return norm_samples(x, x.ndim - self.axes)
-
-    def bounded(self, x: Tensor) -> Tensor:
-        """Return whether all entries are finite."""
-        if self.axes is not None:
-            return x.movedim(x.ndim - self.axes, 0).reshape(x.shape[-self.axes], -1).isfinite().all(1)
-        largest: Tensor = torch.linalg.vector_norm(x, math.inf)
-        return largest.isfinite()
-
-
-class BlockBuffers(NamedTuple):
-    """What is written down of the accepted steps of a block.
-
-    Of step n: its start and how many stops lay behind it in ``start[n]``, (2,) or (2, B), its carry in
-    ``carry[i][n]``, and its record of k columns in ``record[n k : (n + 1) k]``. Carry and record are empty where nobody
-    wants them. There is a place beyond the last step for what is not to be kept.
-    """
-
-    start: Tensor
-    carry: tuple[Tensor, ...]
-    record: tuple[Tensor, ...]
-
-
-def tolerances(control: Controller, y: Tensor) -> tuple[float, float, tuple[Tensor, ...]]:
-    """Return rtol and atol as numbers, or, if one is a tensor, zeros and both as tensors like y."""
-    rtol, atol = control.rtol, control.atol
-    if isinstance(rtol, Tensor) or isinstance(atol, Tensor):
-        return 0.0, 0.0, tuple(torch.as_tensor(tol, dtype=y.dtype, device=y.device) for tol in (rtol, atol))
-    return rtol, atol, ()
 
 
 RunBlock = Callable[[Uniform, Field, Plan, BlockInputs, BlockBuffers, Tensor, Carry], tuple[Tensor, Carry]]
@@ -153,7 +67,7 @@ def with_first_step(
     """Estimate the lengths of the first steps."""
     now = LoopState(*state.unbind())
     rtol, atol = inputs.relative_and_absolute(carry[0])
-    scale, end = atol + rtol * carry[0].abs(), inputs.numbers[5]
+    scale, end = atol + rtol * carry[0].abs(), inputs.end
     dt = first_steps(
         method, field, inputs.wide(now.t), inputs.wide(end), carry, scale, inputs.norm, plan.control.max_step
     )
@@ -203,7 +117,7 @@ def step_once(
         span = torch.where(attempt.active, span, 0.0)
     carry1, stages = method.step(field, inputs.wide(now.t), inputs.wide(span), carry)
     onward, accept = judged(method, plan, inputs, now, control, attempt, carry[0], carry1[0], stages, None, look)
-    done = accept & attempt.lands & (now.stop == inputs.numbers[1])
+    done = accept & attempt.lands & (now.stop == inputs.last)
     onward = onward._replace(status=torch.where(done, CODES[Status.SUCCESS], onward.status))
 
     at = now.filled.reshape(-1)[:1].long()
@@ -219,9 +133,9 @@ def step_once(
 
 def ahead(plan: Plan, inputs: BlockInputs, now: LoopState, active: Tensor) -> tuple[Control, Attempt]:
     """Return the control, and the next attempts of those who are active."""
-    sign, _, most = inputs.numbers[:3].unbind()
     stop, passed = inputs.stop(now.stop), inputs.stop(now.stop - 1)
-    return propose(plan, Control(*now[:7]), sign, stop, passed, active, now.accepted + now.rejected >= most)
+    exhausted = now.accepted + now.rejected >= inputs.max_steps
+    return propose(plan, Control(*now[:7]), inputs.sign, stop, passed, active, exhausted)
 
 
 def judged(

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -63,11 +63,13 @@ class Clock:
         missing = len(self.values) - len(rows)
         return rows if not missing else torch.cat((rows, rows.new_full((missing, *rows.shape[1:]), math.nan)))
 
-    def spans(self, steps: Sequence[Any]) -> tuple[Tensor, Tensor]:
-        """Return starts and lengths of accepted steps, (K,) each, in the shape in which they meet the states."""
-        values = [[step.start.value, step.end.value - step.start.value] for step in steps]
-        found = torch.tensor(values, dtype=torch.float64, device=self.times.device).view(len(steps), 2)
-        return found[:, 0], found[:, 1]
+    def requested(self, index: Tensor) -> Tensor:
+        """Return requested times, in the shape of the index, without a graph."""
+        return self.times.detach()[index]
+
+    def wide(self, x: Tensor) -> Tensor:
+        """Return what is in the shape in which it meets the state: one number for all of it."""
+        return x
 
     def at(self, node: Node) -> Tensor:
         """Return the time of a node, shape ()."""
@@ -90,9 +92,11 @@ class Clock:
         return (self.times[first:last] - self.at(start)) / self.span(start, end)
 
 
-@dataclass(frozen=True)
-class Nodes:
-    """A point of every sample's grid, (B,) each: ``times[b, anchor]`` plus a constant; a constant for anchor -1."""
+class Nodes(NamedTuple):
+    """A point of every sample's grid, (B,) each: ``times[b, anchor]`` plus a constant; a constant for anchor -1.
+
+    Or several, with a leading axis; of a batch that steps as one, they have no other.
+    """
 
     value: Tensor
     anchor: Tensor
@@ -137,11 +141,9 @@ class SampleClock:
         full = blank.index_put((at[:, 0], at[:, 1]), rows)
         return full.movedim(1, full.ndim - self.ndim)
 
-    def spans(self, steps: Sequence[Any]) -> tuple[Tensor, Tensor]:
-        """Return starts and lengths of accepted steps, (K, B, 1, …, 1) each; zero lengths where a sample waits."""
-        starts = torch.stack([step.start.value for step in steps])
-        lengths = torch.stack([torch.where(s.moved, s.end.value - s.start.value, 0.0) for s in steps])
-        return self.wide(starts), self.wide(lengths)
+    def requested(self, index: Tensor) -> Tensor:
+        """Return requested times of every sample, shape (n, B) like the index, without a graph."""
+        return self.times.detach().gather(1, index.T).T
 
     def at(self, nodes: Nodes) -> Tensor:
         """Return the times of the nodes, shape (B,)."""

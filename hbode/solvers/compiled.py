@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from types import CodeType, FunctionType
 from typing import Any, TypeVar, cast
@@ -104,8 +105,22 @@ def _compile(function: Callable[..., Any], key: Any, kind: Any, device: str) -> 
         raise TypeError(f"function must be a plain function, got {type(function).__name__}")
     own = FunctionType(function.__code__.replace(), function.__globals__, function.__name__)
     on_cpu: dict[str, Any] = {"cpp_wrapper": True, "cpp.min_chunk_size": 4096}
-    options = on_cpu if device == "cpu" else {}
+    options = {"guard_filter_fn": _worth_guarding, **(on_cpu if device == "cpu" else {})}
     return torch.compile(own, fullgraph=True, dynamic=False, options=options)
+
+
+def _worth_guarding(entries: Sequence[Any]) -> list[bool]:
+    """Return which of the conditions for compiled code are to be looked at in each call.
+
+    Those on functions and constants of this package, of torch and of Python, and on the method, which the code is made
+    for, always hold: half of all, and of what they cost.
+    """
+    return [_OURS.match(entry.name) is None for entry in entries]
+
+
+_OURS = re.compile(
+    r"""method\b|dict\(|__import__\('torch'\)|G\['(?!__import_|___unnamed)|G\['__import_(hbode|torch)_dot_"""
+)
 
 
 def _reason(text: str) -> str:

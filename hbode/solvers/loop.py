@@ -135,7 +135,7 @@ def solve(method: Method, field: Field, y0: Tensor, clock: Clock, plan: Plan, st
         tape.t.append(node.value)
         tape.dt.append(end.value - node.value)
         if plan.keep is not None:
-            plan.keep(tape.steps, step)
+            plan.keep(tape.kept, step)
         if plan.keep_interpolants:
             tape.interpolants.append(stages)
         tape.carry = carry1

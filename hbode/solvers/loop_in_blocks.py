@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import math
-from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from .blocks import TRIES, BlockBuffers, BlockInputs, LoopState, RunBlock, run_tries, tolerances, with_first_step
-from .clock import Clock, Node, Nodes, SampleClock
+from .block_state import BlockBuffers, LoopState, Start, tolerances
+from .blocks import TRIES, RunBlock, run_tries, with_first_step
+from .clock import Clock, Nodes, SampleClock
 from .field import Field
 from .loop import begin
-from .loop_per_sample import Samples
+from .loop_per_sample import begin_samples
 from .method import Carry, Uniform
 from .outputs import Block, Outputs
 from .plan import Plan
-from .sample_outputs import SampleOutputs
-from .sample_step import SampleStep
-from .shared_step import SharedStep
 from .status import Status
 from .tape import Tape
 
@@ -42,193 +38,75 @@ def solve_in_blocks(
     `run` runs a block of so many steps; `estimates` says that it also estimates the length of the first step, given as
     NaN. With `keep_records` the blocks of the tape have the records that outputs were read off.
     """
-    host: Host
     if isinstance(clock, Clock):
-        host = SharedHost(method, field, y0, clock, plan, start, steps)
+        begun = _begin_shared(method, field, y0, clock, plan, start)
     else:
-        host = SampleHost(method, field, y0, clock, plan, start, steps, tied)
-    tape, carry, state, calls = host.tape, host.tape.carry, host.state, field.calls
-    record = y0.new_empty(host.columns * (steps + 1), *method.record_shape(y0)[1:])
+        begun = begin_samples(method, field, y0, clock, plan, start, tied)
+    tape, state, nodes, limits = begun[:4]
+    carry, calls, first = tape.carry, field.calls, tape.rows()
+    done, rows = len(first), first.new_empty(clock.times.numel(), *first.shape[1:])
+    rows[:done] = first
+    columns, *entry = method.record_shape(y0)
+    record = y0.new_empty(columns * (steps + 1) if _reads_between(clock, plan) else 0, *entry)
     method.lay_out(y0.device)
-    if host.active and plan.adaptive and plan.control.first_step is None:
-        calls += 1
-        if not estimates:
-            state = with_first_step(method, field, plan, host.inputs, state, carry)
-    while host.active:
+    active, fresh = bool((state[6] < 0).any()), plan.adaptive and plan.control.first_step is None
+    passed = torch.zeros_like(state[0]).long()
+    while active:
+        inputs = begun.inputs(passed, steps)
+        if fresh:
+            fresh, calls = False, calls + 1
+            if not estimates:
+                state = with_first_step(method, field, plan, inputs, state, carry)
         if keep_records:  # else it is used again, as it is read before the next block
             record = torch.empty_like(record)
-        kept = carry if plan.keep is not None else carry[: host.ends]
+        kept = carry if plan.keep is not None else carry[: int(clock.per_sample or clock.times.shape[-1] > 2)]
         buffers = BlockBuffers(
             state.new_empty(steps + 1, *state[:2].shape),
             tuple(x.new_empty(steps + 1, *x.shape) for x in kept),
             (record,) if len(record) else (),
         )
-        state, carry = run(method, field, plan, host.inputs, buffers, state, carry)
-        tape.carry = carry
-        done, outputs = host.enter(buffers, state, carry)
+        state, carry = run(method, field, plan, inputs, buffers, state, carry)
+        now = LoopState(*state.unbind())
+        filled, going = (int(x) for x in torch.stack((now.filled.max(), (now.status < 0).sum())).tolist())
+        at = torch.cat((buffers.start[:filled], torch.stack((now.t, now.stop)).unsqueeze(0)))
+        anchors = nodes.anchor.gather(0, (passed + at[:, 1].long()).view(filled + 1, *passed.shape))
+        kept_records = buffers.record if keep_records else ()
+        block = Block.of(clock, Nodes(at[:, 0], anchors), limits[0], buffers.carry, kept_records)
+        outputs = Outputs(method, field, y0, block)
+        after = [*buffers.carry[0][1:filled], carry[0]] if buffers.carry else [carry[0]] * filled
+        outputs.read(rows[done : done + block.rows], after, buffers.record)
+        done += block.rows
+        tape.row_places += block.places
+        tape.t += block.t
+        tape.dt += block.dt
         if plan.keep is not None:
-            tape.blocks.append(Block(buffers.carry, len(done), outputs, buffers.record if keep_records else ()))
-            for step in done:
-                plan.keep(tape.steps, step)
-        state = host.state
+            tape.blocks.append(outputs)
+        passed, active, tape.carry = passed + now.stop.long(), going > 0, carry
+        state = torch.stack(now._replace(filled=torch.zeros_like(now.filled), stop=torch.zeros_like(now.stop)))
 
-    tape.end(LoopState(*host.state.unbind()), host.targets())
+    tape.row_blocks, tape.ends = [rows[:done]], []
+    tape.end(LoopState(*state.unbind()), begun.inputs(passed, 1).stop(torch.zeros_like(passed)))
     tries = [a + r for a, r in zip(tape.accepted, tape.rejected, strict=True)]
     tape.evaluations, tape.products = [calls + n * method.evaluations for n in tries], [0] * len(tries)
     return tape
 
 
-class Host:
-    """What the host knows of a solve between two blocks.
-
-    Attributes
-    ----------
-    tape, state, inputs
-        What the next block starts from, and goes by.
-    active
-        Whether there is a next block.
-    ends
-        1 where the states that steps end with are outputs, as far as is known before, else 0.
-    columns
-        How many columns of the record of a step outputs are read off; 0 where none is.
-    """
-
-    tape: Tape
-    state: Tensor
-    inputs: BlockInputs
-    active: bool
-    ends = 1
-    columns: int
-
-    def enter(self, buffers: BlockBuffers, state: Tensor, carry: Carry) -> tuple[list[Any], Any]:
-        """Enter a block into the tape; return its steps and how their outputs are read, and be ready for the next."""
-        raise NotImplementedError
-
-    def targets(self) -> Tensor:
-        """Return the next stops, shape () or (B,)."""
-        raise NotImplementedError
+def _begin_shared(method: Uniform, field: Field, y0: Tensor, clock: Clock, plan: Plan, start: Carry | None) -> Start:
+    """Return where a batch that steps as one stands before its first step."""
+    tape, _, row, sign, dt, status = begin(method, field, y0, clock, plan, start, estimate=False)
+    code = -1.0 if status is None and row < len(clock.values) else float(status or Status.SUCCESS)
+    points = [clock.values[0], *(stop.value for stop in plan.stops)]
+    anchors = [0, *(-1 if stop.anchor is None else stop.anchor for stop in plan.stops)]
+    rtol, atol, own = tolerances(plan.control, y0)
+    limits = [sign, plan.max_steps, rtol, atol, clock.values[-1], len(plan.stops) - 1]
+    state = [clock.values[0], dt, 1.0, 1.0, 0.0, 0.0, code, *[0.0] * 6]
+    numbers = torch.tensor([*state, *limits, *points], dtype=torch.float64, device=y0.device)
+    nodes = Nodes(numbers[19:], torch.tensor(anchors, device=y0.device))
+    return Start(tape, numbers[:13], nodes, numbers[13:19], own)
 
 
-class SharedHost(Host):
-    """For a batch that steps as one."""
-
-    def __init__(
-        self, method: Uniform, field: Field, y0: Tensor, clock: Clock, plan: Plan, start: Carry | None, steps: int
-    ) -> None:
-        self.method, self.field, self.y0, self.clock, self.plan, self.steps = method, field, y0, clock, plan, steps
-        self.tape, _, self.row, self.sign, dt, status = begin(method, field, y0, clock, plan, start, estimate=False)
-        self.stop, self.node = 0, Node(clock.values[0], 0)
-        self.active = status is None and self.row < len(clock.values)
-        code = -1.0 if self.active else float(status or Status.SUCCESS)
-        self.values = [self.node.value, dt, 1.0, 1.0, 0.0, 0.0, code, *[0.0] * 6]
-        stops, outputs = {stop.value for stop in plan.stops}, clock.values[self.row :]
-        self.ends = int(len(outputs) > 1)
-        between = any(t not in stops for t in outputs) or len(set(outputs)) < len(outputs)
-        self.columns = method.record_shape(y0)[0] if between else 0
-        self.rows = y0.new_empty(len(clock.values), *y0.shape)
-        self.rows[: self.row] = y0
-        self._continue()
-
-    def _continue(self) -> None:
-        """Make the tensors that the next block starts from."""
-        self.state = torch.tensor(self.values, dtype=torch.float64, device=self.y0.device)
-        if not self.active:
-            return
-        rtol, atol, own = tolerances(self.plan.control, self.y0)
-        passed, stops = self.stop, [stop.value for stop in self.plan.stops[self.stop : self.stop + self.steps]]
-        stops += stops[-1:] * (self.steps - len(stops))
-        before = self.plan.stops[passed - 1].value if passed else self.clock.values[0]
-        limits = self.sign, len(self.plan.stops) - 1.0 - passed, float(self.plan.max_steps), rtol, atol
-        numbers = [*limits, self.clock.values[-1], before, *stops]
-        self.inputs = BlockInputs(torch.tensor(numbers, dtype=torch.float64, device=self.y0.device), own)
-
-    def enter(self, buffers: BlockBuffers, state: Tensor, carry: Carry) -> tuple[list[SharedStep], Outputs]:
-        starts, self.values = buffers.start.tolist(), state.tolist()
-        now = LoopState(*self.values)
-        nodes, behind = [self.node], 0
-        for value, passed in [*starts[1 : int(now.filled)], (now.t, now.stop)] if now.filled else ():
-            nodes.append(self.plan.stops[self.stop + behind] if passed > behind else Node(value, nodes[-1].anchor))
-            behind = int(passed)
-        self.stop, self.node, self.active = self.stop + behind, nodes[-1], now.status < 0
-        self.values[7] = self.values[8] = 0.0  # stops passed and steps accepted in the block
-        self._continue()
-
-        tape, times, count, sign = self.tape, self.clock.values, len(self.clock.values), self.sign
-        done: list[SharedStep] = []
-        for n, (start, end) in enumerate(pairwise(nodes)):
-            first = self.row
-            while self.row < count and (end.value - times[self.row]) * sign >= 0:
-                self.row += 1
-            done.append(SharedStep(tuple(buffer[n] for buffer in buffers.carry), start, end, first, self.row))
-            tape.t.append(start.value)
-            tape.dt.append(end.value - start.value)
-        outputs = Outputs(self.method, self.field, self.y0, self.clock, done)
-        if outputs.count:
-            last = len(done) - 1
-            outputs.read(
-                self.rows[done[0].first : self.row],
-                lambda n: carry[0] if n == last else buffers.carry[0][n + 1],
-                buffers.record[0] if buffers.record else None,
-            )
-            tape.row_blocks, tape.ends = [self.rows[: self.row]], []
-        return done, outputs
-
-    def targets(self) -> Tensor:
-        stops = self.plan.stops
-        stop = stops[min(self.stop, len(stops) - 1)].value if stops else self.node.value
-        return self.state.new_tensor(stop)
-
-
-class SampleHost(Host):
-    """For samples with times, and on request steps, of their own."""
-
-    def __init__(
-        self,
-        method: Uniform,
-        field: Field,
-        y0: Tensor,
-        clock: SampleClock,
-        plan: Plan,
-        start: Carry | None,
-        steps: int,
-        tied: bool,
-    ) -> None:
-        self.method, self.field, self.y0, self.clock = method, field, y0, clock
-        begun = Samples(method, field, y0, clock, plan, start, tied)
-        self.tape, self.times, self.sign, self.anchors = begun.tape, begun.times, begun.sign, begun.anchors
-        self.state, self.inputs, self.tape.carry = begun.state, begun.inputs, begun.carry
-        self.active = begun.active
-        self.columns = method.record_shape(y0)[0]
-
-    def enter(self, buffers: BlockBuffers, state: Tensor, carry: Carry) -> tuple[list[SampleStep], SampleOutputs]:
-        tape, times, sign = self.tape, self.times, self.sign
-        now = LoopState(*state.unbind())
-        filled = int(now.filled.max())
-        value, stop = torch.cat((buffers.start[:filled], torch.stack((now.t, now.stop)).unsqueeze(0))).unbind(1)
-        anchor = self.anchors.gather(1, stop.long().T).T
-        moved = value[1:] != value[:-1]
-        row = ((value.unsqueeze(-1) - times) * sign.unsqueeze(-1) >= 0).sum(-1)
-        passed = row.diff(dim=0)
-        most, counts = (x.tolist() for x in (passed.amax(1), passed.sum(1)))
-        done = []
-        for n in range(filled):
-            window = torch.arange(most[n], device=times.device).unsqueeze(1)
-            index = (row[n] + window).clamp(max=times.shape[1] - 1)
-            kept = tuple(buffer[n] for buffer in buffers.carry)
-            start, end = (Nodes(value[i], anchor[i]) for i in (n, n + 1))
-            done.append(SampleStep(kept, start, end, moved[n], index, window < passed[n]))
-            tape.t.append(torch.where(moved[n], value[n], math.nan))
-            tape.dt.append(torch.where(moved[n], value[n + 1] - value[n], math.nan))
-        outputs = SampleOutputs(self.method, self.field, self.y0, self.clock, done, counts)
-        record = buffers.record[0]
-        tape.row_blocks.append(outputs.read(lambda n: carry[0] if n == filled - 1 else buffers.carry[0][n + 1], record))
-        samples = torch.arange(len(sign), device=sign.device)
-        for step, count in zip(done, counts, strict=True):
-            if count:
-                tape.row_places.append(torch.stack((step.index, samples.expand_as(step.index)), -1)[step.inside])
-        self.state = torch.stack(now._replace(filled=torch.zeros_like(now.filled)))
-        self.active = bool((now.status < 0).any())
-        return done, outputs
-
-    def targets(self) -> Tensor:
-        return self.inputs.stop(self.state[7])
+def _reads_between(clock: Clock | SampleClock, plan: Plan) -> bool:
+    """Return whether outputs may fall between the ends of steps."""
+    if isinstance(clock, Clock):
+        return not {*clock.values} <= {clock.values[0], *(stop.value for stop in plan.stops)}
+    return clock.times.shape[1] > 2 and (plan.adaptive or math.isfinite(plan.step_size))

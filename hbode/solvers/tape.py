@@ -73,11 +73,11 @@ class Tape:
     samples have times of their own. `event_t_blocks` and `event_y_blocks` hold the events likewise; `event_index` says
     which function each belongs to and `event_sample` which sample (-1: the batch). `gathered` joins them. `carry` is
     what the last accepted step ended with, or the first carry where there was none. Of the accepted steps, so many were
-    `looked` at for stiffness, and `stiff`. `blocks` hold the carries of the steps once more, joined, where the loop
-    wrote them so.
+    `looked` at for stiffness, and `stiff`. A loop in blocks leaves its steps in `blocks`, with how the outputs in them
+    are read.
     """
 
-    steps: list[Any] = field(default_factory=list)
+    kept: list[Any] = field(default_factory=list)
     carry: Carry = ()
     status: list[Status] = field(default_factory=list)
     accepted: list[int] = field(default_factory=list)
@@ -99,6 +99,16 @@ class Tape:
     event_sample: list[int] = field(default_factory=list)
     interpolants: list[Any] = field(default_factory=list)
     blocks: list[Any] = field(default_factory=list)
+
+    @property
+    def steps(self) -> list[Any]:
+        """The steps that were kept, one by one."""
+        return [step for outputs in self.blocks for step in outputs.block.steps] if self.blocks else self.kept
+
+    @property
+    def count(self) -> int:
+        """How many steps were kept."""
+        return sum(len(outputs.block) for outputs in self.blocks) if self.blocks else len(self.kept)
 
     def add(self, replayed: Replayed) -> None:
         """Keep what an accepted step gave out."""

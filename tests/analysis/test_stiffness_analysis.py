@@ -84,9 +84,7 @@ def test_a_linear_system_has_the_eigenvalues_of_its_matrix(draw, kind):
     assert found.eigenvalues.shape == (3, 4, len(known))
     assert max(matched(x, known) for x in found.eigenvalues.reshape(12, -1)) < 1e-12
     assert found.largest == pytest.approx(np.full((3, 4), np.abs(known).max()), rel=1e-12)
-    assert found.ratio == pytest.approx(
-        np.full((3, 4), np.abs(known.real).max() / np.abs(known.real).min()), rel=1e-9
-    )
+    assert found.ratio == pytest.approx(np.full((3, 4), np.abs(known.real).max() / np.abs(known.real).min()), rel=1e-9)
     norm = np.linalg.eigvalsh(0.5 * (matrix + matrix.T)).max()
     assert found.log_norm == pytest.approx(np.full((3, 4), norm), rel=1e-10)
     assert found.abscissa == pytest.approx(np.full((3, 4), known.real.max()), rel=1e-10)
