@@ -53,8 +53,8 @@ def check_method(method: Any, argument: str = "method") -> str:
     return str(name)
 
 
-def warn_unknown(name: str, options: Mapping[str, Any], argument: str = "options") -> None:
-    """Warn of options that the method does not know."""
+def known_options(name: str, options: Mapping[str, Any], argument: str = "options") -> dict[str, Any]:
+    """Return the options that the method knows, with a warning of others."""
     if name in ADAPTIVE:
         known = _ADAPTIVE_OPTIONS
     elif name == SCIPY:
@@ -69,6 +69,7 @@ def warn_unknown(name: str, options: Mapping[str, Any], argument: str = "options
     if unknown:
         names = ", ".join(sorted(known))
         warn(f"{argument} for {name!r}: unexpected {unknown}; known are {names}")
+    return {key: value for key, value in options.items() if key in known}
 
 
 class Line(NamedTuple):
