@@ -52,11 +52,11 @@ def odeint(
     options
         Adaptive: first_step, min_step, max_step, safety, ifactor, dfactor, step_t and jump_t (times to step to, and
         times at which func jumps), max_num_steps (between two times of t), norm (of the user's form of the state),
-        dtype (time is in float64 always; others give a warning). Fixed grid: step_size or
-        grid_constructor(func, y0, t), else t is the grid; interp ("linear", "cubic"); perturb, to evaluate func just
-        inside the ends of each step; norm, of which a fixed grid makes no use, as it measures no error. Adams besides:
-        max_order, max_iters, implicit; implicit ones: max_iters. scipy_solver: solver, max_step, min_step (of LSODA;
-        that of scipy 1.17 takes no notice of it). Others give a warning.
+        dtype (time is in float64 always; others give a warning). Fixed grid: step_size or grid_constructor(func, y0,
+        t), else t is the grid; interp ("linear", "cubic"); perturb, to evaluate func just inside the ends of each step,
+        or where it is given as False at both ends, the last time included; norm, of which a fixed grid makes no use, as
+        it measures no error. Adams besides: max_order, max_iters, implicit; implicit ones: max_iters. scipy_solver:
+        solver, max_step, min_step (of LSODA; that of scipy 1.17 takes no notice of it). Others give a warning.
     event_fn
         ``event_fn(t, y)``, real, any shape: the solve ends where one of its entries first changes sign. The second
         and last entry of t then only gives the direction. A method on a fixed grid needs `step_size`.
