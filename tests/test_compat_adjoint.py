@@ -224,7 +224,7 @@ def test_a_norm_put_into_the_node_asks_for_the_adjoint_equation() -> None:
     node.adjoint_options["norm"] = norm
     (grad,) = torch.autograd.grad(out[-1].sum(), y0, retain_graph=True)
     assert (grad - math.exp(RATE)).abs().max() < 1e-8 and {*calls} == {4}
-    with pytest.raises(RuntimeError, match="first derivatives only"):
+    with pytest.raises(RuntimeError, match="create_graph=True"):
         torch.autograd.grad(out[-1].sum(), y0, create_graph=True)
     with torch.no_grad():
         out.mul_(2.0)
@@ -347,8 +347,21 @@ def test_errors() -> None:
     with pytest.raises(compat.SolveError, match=r"in the adjoint equation.*max_num_steps exceeded"):
         solve(adjoint_options={"max_num_steps": 1}).sum().backward()
     out = solve(adjoint_rtol=1e-6)
-    with pytest.raises(RuntimeError, match=r"first derivatives only.*leave out adjoint_rtol"):
+    with pytest.raises(RuntimeError, match=r"no derivatives by create_graph=True: leave out adjoint_rtol"):
         torch.autograd.grad(out.sum(), out.grad_fn.next_functions[0][0].variable, create_graph=True)
+
+    f, t = Growth(), times()
+
+    def end(y: Tensor) -> Tensor:
+        last: Tensor = compat.odeint_adjoint(f, y, t, adjoint_rtol=1e-6)[-1]
+        return last
+
+    with pytest.raises(RuntimeError, match=r"no derivatives by transforms of torch.func.*leave out adjoint_rtol"):
+        torch.func.grad(lambda y: end(y).sum())(start())
+    with pytest.raises(RuntimeError):  # torch's own, where it batches cotangents outside torch.func
+        torch.autograd.functional.jacobian(end, start(), vectorize=True)
+    jacobian = torch.autograd.functional.jacobian(end, start())
+    assert isinstance(jacobian, Tensor) and (jacobian - math.exp(RATE) * torch.eye(2)).abs().max() < 1e-4
 
 
 def test_warnings() -> None:

@@ -102,7 +102,8 @@ class SolvedBack(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, bars: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        _once()
+        if torch.is_grad_enabled():
+            refuse("create_graph=True")
         t, rows, event_t, *params = ctx.saved_tensors
         times = t if event_t is None else torch.stack((t[0].to(event_t.device), event_t))
         y0_bar, t_bar, params_bar = ctx.equation.back(ctx.adjoint_options, times, t.requires_grad, rows, bars, params)
@@ -136,7 +137,8 @@ class ReplayOrBack(Replay):
         equation = ctx.walk.equation
         if ctx.adjoint_options["norm"] is equation.options["norm"] or bars[0] is None:
             return Replay.backward(ctx, *bars)
-        _once()
+        if torch.is_grad_enabled():
+            refuse("create_graph=True")
         if ctx.rows._version != ctx.version:
             raise RuntimeError("the solution was changed in place, which the adjoint equation needs as it was")
         _, t, *params = ctx.saved_tensors
@@ -172,9 +174,9 @@ def like(x: Tensor, was: Tensor) -> Tensor:
     return (x if was.is_complex() else x.real).to(was.dtype)
 
 
-def _once() -> None:
-    if torch.is_grad_enabled():
-        raise RuntimeError(
-            "the adjoint equation gives first derivatives only; for create_graph=True leave out adjoint_rtol, "
-            "adjoint_atol, adjoint_method and adjoint_options, or take odeint"
-        )
+def refuse(asked: str) -> None:
+    """Raise, for a derivative that only the steps of a solve have."""
+    raise RuntimeError(
+        f"the adjoint equation has no derivatives by {asked}: leave out adjoint_rtol, adjoint_atol, adjoint_method and "
+        "adjoint_options, or take odeint"
+    )

@@ -13,7 +13,7 @@ from ..gradients import DiscreteAdjoint, Problem, Solved
 from ..gradients.backprop import differentiates_steps
 from ..gradients.replay import replayed
 from ..solvers import Autocast
-from .adjoint import AdjointEquation, Kept, ReplayOrBack, SolvedBack, adjoint_norm
+from .adjoint import AdjointEquation, Kept, ReplayOrBack, SolvedBack, adjoint_norm, refuse
 from .events import EventFn, Func
 from .methods import ADAPTIVE, SCIPY, check_method, known_options
 from .plans import CALLBACKS, callbacks
@@ -63,6 +63,8 @@ def run_adjoint(forward: Arguments, how: AdjointArguments, adjoint_params: Any) 
     if callable((how.options or {}).get("norm")) and not all(x.requires_grad for x in params):
         warn("adjoint_params that need no gradient are left out of the state that adjoint_options['norm'] gets")
     if asked:
+        if differentiates_steps():
+            refuse("transforms of torch.func or forward mode")
         rows, *events = SolvedBack.apply(equation, lambda: solve(*forward)[1:], y, forward.t, *kept)
     else:
 

@@ -130,7 +130,7 @@ def odeint_adjoint(
     ValueError
         If func is no module and adjoint_params is not given, and as `odeint`.
     RuntimeError
-        If a second derivative is wanted through an adjoint equation.
+        If a second derivative, or one by torch.func, is wanted through an adjoint equation.
     SolveError
         If the solve of the adjoint equation fails, and as `odeint`.
 
