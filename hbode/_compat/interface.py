@@ -7,13 +7,13 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..dense import DenseOutput
 from ..gradients import Backprop
+from .adjoint_arguments import AdjointArguments, Arguments, run_adjoint
 from .events import EventFn, Func, positive_at_start, with_event_gradient
-from .methods import ADAPTIVE, SCIPY, check_method, warn_unknown
-from .plans import CALLBACKS, callbacks
+from .methods import SCIPY, check_method
 from .solve import ignore, prepared, raise_failure, run
 from .state import ArgumentError, ArgumentTypeError, Layout, State
 
@@ -46,15 +46,17 @@ def odeint(
         Tolerances of the local error: numbers, tensors that broadcast to y0, or for a tuple y0 one for each entry.
     method
         dopri5 (default), dopri8, tsit5, bosh3, fehlberg2, adaptive_heun; on a fixed grid euler, midpoint, heun2, heun3,
-        rk4 (the 3/8 rule), explicit_adams, implicit_adams, fixed_adams (the same), and the implicit ones above;
-        scipy_solver, without gradient.
+        rk4 (the 3/8 rule), explicit_adams, implicit_adams, fixed_adams (the same), and implicit ones: implicit_euler,
+        implicit_midpoint, trapezoid, sdirk2, trbdf2, radauIIA3, radauIIA5, gl4, gl6; scipy_solver, without gradient,
+        which it has in `odeint_adjoint`.
     options
         Adaptive: first_step, min_step, max_step, safety, ifactor, dfactor, step_t and jump_t (times to step to, and
         times at which func jumps), max_num_steps (between two times of t), norm (of the user's form of the state),
-        dtype (accepted; time is in float64 always). Fixed grid: step_size or grid_constructor(func, y0, t), else t
-        is the grid; interp ("linear", "cubic"); perturb, to evaluate func just inside the ends of each step. Adams
-        besides: max_order, max_iters; implicit ones: max_iters. scipy_solver: solver, min_step, max_step.
-        Others give a warning.
+        dtype (time is in float64 always; others give a warning). Fixed grid: step_size or grid_constructor(func, y0,
+        t), else t is the grid; interp ("linear", "cubic"); perturb, to evaluate func just inside the ends of each step,
+        or where it is given as False at both ends, the last time included; norm, of which a fixed grid makes no use, as
+        it measures no error. Adams besides: max_order, max_iters, implicit; implicit ones: max_iters. scipy_solver:
+        solver, max_step, min_step (of LSODA; that of scipy 1.17 takes no notice of it). Others give a warning.
     event_fn
         ``event_fn(t, y)``, real, any shape: the solve ends where one of its entries first changes sign. The second
         and last entry of t then only gives the direction. A method on a fixed grid needs `step_size`.
@@ -96,58 +98,52 @@ def odeint_adjoint(
     """Integrate as `odeint`, storing the states of the accepted steps alone.
 
     The backward pass runs each accepted step again and differentiates it: the gradient is that of `odeint` to
-    rounding, for the memory of the adjoint method. As no adjoint equation is solved, there is nothing to tolerate:
-    adjoint_rtol, adjoint_atol, adjoint_method and adjoint_options are checked and have no effect.
+    rounding, for the memory of the adjoint method. Where adjoint_rtol, adjoint_atol, adjoint_method or
+    adjoint_options, other than norm="seminorm" alone, say how an adjoint equation is to be solved, or a method is
+    scipy_solver, that equation is solved instead, from each time of t to the one before: no states are stored but
+    those at t, and the gradient is that of the exact solution to within the tolerances of both solves.
 
     Parameters
     ----------
     func, y0, t, rtol, atol, method, options, event_fn
-        As in `odeint`. If func has callback_step_adjoint or callback_accept_step_adjoint, they are called in the
-        backward pass for each step run again, as ``callback(t1, (y, y_bar), dt)``: the time and the state at its
-        end, the cotangent that later steps sent there, and its length, positive.
-    adjoint_rtol, adjoint_atol, adjoint_method, adjoint_options
-        For compatibility. `adjoint_options` may hold norm="seminorm", or a norm, which is never called.
+        As in `odeint`.
+    adjoint_rtol, adjoint_atol
+        Tolerances of the adjoint equation: numbers, or one entry for each of the tensors of its state, (t, y, y_bar,
+        *adjoint_params). Default: rtol and atol, the smallest entry.
+    adjoint_method, adjoint_options
+        Its method, and the options of that. Default: method, and options without their norm.
+        ``adjoint_options["norm"]`` is a function of the scaled error of that state, a tuple, in which the tensors of a
+        tuple y0 stand one by one; or "seminorm", which leaves the parameters out. Default: the largest of the norm of
+        the solve, of y and of y_bar, |t|, and the root mean squares of the parameters.
     adjoint_params
         The tensors that receive gradients besides y0 and t, and the only ones. Default: the parameters of func.
 
     Returns
     -------
     Tensor or tuple
-        As `odeint`; with `event_fn` the time of the event may be differentiated, with the result zero.
+        As `odeint`; with `event_fn` the time of the event may be differentiated, with the result zero. The node
+        ``grad_fn`` of the solution has a dict `adjoint_options`: a norm that is put there before the backward pass is
+        that of an adjoint equation.
 
     Raises
     ------
     ValueError
         If func is no module and adjoint_params is not given, and as `odeint`.
-    NotImplementedError
-        If a gradient is wanted from scipy_solver, and as `odeint`.
+    RuntimeError
+        If a second derivative, or one by torch.func, is wanted through an adjoint equation.
+    SolveError
+        If the solve of the adjoint equation fails, and as `odeint`.
+
+    Notes
+    -----
+    If func has callback_step_adjoint, callback_accept_step_adjoint or callback_reject_step_adjoint, they are called in
+    the backward pass: by an adjoint equation as the others are by a solve, with its state, y and y_bar flat where y0 is
+    a tuple; for each step run again the first two, as ``callback(t1, (y, y_bar), dt)``: the time and the state at its
+    end, the cotangent that later steps sent there, and its length, positive.
     """
-    params = _adjoint_params(func, adjoint_params)
-    chosen = method if adjoint_method is None else adjoint_method
-    if chosen != method and options is not None and adjoint_options is None:
-        raise ArgumentError("adjoint_options must be given where options are and adjoint_method is not method")
-    layout, _ = Layout.of(y0)
-    for name, tol in (("adjoint_rtol", adjoint_rtol), ("adjoint_atol", adjoint_atol)):
-        if isinstance(tol, Tensor) and tol.requires_grad:
-            raise ArgumentError(f"{name} must not require a gradient")
-    name = check_method(chosen, "adjoint_method")
-    if adjoint_options is not None:
-        warn_unknown(name, adjoint_options, "adjoint_options")
-        norm = adjoint_options.get("norm", "seminorm")
-        if norm != "seminorm" and not callable(norm):
-            raise ArgumentError(f"adjoint_options['norm'] must be callable or 'seminorm', got {norm!r}")
-    supported = [f"{key}_adjoint" for key in CALLBACKS[: 2 if name in ADAPTIVE else 1]]
-    why = " (the backward pass repeats accepted steps and rejects none)" if name in ADAPTIVE else ""
-    names = [f"{key}_adjoint" for key in CALLBACKS]
-    found = list(callbacks(func, names, supported, name, why).values())
-
-    def on_replay(step: Any, y: Tensor, y_bar: Tensor | None) -> None:
-        end, span = y.new_tensor([step.end.value, abs(step.end.value - step.start.value)], dtype=torch.float64)
-        bar = torch.zeros_like(y) if y_bar is None else y_bar
-        for callback in found:
-            callback(end, (layout.split(y), layout.split(bar)), span)
-
-    return run(func, y0, t, rtol, atol, method, options, event_fn, params, on_replay if found else None)
+    forward = Arguments(func, y0, t, rtol, atol, method, options, event_fn)
+    how = AdjointArguments(adjoint_rtol, adjoint_atol, adjoint_method, adjoint_options)
+    return run_adjoint(forward, how, adjoint_params)
 
 
 def odeint_event(
@@ -260,28 +256,3 @@ def odeint_dense(
         return layout.split(y if at.ndim else y[0])
 
     return dense
-
-
-def find_parameters(module: nn.Module) -> list[Tensor]:
-    """Return the parameters of a module; of a copy made by nn.DataParallel, the tensors that stand for them."""
-    if not isinstance(module, nn.Module):
-        raise ArgumentTypeError(f"module must be an nn.Module, got {type(module).__name__}")
-    if getattr(module, "_is_replica", False):  # it holds its parameters as plain tensors
-        tensors = (x for part in module.modules() for x in vars(part).values() if isinstance(x, Tensor))
-        return [x for x in tensors if x.requires_grad]
-    return list(module.parameters())
-
-
-def _adjoint_params(func: Any, given: Any) -> tuple[Tensor, ...]:
-    if given is None:
-        if not isinstance(func, nn.Module):
-            raise ArgumentError(
-                "func must be an nn.Module where adjoint_params are not given; adjoint_params=() says that there are "
-                f"none. Got {type(func).__name__}"
-            )
-        given = find_parameters(func)
-    params = tuple(given)
-    for param in params:
-        if not isinstance(param, Tensor):
-            raise ArgumentTypeError(f"adjoint_params must be tensors, got {type(param).__name__}")
-    return tuple({id(param): param for param in params if param.requires_grad}.values())

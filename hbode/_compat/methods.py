@@ -53,8 +53,8 @@ def check_method(method: Any, argument: str = "method") -> str:
     return str(name)
 
 
-def warn_unknown(name: str, options: Mapping[str, Any], argument: str = "options") -> None:
-    """Warn of options that the method does not know."""
+def known_options(name: str, options: Mapping[str, Any], argument: str = "options") -> dict[str, Any]:
+    """Return the options that the method knows, with a warning of others."""
     if name in ADAPTIVE:
         known = _ADAPTIVE_OPTIONS
     elif name == SCIPY:
@@ -69,6 +69,7 @@ def warn_unknown(name: str, options: Mapping[str, Any], argument: str = "options
     if unknown:
         names = ", ".join(sorted(known))
         warn(f"{argument} for {name!r}: unexpected {unknown}; known are {names}")
+    return {key: value for key, value in options.items() if key in known}
 
 
 class Line(NamedTuple):
@@ -100,15 +101,17 @@ class OnGrid:
     read just after the start and just before the end of each step, so that it may jump at the grid points: no step
     takes a slope over from the one before, and the carry is the state, for Adams methods with the history before it.
     `points` are the grid points where they are known beforehand, since a step, given by its start and length, knows its
-    end to a rounding only.
+    end to a rounding only. With `ends`, the last step evaluates the field at its end too, which nothing else needs.
     """
 
     damped = False
     identity_only = False
     error_order: int | None = None
 
-    def __init__(self, inner: Method, cubic: bool, perturb: bool, points: Sequence[float] = ()) -> None:
-        self.inner, self.cubic, self.perturb = inner, cubic, perturb
+    def __init__(
+        self, inner: Method, cubic: bool, perturb: bool, points: Sequence[float] = (), ends: bool = False
+    ) -> None:
+        self.inner, self.cubic, self.perturb, self.ends = inner, cubic, perturb, ends
         self.points = sorted(points)
         self.order = inner.order
         self.plain = not (cubic or perturb)
@@ -126,7 +129,8 @@ class OnGrid:
         return carry1, GridStages(carry[0], carry1[0], None, dt, stages)
 
     def last_step(self, field: Field, t: Tensor, dt: Tensor, carry: Carry) -> tuple[Carry, GridStages]:
-        return self._step(self.inner.step if self.cubic else last_step(self.inner), field, t, dt, carry)
+        whole = self.cubic or self.ends
+        return self._step(self.inner.step if whole else last_step(self.inner), field, t, dt, carry)
 
     def _step(self, advance: Advance, field: Field, t: Any, dt: Any, carry: Carry) -> tuple[Carry, GridStages]:
         if self.perturb:
@@ -184,4 +188,5 @@ def grid_method(
             implicit = bool(options.get("implicit", MULTISTEP[name]))
             iterations = int(options.get("max_iters", 4))
             inner = Adams(implicit, order - (not implicit), iterations, rtol, atol, starting_order=3 + implicit)
-    return OnGrid(inner, interp == "cubic", bool(options.get("perturb", False)), points)
+    perturb = options.get("perturb")
+    return OnGrid(inner, interp == "cubic", bool(perturb), points, ends=perturb is not None and not perturb)

@@ -34,6 +34,8 @@ def adaptive_plan(
     dtype = options.get("dtype", torch.float64)
     if not isinstance(dtype, torch.dtype):
         raise ArgumentTypeError(f"options['dtype'] must be a torch.dtype, got {dtype!r}")
+    if dtype != torch.float64:
+        warn(f"options['dtype'] is {dtype}: time is carried in torch.float64 all the same, func gets it as y0 has it")
     control = Controller(
         rtol=rtol,
         atol=atol,

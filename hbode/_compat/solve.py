@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..arguments import lost_time, too_few_digits, too_fine
-from ..gradients import Backprop, DiscreteAdjoint, Problem
+from ..gradients import Backprop, Problem, Solved
 from ..solvers import METHODS, Autocast, Clock, Crossing, Field, Status, Tape, real_dtype
 from ..solvers.reference import SCIPY_METHODS, solve_scipy
 from .events import EventFn, Func, at_fixed_time, positive_at_start
-from .methods import ADAPTIVE, FIXED, SCIPY, check_method, grid_method, warn_unknown
+from .methods import ADAPTIVE, FIXED, SCIPY, check_method, grid_method, known_options
 from .plans import CALLBACKS, Watch, adaptive_plan, callbacks, grid_plan, number
 from .state import (
     ArgumentError,
@@ -49,37 +48,43 @@ def run(
     method: str | None,
     options: Mapping[str, Any] | None,
     event_fn: EventFn | None,
-    params: tuple[Tensor, ...] | None = None,
-    on_replay: Callable[[Any, Tensor, Tensor | None], None] | None = None,
 ) -> Any:
-    """Return what `odeint` returns, or with `params` `odeint_adjoint`: the tensors that receive gradients."""
+    """Return what `odeint` returns."""
+    layout, rows, event_t = solve(func, y0, t, rtol, atol, method, options, event_fn)
+    return layout.split(rows) if event_t is None else (event_t.detach(), layout.split(rows))
+
+
+def solve(
+    func: Func,
+    y0: State,
+    t: Tensor,
+    rtol: Any,
+    atol: Any,
+    method: str | None,
+    options: Mapping[str, Any] | None,
+    event_fn: EventFn | None,
+    gradient: Callable[[Problem], Solved] = lambda problem: Backprop().solve(problem, ignore),
+) -> tuple[Layout, Tensor, Tensor | None]:
+    """Return the layout of the state, its rows in it, and the time of the event where one was asked for."""
     if event_fn is not None and (not isinstance(t, Tensor) or t.shape != (2,)):
         raise ArgumentError(f"t must have shape (2,) where event_fn is given, got {getattr(t, 'shape', t)}")
     if check_method(method) == SCIPY:
         if event_fn is not None:
             raise NotImplementedError("method 'scipy_solver' finds no events; take dopri5")
-        wanted = (*(params or ()), t, *(y0 if isinstance(y0, tuple) else (y0,)))
-        if params is not None and torch.is_grad_enabled() and any(getattr(x, "requires_grad", False) for x in wanted):
-            raise NotImplementedError("method 'scipy_solver' has no gradient; take dopri5, or torch.no_grad()")
-        return _by_scipy(func, y0, t, rtol, atol, options or {})
+        return (*_by_scipy(func, y0, t, rtol, atol, options or {}), None)
     layout, problem, precision = prepared(func, y0, t, rtol, atol, method, options, event_fn)
     if problem.plan.crossings:
         start = problem.y0.detach()
         if float(problem.plan.crossings[0].fn(problem.clock.start().detach(), start)) == 0.0:
-            return t[0].detach().clone(), layout.split(torch.stack((problem.y0, problem.y0)))
+            return layout, torch.stack((problem.y0, problem.y0)), t[0].detach().clone()
     with precision.off():
-        if params is None:
-            solved = Backprop().solve(problem, ignore)
-        else:
-            solved = DiscreteAdjoint().solve(replace(problem, leaves=params, on_replay=on_replay), ignore)
+        solved = gradient(problem)
     raise_failure(solved.tape)
     if event_fn is None:
-        return layout.split(solved.rows)
+        return layout, solved.rows, None
     if solved.tape.status[0] != Status.EVENT:
         raise SolveError(Status.MAX_STEPS, *solved.tape.failed_at[0], detail="event_fn never changed its sign")
-    rows = torch.cat((solved.rows[:1], solved.event_y))
-    event_t = solved.event_t[0].to(t)
-    return event_t.detach() if params is None else event_t, layout.split(rows)
+    return layout, torch.cat((solved.rows[:1], solved.event_y)), solved.event_t[0].to(t)
 
 
 def prepared(
@@ -98,12 +103,12 @@ def prepared(
     """
     if not callable(func):
         raise ArgumentTypeError(f"func must be callable as func(t, y), got {type(func).__name__}")
-    name, options = check_method(method), dict(options or {})
+    name = check_method(method)
     layout, y = Layout.of(y0)
     t, values = check_times(t, y)
     rtol, atol = tolerance("rtol", rtol, layout, y), tolerance("atol", atol, layout, y)
+    options = known_options(name, options or {})
     norm = layout.norm(options.get("norm"))
-    warn_unknown(name, options)
     adaptive, search, real = name in ADAPTIVE, event_fn is not None, real_dtype(y)
     clock = Clock(t.double(), values)
     lost = None if search else lost_time([values], real)
@@ -132,7 +137,7 @@ def prepared(
         solver = grid_method(name, options, rtol, atol, whole, points)
 
     def bind(tensors: Sequence[Tensor | None], damped: bool | None = None) -> tuple[Field, tuple[Crossing, ...]]:
-        return _field(precision.around(func), layout, y), crossings
+        return flat_field(precision.around(func), layout, y), crossings
 
     return layout, Problem(solver, bind, y, clock, (), plan), precision
 
@@ -148,7 +153,8 @@ def ignore(_: int) -> None:
     """Take the number of evaluations of a backward pass, which torchdiffeq has no place for."""
 
 
-def _field(func: Func, layout: Layout, like: Tensor) -> Field:
+def flat_field(func: Func, layout: Layout, like: Tensor) -> Field:
+    """Return func as a function of the one tensor that is integrated."""
     if layout.shapes is None:
         return Field(lambda t, y: fitted(func(t, y), y.shape, y), real_dtype(like))
     return Field(lambda t, y: layout.join(func(t, layout.split(y)), y), real_dtype(like))
@@ -173,18 +179,22 @@ def _hooks(
     return hooks
 
 
-def _by_scipy(func: Func, y0: State, t: Tensor, rtol: Any, atol: Any, options: Mapping[str, Any]) -> State:
+def _by_scipy(
+    func: Func, y0: State, t: Tensor, rtol: Any, atol: Any, options: Mapping[str, Any]
+) -> tuple[Layout, Tensor]:
     layout, y = Layout.of(y0)
     times = check_times(t, y)[0].double()
     tols: list[Any] = [tolerance(key, tol, layout, y) for key, tol in (("rtol", rtol), ("atol", atol))]
     rtol, atol = (tol.reshape(-1).cpu().numpy() if isinstance(tol, Tensor) else tol for tol in tols)
-    warn_unknown(SCIPY, options)
+    options = known_options(SCIPY, options)
+    if options.get("norm") is not None:
+        warn("options['norm'] is not used by 'scipy_solver': scipy measures errors in a norm of its own")
     callbacks(func, CALLBACKS, (), SCIPY)
     solver = options.get("solver", "LSODA")
     if solver not in SCIPY_METHODS:
         raise ArgumentError(f"options['solver'] must be one of {', '.join(SCIPY_METHODS)}, got {solver!r}")
-    passed = {key: options[key] for key in ("min_step", "max_step") if key in options}
-    done = solve_scipy(solver, _field(func, layout, y), y, times, rtol, atol, passed)
+    passed = {key: value for key, value in options.items() if key in ("min_step", "max_step")}
+    done = solve_scipy(solver, flat_field(func, layout, y), y, times, rtol, atol, passed)
     if done.failure is not None:
         raise SolveError(Status.NON_FINITE, float(times[0]), math.nan, detail=f"scipy says: {done.failure}")
-    return layout.split(done.rows)
+    return layout, done.rows

@@ -6,7 +6,7 @@ import math
 import operator
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,7 +69,7 @@ class Layout:
         """Return the norm of the error: the given one, of the user's form of a state, or the default."""
         if given is not None and not callable(given):
             raise ArgumentTypeError(f"options['norm'] must be callable, got {kind(given)}")
-        chosen: Callable[[State], Tensor] | None = given or (None if self.shapes is None else _mixed_norm)
+        chosen: Callable[[Any], Tensor] | None = given or (None if self.shapes is None else mixed_norm)
         return None if chosen is None else lambda x: chosen(self.split(x))
 
 
@@ -90,21 +90,21 @@ def fitted(out: Any, shape: torch.Size, y: Tensor) -> Tensor:
     return cast
 
 
-def _mixed_norm(parts: State) -> Tensor:
+def mixed_norm(parts: Sequence[Tensor]) -> Tensor:
     """Return the largest of the root-mean-square norms of the tensors."""
     return torch.stack([torch.linalg.vector_norm(x) / math.sqrt(max(x.numel(), 1)) for x in parts]).max()
 
 
 def warn(message: str, category: type[Warning] = UserWarning) -> None:
-    """Warn at the first caller outside this package."""
+    """Warn at the first caller outside this package and torch, whose functions with gradients call it too."""
     frame, level = sys._getframe(1), 2
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("hbode."):
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(("hbode.", "torch.")):
         frame, level = frame.f_back, level + 1
     warnings.warn(message, category, stacklevel=level)
 
 
-def tolerance(name: str, tol: Any, layout: Layout, y: Tensor) -> float | Tensor:
-    """Return a tolerance as a number, or as a float64 tensor that broadcasts to y."""
+def tolerance(name: str, tol: Any, layout: Layout, y: Tensor, state: str = "y0") -> float | Tensor:
+    """Return a tolerance as a number, or as a float64 tensor that broadcasts to y; errors speak of the `state`."""
     if isinstance(tol, int | float):
         return float(tol)
     entries = tol if isinstance(tol, tuple | list) else (tol,)
@@ -113,8 +113,9 @@ def tolerance(name: str, tol: Any, layout: Layout, y: Tensor) -> float | Tensor:
     try:
         if layout.shapes is not None and (isinstance(tol, tuple | list) or (isinstance(tol, Tensor) and tol.ndim)):
             if len(tol) != len(layout.shapes):
+                count = len(layout.shapes)
                 raise ArgumentError(
-                    f"{name} must have one entry for each of the {len(layout.shapes)} tensors of y0, got {len(tol)}"
+                    f"{name} must have one entry for each of the {count} tensors of {state}, got {len(tol)}"
                 )
             flat = []
             for entry, shape in zip(tol, layout.shapes, strict=True):
@@ -126,7 +127,9 @@ def tolerance(name: str, tol: Any, layout: Layout, y: Tensor) -> float | Tensor:
     except ArgumentError:
         raise
     except (TypeError, ValueError, RuntimeError) as error:
-        raise ArgumentTypeError(f"{name} must be a number or a tensor that broadcasts to y0, got {tol!r}") from error
+        raise ArgumentTypeError(
+            f"{name} must be a number or a tensor that broadcasts to {state}, got {tol!r}"
+        ) from error
 
 
 def check_times(t: Any, y: Tensor) -> tuple[Tensor, tuple[float, ...]]:

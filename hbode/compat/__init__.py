@@ -6,11 +6,12 @@ Amos, Nickel, ICLR 2021). What differs:
 - An adaptive solve ends its last step on the last time, and does not evaluate func beyond it. States between steps
   come from the interpolant of the method, whose error is that of the method.
 - A step ends with an evaluation of func that the next one takes over, on a fixed grid too; the last one on a fixed
-  grid leaves it out. Without events, func is called no more often than by torchdiffeq on the same grid.
+  grid leaves it out, unless perturb=False is given. Without that, and without events, func is called no more often
+  than by torchdiffeq on the same grid.
 - No method evaluates func beyond the last time: all nodes of all methods are inside their steps.
 - Time is carried in float64, whatever `options['dtype']`.
-- `odeint_adjoint` differentiates the steps that were taken, exactly; no adjoint equation is solved. It has no gradient
-  for scipy_solver.
+- `odeint_adjoint` differentiates the steps that were taken, exactly. It solves an adjoint equation where an adjoint_
+  argument says how, other than adjoint_options={"norm": "seminorm"}, and for scipy_solver.
 - Adams methods know the true lengths of their steps. On equal steps explicit_adams agrees with torchdiffeq's to
   rounding, implicit_adams to the tolerance of its iteration.
 - tsit5 is of later releases too. It goes on from the fifth-order solution, as in its paper, with the interpolant given

@@ -23,9 +23,11 @@ from .walks import Rerun, Walk
 from .without_graph import same_autocast, without_graph
 
 
-def replayed(problem: Problem, walk: Walk, on_backward: Callable[[int], None]) -> Solved:
+def replayed(
+    problem: Problem, walk: Walk, on_backward: Callable[[int], None], node: type[Replay] | None = None
+) -> Solved:
     """Solve without a graph; `on_backward` receives the number of evaluations that a backward pass made."""
-    tape, outputs = without_graph(Replay, problem, walk, on_backward)
+    tape, outputs = without_graph(node or Replay, problem, walk, on_backward)
     rows, event_t, event_y, *flat = outputs
     carries = []
     for step in tape.steps if flat else ():

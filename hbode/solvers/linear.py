@@ -92,15 +92,18 @@ class Sums:
 def along(y: Tensor, dt: Tensor | float, weights: Sequence[float], slopes: Sequence[Tensor]) -> Tensor:
     """Return y + dt Σ_j w_j k_j, term by term; dt is a number, or has the dtype of y.
 
-    Faster than `Sums` where few of the weights are not zero, as nothing is prepared.
+    Faster than `Sums` where few of the weights are not zero, as nothing is prepared. The slopes are added up before
+    they are added to y, in units of the first weight: the sum is rounded to the digits of y once, in as many passes.
     """
-    for weight, slope in zip(weights, slopes, strict=True):
-        if weight:
-            if isinstance(dt, float):
-                y = torch.add(y, slope, alpha=weight * dt)
-            else:
-                y = torch.addcmul(y, slope, dt, value=weight)
-    return y
+    terms = [(weight, slope) for weight, slope in zip(weights, slopes, strict=True) if weight]
+    if not terms:
+        return y
+    unit, total = terms[0]
+    for weight, slope in terms[1:]:
+        total = torch.add(total, slope, alpha=weight / unit)
+    if isinstance(dt, float):
+        return torch.add(y, total, alpha=unit * dt)
+    return torch.addcmul(y, total, dt, value=unit)
 
 
 def combine(weights: Tensor, stack: Tensor) -> Tensor:

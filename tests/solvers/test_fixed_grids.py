@@ -100,3 +100,43 @@ def test_weights_of_numbers_are_those_of_tensors(gaps: list[float], implicit: bo
     size = max(map(abs, weights))
     assert all(abs(a - b) <= 7 * 36 * 2.2e-16 * size for a, b in zip(weights, of_tensors, strict=True))
     assert abs(math.fsum(weights) - 1) <= 7 * 36 * 2.2e-16 * math.fsum(map(abs, weights))
+
+
+@pytest.mark.parametrize("solve", [hbode.compat.odeint, hbode.compat.odeint_adjoint])
+@pytest.mark.parametrize("method", ["euler", "midpoint", "heun3"])
+def test_perturb_given_as_false_evaluates_both_ends_of_each_step(method: str, solve: Any) -> None:
+    """That of the last step costs one evaluation in each pass, and changes nothing."""
+    t = torch.tensor([0.0, 1.0], dtype=torch.float64)
+    results = []
+    for more in ({}, {"perturb": False}):
+        f, y0 = Counting(), torch.ones(2, dtype=torch.float64, requires_grad=True)
+        y = solve(f, y0, t, method=method, options={"step_size": 0.25, **more})
+        forward, f.times = f.times, []
+        y[-1].sum().backward()
+        results.append((y.detach(), y0.grad))
+        assert {0.0, 0.25, 0.5, 0.75} <= {*forward} and (1.0 in forward) == bool(more)
+        assert len(forward) == 4 * STAGES[method] + bool(more)
+        if solve is hbode.compat.odeint_adjoint:
+            assert {0.25, 0.5, 0.75} <= {*f.times} and (1.0 in f.times) == bool(more)
+    assert torch.equal(results[0][0], results[1][0]) and torch.equal(results[0][1], results[1][1])
+
+
+@pytest.mark.parametrize("method", ["heun3", "rk4", "rk38"])
+def test_a_float32_step_is_rounded_to_its_state_once(method: str) -> None:
+    """One step from 1 along slopes near 1/3 of length 1/7: half a unit in the last place, and the rounding of 1/21."""
+    y0 = 1.0 + torch.arange(200) / 400.0
+    options = {"step_size": 1 / 7}
+    ends = [
+        hbodeint(
+            FirstOrder(lambda t, y: torch.full_like(y, 1 / 3) * (1 + t / 8)),
+            y0.to(dtype),
+            torch.tensor([0.0, 1 / 7], dtype=torch.float64),
+            method=method,
+            options=options,
+        )
+        .h[-1]
+        .double()
+        for dtype in (torch.float32, torch.float64)
+    ]
+    unit = torch.finfo(torch.float32).eps  # of numbers in [1, 2)
+    assert (ends[0] - ends[1]).abs().max() <= (0.5 + 5 / 21) * unit
