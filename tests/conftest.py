@@ -10,6 +10,29 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from hbode import METHODS
+
+KINDS = {"dopri5", "dprkn6", "rk4", "leapfrog", "explicit_adams", "prox_bdf3", "esdirk4", "radauIIA5", "auto"}
+"""One method of each kind of step."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave one method of each kind in the fast lane of what is tested with all; orders are measured of every one."""
+    lanes: dict[str, list[tuple[bool, pytest.Item]]] = {}
+    for item in items:
+        params = (
+            item.callspec.params.values() if isinstance(item, pytest.Function) and hasattr(item, "callspec") else ()
+        )
+        names = {name for name in params if isinstance(name, str) and name in METHODS}
+        if names and item.path.name != "test_order.py" and item.get_closest_marker("slow") is None:
+            lanes.setdefault(item.nodeid.partition("[")[0], []).append((names <= KINDS, item))
+    for tests in lanes.values():
+        one_stays = any(kind for kind, _ in tests)
+        for n, (kind, item) in enumerate(tests):
+            if not kind and (one_stays or n):
+                item.add_marker(pytest.mark.slow)
+
 
 @dataclass(frozen=True)
 class Manufactured:

@@ -171,6 +171,7 @@ def test_a_model_compiles():
     assert_same(results[1], results[0], relative=1e-3)
 
 
+@pytest.mark.slow
 def test_parameters_that_the_field_does_not_use_have_no_gradient():
     system, h0 = HeavyBall(Net(), 0.3), start()
     system.double()

@@ -19,7 +19,8 @@ PACKAGE = ROOT / "hbode"
 
 # Each layer may import the layers before it. Rooms of one layer do not import each other, except in CORE,
 # whose single modules belong together. A new room gets its place here.
-CORE = {"bound", "progress", "reference_solvers", "solution", "systems", "events", "options", "arguments", "dense", "integrate", "_compat", "compat"}
+CORE = {"arguments", "bound", "dense", "events", "integrate", "options", "progress", "reference_solvers", "solution"}
+CORE |= {"systems", "_compat", "compat"}
 LAYERS = [
     {"solvers", "provenance", "results_folder"},
     {"gradients"},

@@ -19,7 +19,7 @@ from .gradient_decay import gradient_decay
 from .gradient_flow import gradient_flow
 from .inputs import Inputs, as_inputs
 from .measuring import untouched
-from .propagator import Loss
+from .propagator import TerminalLoss
 from .stiffness import stiffness
 
 
@@ -68,7 +68,7 @@ def compare(
     *,
     method: str | None = None,
     tolerance: float = 1e-6,
-    loss: Loss | None = None,
+    loss: TerminalLoss | None = None,
     gradient: str = "discrete_adjoint",
     batch: bool | None = None,
     dense_limit: int = 128,
@@ -139,7 +139,7 @@ def _compared(
     inputs: Inputs,
     method: str,
     tolerance: float,
-    loss: Loss,
+    loss: TerminalLoss,
     gradient: str,
     batch: bool | None,
     dense_limit: int,
@@ -173,7 +173,7 @@ def _compared(
     return Compared(name, system, run, rates, decay, certificate, tuple(notes))
 
 
-def _of_last(loss: Loss) -> Callable[[Solution], Tensor]:
+def _of_last(loss: TerminalLoss) -> Callable[[Solution], Tensor]:
     def of(sol: Solution) -> Tensor:
         h = sol.h[-1]
         return loss(h, torch.zeros_like(h) if sol.m is None else sol.m[-1])

@@ -14,7 +14,7 @@ from .comparison import compare, same_field
 from .cost import profile
 from .diagnosis_result import Diagnosis
 from .inputs import Inputs, as_inputs, checked_methods, checked_tolerances
-from .propagator import Loss
+from .propagator import TerminalLoss
 from .stiffness import stiffness
 
 TOLERANCES = (1e-3, 1e-4, 1e-5, 1e-6, 1e-7)
@@ -30,7 +30,7 @@ def diagnose(
     methods: Sequence[str] | None = None,
     tolerances: Sequence[float] | None = None,
     tolerance: float | None = None,
-    loss: Loss | None = None,
+    loss: TerminalLoss | None = None,
     batch: bool | None = None,
     repeats: int = 3,
     unit: str = "time units",

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..solution import Solution
 from ..solvers import Adams
 from .linearised import check_independent
-from .propagator import Loss, Propagator
+from .propagator import Propagator, TerminalLoss
 from .spectrum import scaled
 
 
@@ -37,7 +37,7 @@ class GradientDecay(NamedTuple):
 
 @torch.inference_mode(False)
 @torch.no_grad()
-def gradient_decay(sol: Solution, loss: Loss, batch: bool | None = None) -> GradientDecay:
+def gradient_decay(sol: Solution, loss: TerminalLoss, batch: bool | None = None) -> GradientDecay:
     """Follow the gradient of a loss back through the accepted steps of a solve, by one product a step.
 
     Parameters

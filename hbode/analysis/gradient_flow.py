@@ -18,7 +18,7 @@ from ..systems import FirstOrder, System
 from .gradient_flow_result import GradientFlow, NodeFlow
 from .linearised import check_independent
 from .matrix_free import matrix_free_spectrum, probed_asymmetry
-from .propagator import Loss, Propagator, PropagatorError
+from .propagator import Propagator, PropagatorError, TerminalLoss
 from .spectrum import Spectrum, dense_spectrum, eigenvalue_pairs
 
 
@@ -28,7 +28,7 @@ def gradient_flow(
     system: System,
     sol: Solution,
     *,
-    loss: Loss | None = None,
+    loss: TerminalLoss | None = None,
     batch: bool | None = None,
     gradient_field: bool | None = None,
     node: bool = True,
@@ -170,7 +170,7 @@ def gradient_flow(
 class _Analysis(NamedTuple):
     """How a propagator is looked at."""
 
-    loss: Loss | None
+    loss: TerminalLoss | None
     matrices: bool
     nodes: int
     probes: int

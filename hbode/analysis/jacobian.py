@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..arguments import as_coefficient
 from ..systems import System
-from .linearised import Apply, Layout, Linearised
+from .linearised import Apply, Linearised, StateAxes
 
 CPU_ENTRIES = 2**20
 """Entries of the matrices that are formed at once on a CPU: as many as stay in its cache with what makes them."""
@@ -76,14 +76,14 @@ class Trajectory:
         return self.layout.size
 
     @property
-    def layout(self) -> Layout:
+    def layout(self) -> StateAxes:
         """Where the samples of a state are."""
-        return Layout(self.y.shape[1:], (1 if self.system.second_order else 0) if self.batched else None)
+        return StateAxes(self.y.shape[1:], (1 if self.system.second_order else 0) if self.batched else None)
 
     @property
-    def force_layout(self) -> Layout:
+    def force_layout(self) -> StateAxes:
         """Where the samples of the position of a second-order system are."""
-        return Layout(self.y.shape[2:], 0 if self.batched else None)
+        return StateAxes(self.y.shape[2:], 0 if self.batched else None)
 
     def _times(self) -> Tensor:
         """Return times as f receives them: (T,), or (T, B, 1, …) against h."""
@@ -175,7 +175,9 @@ class Trajectory:
         return self.system.rhs(t, y, gamma, xi, *self.args)
 
 
-def _by_vmap(value: Callable[[Tensor, Tensor], Tensor], times: Tensor, y: Tensor, layout: Layout, rows: int) -> Tensor:
+def _by_vmap(
+    value: Callable[[Tensor, Tensor], Tensor], times: Tensor, y: Tensor, layout: StateAxes, rows: int
+) -> Tensor:
     """Return the Jacobians of value(t, y) at times (T,) and states (T, *shape) as matrices (T, B, P, P).
 
     A pull-back of each unit vector, the same for all samples and times, is a row of all matrices at once. The force has

@@ -12,7 +12,7 @@ Apply = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class Layout:
+class StateAxes:
     """Where the samples of a state are: `shape` of the state, and its batch axis (None: it is one sample)."""
 
     shape: torch.Size
@@ -54,7 +54,7 @@ class Linearised:
     graph lives as long as the object, and each further product costs a backward pass.
     """
 
-    def __init__(self, fn: Apply, y: Tensor, layout: Layout) -> None:
+    def __init__(self, fn: Apply, y: Tensor, layout: StateAxes) -> None:
         self.layout = layout
         with torch.enable_grad():
             self.y = y.detach().clone().requires_grad_()

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from ..dense import DenseOutput
 from ..solvers import Status
-from .linearised import Apply, Layout, Linearised
+from .linearised import Apply, Linearised, StateAxes
 
-Loss = Callable[[Tensor, Tensor], Tensor]
+TerminalLoss = Callable[[Tensor, Tensor], Tensor]
 """``loss(h_T, m_T)``: one number from two tensors of the shape of h0; m_T is zero for a first-order system."""
 
 
@@ -28,7 +28,7 @@ class Checked(Linearised):
         From a product that is not, with `name` for the map.
     """
 
-    def __init__(self, fn: Apply, y: Tensor, layout: Layout, name: str) -> None:
+    def __init__(self, fn: Apply, y: Tensor, layout: StateAxes, name: str) -> None:
         super().__init__(fn, y, layout)
         self.name = name
 
@@ -71,7 +71,7 @@ class Propagator:
         self.steps, self._interpolants = tape.steps, tape.interpolants
         self.count = len(self.steps)
         self.device, self.dtype = problem.y0.device, problem.y0.dtype
-        self.layout = Layout(problem.y0.shape, (1 if second_order else 0) if batched else None)
+        self.layout = StateAxes(problem.y0.shape, (1 if second_order else 0) if batched else None)
         self.samples = self.layout.samples
         self.size = problem.y0.numel() // self.samples
         self.second_order = second_order
@@ -125,7 +125,7 @@ class Propagator:
         with torch.no_grad():
             return self._advance(self.count - 1, self.state(self.count - 1)).detach()
 
-    def loss_gradient(self, loss: Loss) -> Tensor:
+    def loss_gradient(self, loss: TerminalLoss) -> Tensor:
         """Return ∂L/∂(h_T, m_T), or ∂L/∂h_T of a first-order system, for L = loss(h_T, m_T), shape (1, B, P)."""
         y = self.final().requires_grad_()
         with torch.enable_grad():

@@ -17,7 +17,7 @@ from .event_gradients import along_slope, differentiable_events
 from .linearisation import Linearisation
 from .problem import Problem, Solved
 from .trajectories import Interpolated, SolvedBackwards, stops_between
-from .transposed import Impulses, Trajectory, Transposed
+from .transposed import Impulses, States, Transposed
 from .without_graph import same_autocast, without_graph
 
 
@@ -259,7 +259,7 @@ def _swept_back(
     start, end = met[-1][0], tape.t[0]
     plan = Plan(control, adaptive, stops_between(start, end, points), jumps=forward.jumps, max_steps=forward.max_steps)
 
-    along: Trajectory = Interpolated(problem.method, tape)
+    along: States = Interpolated(problem.method, tape)
     again, _ = problem.bind([None if x is None else x.detach() for x in explicit], method.damped)
     if mode.adjoint_state == "backsolve":
         at, rows = known

@@ -24,7 +24,7 @@ from ..solvers.linear import combine
 from .linearisation import Evaluation, Linearisation
 
 
-class Trajectory(Protocol):
+class States(Protocol):
     """The solution that the adjoint is taken along."""
 
     def states(self, times: Sequence[float], end: float) -> Tensor:
@@ -51,15 +51,15 @@ class Impulses:
         return slice(bisect_right(keys, low), bisect_right(keys, high))
 
 
-class Stages(NamedTuple):
+class TransposedStages(NamedTuple):
     """A step of the adjoint: what it was combined from, for its error."""
 
-    weights: Weights
+    weights: TransposedWeights
     evaluations: list[Evaluation]
     bars: Tensor
 
 
-class Weights(NamedTuple):
+class TransposedWeights(NamedTuple):
     """A linear step as weights of the symbols (v, k_1, …, k_s), with k_j the products of A; the last axes those of γ.
 
     Stage inputs (s, K), the state at the end and the error (d, K) each, states inside (n, d, K), for v of d parts.
@@ -83,7 +83,7 @@ class Transposed:
 
     method: Method
     linear: Linearisation
-    along: Trajectory
+    along: States
     impulses: Impulses
     full: bool = False
     evaluated: dict[float, Evaluation] = field(default_factory=dict)
@@ -106,7 +106,7 @@ class Transposed:
         self.evaluated.clear()  # they were made on the other side of the discontinuity
         return carry
 
-    def step(self, field: Field, t: Tensor, dt: Tensor, carry: Carry) -> tuple[Carry, Stages]:
+    def step(self, field: Field, t: Tensor, dt: Tensor, carry: Carry) -> tuple[Carry, TransposedStages]:
         end, start = float(t), float(t + dt)
         met = self.impulses.within(start, end)
         inside = [(at - start) / (end - start) for at in self.impulses.times[met]]
@@ -116,13 +116,13 @@ class Transposed:
         bars = self.impulses.bars[met]
         sums = [x.clone() for x in sums]
         pulled = self._pull(weights, evaluations, weights.end, weights.inside, z, bars, sums)
-        stages = Stages(weights, evaluations, z if not len(bars) else z + bars.sum(0))
+        stages = TransposedStages(weights, evaluations, z if not len(bars) else z + bars.sum(0))
         return self._join(pulled, sums), stages
 
     def slope(self, field: Field, carry: Carry) -> Tensor:
         return torch.zeros_like(carry[0])
 
-    def error(self, stages: Stages) -> Tensor:
+    def error(self, stages: TransposedStages) -> Tensor:
         """Return the transpose of the error estimate: one more product of Aᵀ for each stage, no evaluation."""
         weights = stages.weights
         if weights.error is None:
@@ -133,7 +133,7 @@ class Transposed:
         pulled = self._pull(weights, stages.evaluations, weights.error, none, stages.bars, bars, sums)
         return self._join(pulled, sums)[0] if sums is not None else pulled
 
-    def interpolate(self, stages: Stages, theta: Tensor) -> Tensor:
+    def interpolate(self, stages: TransposedStages, theta: Tensor) -> Tensor:
         raise NotImplementedError("the adjoint is known at the ends of its steps")
 
     def joined(self, z: Tensor) -> Tensor:
@@ -171,7 +171,7 @@ class Transposed:
 
     def _pull(
         self,
-        weights: Weights,
+        weights: TransposedWeights,
         evaluations: list[Evaluation],
         end: Tensor,
         inside: Tensor,
@@ -192,7 +192,7 @@ class Transposed:
         out = [combine(columns[i], values) for i in range(parts)]
         return torch.stack(out) if damped else out[0]
 
-    def _weights(self, start: float, end: float, inside: list[float]) -> Weights:
+    def _weights(self, start: float, end: float, inside: list[float]) -> TransposedWeights:
         """Run the step on unit vectors in place of v and of the products of A: its weights are what comes out."""
         parts, own = (2, self.damping.gamma.shape[1:]) if self.method.damped else (1, ())
         size = parts + self.stage_count
@@ -215,7 +215,7 @@ class Transposed:
         rows = self.method.interpolate(stages, theta) if inside else carry[0].unsqueeze(0)[:0]
         error = self.method.error(stages) if self.method.error_order is not None else None
         shape = (parts, size, *own)
-        return Weights(
+        return TransposedWeights(
             times,
             torch.stack(inputs),
             carry[0].reshape(shape),

@@ -29,7 +29,7 @@ class SolverSettings:
     compile: bool = False
 
 
-class Cost:
+class SolveCounts:
     """Evaluations of the field in a number of solves that step as one batch."""
 
     def __init__(self) -> None:
@@ -77,7 +77,7 @@ class Prediction:
     reconstruction: Tensor
     forecast: Tensor
     states: Tensor
-    cost: Cost
+    cost: SolveCounts
 
 
 class ResidualCell(nn.Module):
@@ -178,7 +178,7 @@ class ODERNN(nn.Module):
         count = x.shape[1]
         if t.ndim != 2 or len(t) != len(x) or t.shape[1] <= count:
             raise ValueError(f"t must have shape ({len(x)}, K + H) with K = {count}, H > 0, got {tuple(t.shape)}")
-        cost = Cost()
+        cost = SolveCounts()
         state = x.new_zeros(len(x), self.size * (2 if self.system.second_order else 1))
         before, after = [], []
         for k in range(count):
@@ -193,7 +193,7 @@ class ODERNN(nn.Module):
         one_step = torch.cat((self.decode(torch.stack(before, 1)), forecast[:, :1]), 1) if before else forecast[:, :1]
         return Prediction(one_step, self.decode(torch.stack(after, 1)), forecast, states, cost)
 
-    def _evolve(self, state: Tensor, t: Tensor, cost: Cost) -> Tensor:
+    def _evolve(self, state: Tensor, t: Tensor, cost: SolveCounts) -> Tensor:
         """Return the states at t[:, 1:], shape (T - 1, B, S), from the state (B, S) at t[:, 0]."""
         second = self.system.second_order
         h, m0 = state.chunk(2, -1) if second else (state, None)

@@ -20,7 +20,7 @@ from .method import Carry
 from .short_runge_kutta import ShortRungeKutta
 
 
-class Stages(NamedTuple):
+class AdamsStages(NamedTuple):
     """A step: its field, its end, start and derivatives, newest first; the slope at the end may not be there yet."""
 
     field: Field
@@ -76,13 +76,13 @@ class Adams:
     def resume(self, field: Field, t: Tensor, carry: Carry) -> Carry:
         return self.start(field, t, carry[0])
 
-    def step(self, field: Field, t: Any, dt: Any, carry: Carry) -> tuple[Carry, Stages]:
+    def step(self, field: Field, t: Any, dt: Any, carry: Carry) -> tuple[Carry, AdamsStages]:
         return self._step(field, t, dt, carry, last=False)
 
-    def last_step(self, field: Field, t: Any, dt: Any, carry: Carry) -> tuple[Carry, Stages]:
+    def last_step(self, field: Field, t: Any, dt: Any, carry: Carry) -> tuple[Carry, AdamsStages]:
         return self._step(field, t, dt, carry, last=True)
 
-    def _step(self, field: Field, t: Any, dt: Any, carry: Carry, last: bool) -> tuple[Carry, Stages]:
+    def _step(self, field: Field, t: Any, dt: Any, carry: Carry, last: bool) -> tuple[Carry, AdamsStages]:
         y, history, times = carry
         if isinstance(dt, float) and (times.requires_grad or not times.is_cpu):
             t, dt = (torch.scalar_tensor(x, dtype=torch.float64, device=y.device) for x in (t, dt))
@@ -99,7 +99,7 @@ class Adams:
                 change, f1 = self._correct(field, t1, y, change, history, nodes, dt)
             y1 = y + change
         if last:
-            return (y1,), Stages(field, t1, y, history, y1, f1, dt)
+            return (y1,), AdamsStages(field, t1, y, history, y1, f1, dt)
         if f1 is None:
             f1 = field(t1, y1)
         keep = self.max_order - 1 - self.implicit
@@ -108,15 +108,15 @@ class Adams:
             times1 = torch.tensor([t1, *past[:keep]], dtype=torch.float64, device="cpu")
         else:
             times1 = torch.cat((t1.unsqueeze(0), times[:keep]))
-        return (y1, history1, times1), Stages(field, t1, y, history, y1, f1, dt)
+        return (y1, history1, times1), AdamsStages(field, t1, y, history, y1, f1, dt)
 
     def slope(self, field: Field, carry: Carry) -> Tensor:
         return carry[1][0]
 
-    def error(self, stages: Stages) -> Tensor:
+    def error(self, stages: AdamsStages) -> Tensor:
         raise NotImplementedError("Adams methods have no error estimate here; they run on a fixed grid")
 
-    def interpolate(self, stages: Stages, theta: Tensor) -> Tensor:
+    def interpolate(self, stages: AdamsStages, theta: Tensor) -> Tensor:
         field, t1, y0, history, y1, f1, dt = stages
         size = dt.to(y0.dtype) if isinstance(dt, Tensor) else dt
         return Hermite(y0, history[0], y1, field(t1, y1) if f1 is None else f1, size)(theta)

@@ -32,7 +32,7 @@ class Probed(Uniform, Protocol):
         ...
 
 
-class Stages(NamedTuple):
+class AutoStages(NamedTuple):
     """A step: what both methods say of it, where they were asked, and for which samples the implicit one counts."""
 
     explicit: Any
@@ -82,7 +82,7 @@ class Auto:
     def slope(self, field: Field, carry: Carry) -> Tensor:
         return self.explicit.slope(field, carry[:2])
 
-    def step(self, field: Field, t: Tensor, dt: Tensor, carry: Carry) -> tuple[Carry, Stages]:
+    def step(self, field: Field, t: Tensor, dt: Tensor, carry: Carry) -> tuple[Carry, AutoStages]:
         y, f, v, lean = carry
         chosen = lean >= 1
         ends: list[Carry] = []
@@ -105,27 +105,27 @@ class Auto:
             lean1 = torch.where(needed < spent, lean - 1 / TO_EXPLICIT, torch.clamp(lean + 1 / TO_EXPLICIT, max=2.0))
             afterwards = torch.where(ratio < BOUNDARY, 0.0, 1.0 - PAUSE)
             ends.append((y1, f1, v1, torch.where(lean1 <= 1, afterwards, lean1)))
-        stages = Stages(explicit, implicit, chosen)
+        stages = AutoStages(explicit, implicit, chosen)
         if len(ends) == 1:
             return ends[0], stages
         return tuple(torch.where(chosen, b, a) for a, b in zip(*ends, strict=True)), stages
 
-    def error(self, stages: Stages) -> Tensor:
+    def error(self, stages: AutoStages) -> Tensor:
         return self._either(stages, self.explicit.error, self.implicit.error)
 
-    def interpolate(self, stages: Stages, theta: Tensor) -> Tensor:
+    def interpolate(self, stages: AutoStages, theta: Tensor) -> Tensor:
         def of(method: Method) -> Callable[[Any], Tensor]:
             return lambda own: method.interpolate(own, theta)
 
         return self._either(stages, of(self.explicit), of(self.implicit))
 
-    def converged(self, stages: Stages) -> Tensor | None:
+    def converged(self, stages: AutoStages) -> Tensor | None:
         """Return for which samples the step was solved, as all explicit ones are; None where all are explicit."""
         if stages.implicit is None:
             return None
         return ~stages.chosen.reshape(-1) | self.implicit.converged(stages.implicit)
 
-    def stiffness(self, stages: Stages) -> Tensor:
+    def stiffness(self, stages: AutoStages) -> Tensor:
         """Return dt |λ|, or dt² |μ|, in units of the explicit boundary; implicit steps count as twice beyond it."""
         beyond = torch.where(stages.chosen, 2.0, 0.0).reshape(-1 if stages.chosen.ndim else ())
         if stages.explicit is None:
@@ -133,7 +133,7 @@ class Auto:
         return torch.where(beyond > 0, beyond, self.explicit.stiffness(stages.explicit).double())
 
     def _either(
-        self, stages: Stages, of_explicit: Callable[[Any], Tensor], of_implicit: Callable[[Any], Tensor]
+        self, stages: AutoStages, of_explicit: Callable[[Any], Tensor], of_implicit: Callable[[Any], Tensor]
     ) -> Tensor:
         if stages.implicit is None:
             return of_explicit(stages.explicit)

@@ -26,7 +26,7 @@ from .stiffness import probe
 from .tableau import NystromTableau
 
 
-class Weights(NamedTuple):
+class NystromWeights(NamedTuple):
     """A tableau as float64 tensors on one device, with weights of the columns (h, v, g_1, …, g_s).
 
     The rows of a step are the stage positions, the momentum at its end, and the errors of both. Their weights are
@@ -52,7 +52,7 @@ class Weights(NamedTuple):
 
 
 class Damped(NamedTuple):
-    """`Weights` for one damping, with trailing axes where it, or the step, differs over samples or channels."""
+    """`NystromWeights` for one damping, with trailing axes where it, or the step, differs over samples or channels."""
 
     step: Tensor
     rate: Tensor
@@ -61,12 +61,12 @@ class Damped(NamedTuple):
     nodes: Tensor
 
 
-class Stages(NamedTuple):
+class NystromStages(NamedTuple):
     """One step: its sums, its length, and what its weights were made with."""
 
     sums: Sums
     dt: Tensor
-    weights: Weights
+    weights: NystromWeights
     damped: Damped
 
 
@@ -86,7 +86,7 @@ class Nystrom:
         self.evaluations = tableau.stages - 1
         if tableau.error_order is not None:
             self.probe = probe(tableau)
-        self._cache: dict[torch.device, Weights] = {}
+        self._cache: dict[torch.device, NystromWeights] = {}
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(order={self.order}, stages={self.tableau.stages - 1})"
@@ -97,7 +97,7 @@ class Nystrom:
     def resume(self, field: Field, t: Tensor, carry: Carry) -> Carry:
         return self.start(field, t, carry[0])
 
-    def step(self, field: Field, t: Tensor, dt: Tensor, carry: Carry) -> tuple[Carry, Stages]:
+    def step(self, field: Field, t: Tensor, dt: Tensor, carry: Carry) -> tuple[Carry, NystromStages]:
         y, force = carry
         h, m = y.unbind()
         w = self._weights(y.device)
@@ -110,21 +110,21 @@ class Nystrom:
             h = sums.row(i)
             force = field(t_i, h)
             sums.add(torch.addcmul(force, h, kappa))
-        return (torch.stack((h, sums.row(-3))), force), Stages(sums, dt, w, damped)
+        return (torch.stack((h, sums.row(-3))), force), NystromStages(sums, dt, w, damped)
 
     def slope(self, field: Field, carry: Carry) -> Tensor:
         return damped_slope(field, carry)
 
-    def error(self, stages: Stages) -> Tensor:
+    def error(self, stages: NystromStages) -> Tensor:
         return stages.sums.pair(len(self.tableau.c))
 
-    def stiffness(self, stages: Stages) -> Tensor:
+    def stiffness(self, stages: NystromStages) -> Tensor:
         """Return dt² |μ| in units of the boundary of stability, shape () or (B,) (see `Probe`)."""
         sums = stages.sums
         dt = stages.dt
         return self.probe.ratio(lambda i: sums.row(i - 1), lambda i: sums.column(i + 2), dt.square(), dt.ndim)
 
-    def interpolate(self, stages: Stages, theta: Tensor) -> Tensor:
+    def interpolate(self, stages: NystromStages, theta: Tensor) -> Tensor:
         rows = _rows(stages.weights, stages.damped, theta, stages.dt)
         columns = stages.sums.columns()
         out: Tensor = combine_rows(rows.to(columns.dtype), columns).unflatten(0, (-1, 2))
@@ -133,7 +133,7 @@ class Nystrom:
     def record_shape(self, y: Tensor) -> tuple[int, ...]:
         return len(self.tableau.c) + 2, *y.shape[1:]
 
-    def record(self, stages: Stages) -> Tensor:
+    def record(self, stages: NystromStages) -> Tensor:
         return stages.sums.columns()
 
     def lay_out(self, device: torch.device) -> None:
@@ -152,14 +152,14 @@ class Nystrom:
         damping = field.damping
         return field.prepared(self, lambda: _damped(self._weights(damping.gamma.device), damping, axes))
 
-    def _weights(self, device: torch.device) -> Weights:
+    def _weights(self, device: torch.device) -> NystromWeights:
         if device not in self._cache:
             with torch.inference_mode(False), torch.no_grad():
                 self._cache[device] = _weights(self.tableau, device)
         return self._cache[device]
 
 
-def _rows(w: Weights, damped: Damped, theta: Tensor, dt: Tensor) -> Tensor:
+def _rows(w: NystromWeights, damped: Damped, theta: Tensor, dt: Tensor) -> Tensor:
     """Return the weights of (h, m) at fractions θ, (n,) or (n, B, 1, …, 1), of steps dt, shape (2 n, k, …)."""
     axes = [1] * max(theta.ndim - 1, damped.half.ndim)
     theta = theta.reshape(len(theta), 1, *(theta.shape[1:] or axes))
@@ -170,7 +170,7 @@ def _rows(w: Weights, damped: Damped, theta: Tensor, dt: Tensor) -> Tensor:
     return (rows * decay.unsqueeze(1)).flatten(0, 1)
 
 
-def _weights(tab: NystromTableau, device: torch.device) -> Weights:
+def _weights(tab: NystromTableau, device: torch.device) -> NystromWeights:
     """Lay out a tableau as weights."""
     s = len(tab.c)
     none: tuple[float, ...] = ()
@@ -208,7 +208,7 @@ def _weights(tab: NystromTableau, device: torch.device) -> Weights:
     )
     nodes = torch.tensor([0.0, 0.0, *tab.c], dtype=torch.float64)
     ends = torch.tensor([*tab.c[1:], 1.0, 1.0, 1.0], dtype=torch.float64)
-    return Weights(
+    return NystromWeights(
         torch.tensor(tab.c, dtype=torch.float64, device=device),
         table.to(device),
         tuple(step.shape),
@@ -234,7 +234,7 @@ def _with_damping(rows: Tensor, position_of: Tensor) -> Tensor:
     return torch.stack((rows, to_h(rows, 1) + less, to_h(rows, 2), to_h(less, 1), to_h(less, 2)))
 
 
-def _damped(w: Weights, damping: Damping, ndim: int) -> Damped:
+def _damped(w: NystromWeights, damping: Damping, ndim: int) -> Damped:
     """Return the weights for one damping, with trailing axes for coefficients or a dt that have `ndim` axes."""
     half, kappa = 0.5 * damping.gamma, damping.kappa
     axes = [1] * max(ndim, half.ndim, kappa.ndim)

@@ -16,7 +16,7 @@ from .field import Field
 SCIPY_METHODS = ("RK23", "RK45", "DOP853", "Radau", "BDF", "LSODA")
 
 
-class Reference(NamedTuple):
+class ReferenceRows(NamedTuple):
     """The states at the requested times (T, *y), NaN where they were not reached, and why not."""
 
     rows: Tensor
@@ -25,7 +25,7 @@ class Reference(NamedTuple):
 
 def solve_scipy(
     method: str, field: Field, y0: Tensor, times: Tensor, rtol: float, atol: float, options: dict[str, Any]
-) -> Reference:
+) -> ReferenceRows:
     """Integrate with `scipy.integrate.solve_ivp`, in float64 on the host; there is no gradient.
 
     Parameters
@@ -54,7 +54,7 @@ def solve_scipy(
     start = y0.detach().cpu().to(dtype).reshape(-1).numpy()
     points, places = np.unique(t, return_inverse=True)
     if len(points) == 1:
-        return Reference(y0.detach().unsqueeze(0).expand(len(t), *y0.shape).clone(), None)
+        return ReferenceRows(y0.detach().unsqueeze(0).expand(len(t), *y0.shape).clone(), None)
     backward = t[-1] < t[0]
     result = solve_ivp(
         rhs,
@@ -70,20 +70,20 @@ def solve_scipy(
     rows[: result.y.shape[1]] = result.y.T
     rows = rows[len(points) - 1 - places if backward else places]
     full = torch.from_numpy(rows).to(y0.device, y0.dtype).view(len(t), *y0.shape)
-    return Reference(full, None if result.success else str(result.message))
+    return ReferenceRows(full, None if result.success else str(result.message))
 
 
 def solve_torchdiffeq(
     method: str, field: Field, y0: Tensor, times: Tensor, rtol: Any, atol: Any, options: dict[str, Any]
-) -> Reference:
+) -> ReferenceRows:
     """Integrate with `torchdiffeq.odeint`; gradients by backpropagation through its operations."""
     import torchdiffeq
 
     distinct, places = torch.unique_consecutive(times, return_inverse=True)
     if len(distinct) == 1:
-        return Reference(y0.unsqueeze(0).expand(len(times), *y0.shape), None)
+        return ReferenceRows(y0.unsqueeze(0).expand(len(times), *y0.shape), None)
     try:
         rows = torchdiffeq.odeint(field, y0, distinct, rtol=rtol, atol=atol, method=method, options=options or None)
     except AssertionError as error:
-        return Reference(y0.detach().new_full((len(times), *y0.shape), float("nan")), str(error))
-    return Reference(rows[places], None)
+        return ReferenceRows(y0.detach().new_full((len(times), *y0.shape), float("nan")), str(error))
+    return ReferenceRows(rows[places], None)

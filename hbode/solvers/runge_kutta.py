@@ -14,7 +14,7 @@ from .stiffness import probe
 from .tableau import ButcherTableau
 
 
-class Weights(NamedTuple):
+class RungeKuttaWeights(NamedTuple):
     """A tableau as float64 tensors on one device.
 
     The rows of a step are the stages and the error; the weights of their columns (y, k_1, …, k_s) are
@@ -28,13 +28,13 @@ class Weights(NamedTuple):
     powers: Tensor
 
 
-class Stages(NamedTuple):
+class RungeKuttaStages(NamedTuple):
     """One step: its start, its sums, its length in the dtype of y, its weights, and the axes of a dt of samples."""
 
     y: Tensor
     sums: Sums
     dt: Tensor
-    weights: Weights
+    weights: RungeKuttaWeights
     axes: int
 
 
@@ -55,7 +55,7 @@ class RungeKutta:
         self.evaluations = tableau.stages - 1
         if tableau.error_order is not None:
             self.probe = probe(tableau)
-        self._cache: dict[torch.device, Weights] = {}
+        self._cache: dict[torch.device, RungeKuttaWeights] = {}
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(order={self.order}, stages={self.tableau.stages - 1})"
@@ -66,7 +66,7 @@ class RungeKutta:
     def resume(self, field: Field, t: Tensor, carry: Carry) -> Carry:
         return self.start(field, t, carry[0])
 
-    def step(self, field: Field, t: Tensor, dt: Tensor, carry: Carry) -> tuple[Carry, Stages]:
+    def step(self, field: Field, t: Tensor, dt: Tensor, carry: Carry) -> tuple[Carry, RungeKuttaStages]:
         y, f = carry
         w = self._weights(y.device)
         size = dt if dt.ndim == 0 else lift(dt, y.ndim, keep=0)
@@ -76,20 +76,20 @@ class RungeKutta:
             y = sums.row(i)
             f = field(t_i, y)
             sums.add(f)
-        return (y.clone(), f), Stages(carry[0], sums, size, w, dt.ndim)
+        return (y.clone(), f), RungeKuttaStages(carry[0], sums, size, w, dt.ndim)
 
     def slope(self, field: Field, carry: Carry) -> Tensor:
         return carry[1]
 
-    def error(self, stages: Stages) -> Tensor:
+    def error(self, stages: RungeKuttaStages) -> Tensor:
         return stages.sums.row(-1)
 
-    def stiffness(self, stages: Stages) -> Tensor:
+    def stiffness(self, stages: RungeKuttaStages) -> Tensor:
         """Return dt |λ| in units of the boundary of stability, shape () or (B,) (see `Probe`)."""
         sums = stages.sums
         return self.probe.ratio(lambda i: sums.row(i - 1), lambda i: sums.column(i + 1), stages.dt, stages.axes)
 
-    def interpolate(self, stages: Stages, theta: Tensor) -> Tensor:
+    def interpolate(self, stages: RungeKuttaStages, theta: Tensor) -> Tensor:
         return self._between(stages.y, stages.sums.columns()[1:], stages.dt, theta)
 
     def _between(self, y: Tensor, slopes: Tensor, dt: Tensor | float, theta: Tensor) -> Tensor:
@@ -109,7 +109,7 @@ class RungeKutta:
     def record_shape(self, y: Tensor) -> tuple[int, ...]:
         return len(self.tableau.c) + 1, *y.shape
 
-    def record(self, stages: Stages) -> Tensor:
+    def record(self, stages: RungeKuttaStages) -> Tensor:
         return stages.sums.columns()
 
     def reading(self, field: Field, theta: Tensor, dt: Tensor, y: Tensor) -> Tensor:
@@ -118,7 +118,7 @@ class RungeKutta:
         moved = weights.movedim(-1, 1) * dt.unsqueeze(1)
         return lift(torch.cat((torch.ones_like(moved[:, :1]), moved), 1), y.ndim, keep=2).to(y.dtype)
 
-    def _weights(self, device: torch.device) -> Weights:
+    def _weights(self, device: torch.device) -> RungeKuttaWeights:
         if device not in self._cache:
             tab = self.tableau
             size = len(tab.c)
@@ -129,7 +129,7 @@ class RungeKutta:
                 def put(values: object) -> Tensor:
                     return torch.tensor(values, dtype=torch.float64, device=device)
 
-                self._cache[device] = Weights(
+                self._cache[device] = RungeKuttaWeights(
                     put(tab.c),
                     put([[1.0, *[0.0] * size]] * (size - 1) + [[0.0] * (size + 1)]),
                     put([[0.0, *row, *[0.0] * (size - len(row))] for row in rows]),

@@ -16,7 +16,7 @@ from ..linear import combine, lift
 from ..method import Carry
 from .dirk import Dirk, DirkTableau
 from .stage import slope, solve_stage
-from .step import Implicit, Stages
+from .step import Implicit, ImplicitStages
 
 GROWTH = {1: math.inf, 2: 2.0, 3: 1.5, 4: 1.2}
 """How many times as long as the one before it a step of each order may be, for the formula to be zero-stable.
@@ -65,7 +65,7 @@ class BDF(Implicit):
         times = t.expand(self.highest - 1, *t.shape)
         return y, slope(field, t, y, self.settings.reduced), states, times
 
-    def step(self, field: Field, t: Tensor, dt: Tensor, carry: Carry) -> tuple[Carry, Stages]:
+    def step(self, field: Field, t: Tensor, dt: Tensor, carry: Carry) -> tuple[Carry, ImplicitStages]:
         y, k, states, times = carry
         size = dt.to(y.real.dtype)
         known = torch.cat((y.unsqueeze(0), states))
@@ -88,7 +88,7 @@ class BDF(Implicit):
         if len(ends) == 2:
             z, k1, error = (torch.where(starting, a, b) for a, b in zip(ends[0][:3], ends[1][:3], strict=True))
             end = _End(z, k1, error, torch.where(starting.reshape(-1), ends[0].converged, ends[1].converged))
-        stages = Stages(Hermite(y, k, end.z, end.k, size), end.error, end.converged)
+        stages = ImplicitStages(Hermite(y, k, end.z, end.k, size), end.error, end.converged)
         return (end.z, end.k, known[:-1], line[:-1]), stages
 
     def _grown(self, line: Tensor, end: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from ..method import Carry
 from .inner import NewtonKrylov
 from .quartic import Quartic
 from .stage import Settings, acceleration, fixed_point, slope, solve_stage, tolerance
-from .step import Implicit, Interpolant, Stages
+from .step import Implicit, ImplicitStages, Interpolant
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class Collocation(Implicit):
     def error_order(self) -> int | None:
         return None if self.tableau.filter is None else len(self.tableau.c)
 
-    def step(self, field: Field, t: Tensor, dt: Tensor, carry: Carry) -> tuple[Carry, Stages]:
+    def step(self, field: Field, t: Tensor, dt: Tensor, carry: Carry) -> tuple[Carry, ImplicitStages]:
         y, k = carry
         tab, settings, size = self.tableau, self.settings, dt.to(y.real.dtype)
         times = [t + c * dt for c in tab.c]
@@ -134,13 +134,13 @@ class Collocation(Implicit):
             ends = k.unsqueeze(0), slopes, f1.unsqueeze(0)
             inside = Quartic(cubic, weighed(tab.quartic, torch.cat(ends)))
         if tab.filter is None:
-            return (y1, f1), Stages(inside, None, converged)
+            return (y1, f1), ImplicitStages(inside, None, converged)
 
         def short() -> Tensor:
             return weighed(tab.b_error, torch.cat((k.unsqueeze(0), slopes)))
 
         error = partial(self._filtered, field, t + dt, tab.filter * size, y1, f1, short)
-        return (y1, f1), Stages(inside, error, converged)
+        return (y1, f1), ImplicitStages(inside, error, converged)
 
     @torch.no_grad()
     def _filtered(

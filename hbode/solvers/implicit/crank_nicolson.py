@@ -11,7 +11,7 @@ from ..field import Field
 from ..hermite import Hermite
 from ..method import Carry
 from .stage import slope, solve_stage
-from .step import Implicit, Stages
+from .step import Implicit, ImplicitStages
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class CrankNicolson(Implicit):
         k = slope(field, t, y, self.settings.reduced)
         return y, k, k, t
 
-    def step(self, field: Field, t: Tensor, dt: Tensor, carry: Carry) -> tuple[Carry, Stages]:
+    def step(self, field: Field, t: Tensor, dt: Tensor, carry: Carry) -> tuple[Carry, ImplicitStages]:
         y, k, before, since = carry
         size = dt.to(y.real.dtype)
         known = torch.addcmul(y, size, k, value=0.5)
@@ -44,4 +44,4 @@ class CrankNicolson(Implicit):
         ratio = (dt / torch.where(first, 1.0, past)).to(size.dtype)
         curved = (k1 - k - ratio * (k - before)) * (dt / (dt + past)).nan_to_num().to(size.dtype)
         error = torch.where(first, 0.5 * size * (k1 - k), -size / 6 * curved)
-        return (z, k1, k, t), Stages(Hermite(y, k, z, k1, size), error, converged)
+        return (z, k1, k, t), ImplicitStages(Hermite(y, k, z, k1, size), error, converged)

@@ -16,7 +16,7 @@ from ..hermite import Hermite
 from ..method import Carry
 from .quartic import Quartic
 from .stage import Settings, slope, solve_stage
-from .step import Implicit, Interpolant, Stages
+from .step import Implicit, ImplicitStages, Interpolant
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Dirk(Implicit):
     def error_order(self) -> int | None:
         return self.tableau.error_order
 
-    def step(self, field: Field, t: Tensor, dt: Tensor, carry: Carry) -> tuple[Carry, Stages]:
+    def step(self, field: Field, t: Tensor, dt: Tensor, carry: Carry) -> tuple[Carry, ImplicitStages]:
         y, k = carry
         tab, size = self.tableau, dt.to(y.real.dtype)
         slopes: list[Tensor] = []
@@ -107,7 +107,7 @@ class Dirk(Implicit):
         inside: Interpolant = cubic
         if tab.quartic is not None:
             inside = Quartic(cubic, _sum(zero, size, tab.quartic, slopes))
-        return (y1, f1), Stages(inside, error, converged)
+        return (y1, f1), ImplicitStages(inside, error, converged)
 
 
 def _sum(y: Tensor, size: Tensor | None, weights: tuple[float, ...], slopes: list[Tensor]) -> Tensor:

@@ -12,7 +12,7 @@ from ..field import Field
 from ..hermite import Hermite
 from ..method import Carry
 from .stage import solve_stage
-from .step import Implicit, Stages
+from .step import Implicit, ImplicitStages
 
 _WEIGHTS = ((5.0,), (-2.0, 6.0), (-2.0, 3 / 14, 44 / 7))
 
@@ -56,7 +56,7 @@ class Multistage(Implicit):
     def error_order(self) -> int | None:
         return 2
 
-    def step(self, field: Field, t: Tensor, dt: Tensor, carry: Carry) -> tuple[Carry, Stages]:
+    def step(self, field: Field, t: Tensor, dt: Tensor, carry: Carry) -> tuple[Carry, ImplicitStages]:
         y, k = carry
         size = dt.to(y.real.dtype)
         states, slopes = [y], [k]
@@ -70,4 +70,4 @@ class Multistage(Implicit):
             converged = converged & fine
         moved = sum((w * k for w, k in zip(_EMBEDDED, slopes, strict=True)), torch.zeros_like(y))
         error = torch.addcmul(z - y, size, moved, value=-1)
-        return (z, k1), Stages(Hermite(y, k, z, k1, size), error, converged)
+        return (z, k1), ImplicitStages(Hermite(y, k, z, k1, size), error, converged)

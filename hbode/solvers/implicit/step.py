@@ -18,7 +18,7 @@ from .stage import Settings, slope
 Interpolant = Hermite | Quartic
 
 
-class Stages(NamedTuple):
+class ImplicitStages(NamedTuple):
     """A step: its interpolant, its error estimate if there is one, and which samples converged, (B,) or (1,).
 
     An estimate that has to be solved for is a function, called where the error is asked for.
@@ -52,14 +52,14 @@ class Implicit:
     def slope(self, field: Field, carry: Carry) -> Tensor:
         return carry[1]
 
-    def error(self, stages: Stages) -> Tensor:
+    def error(self, stages: ImplicitStages) -> Tensor:
         if stages.error is None:
             raise NotImplementedError("the method has no error estimate; it runs on a fixed grid")
         return stages.error if isinstance(stages.error, Tensor) else stages.error()
 
-    def interpolate(self, stages: Stages, theta: Tensor) -> Tensor:
+    def interpolate(self, stages: ImplicitStages, theta: Tensor) -> Tensor:
         return stages.interpolant(theta)
 
-    def converged(self, stages: Stages) -> Tensor:
+    def converged(self, stages: ImplicitStages) -> Tensor:
         """Return for which samples the inner solver converged, (B,) or (1,)."""
         return stages.converged
