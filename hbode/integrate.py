@@ -32,6 +32,7 @@ from .reference_solvers import solve_by_reference
 from .solution import Solution, Stats, event_records, raise_failure, stats_of
 from .solvers import Autocast, ButcherTableau, Clock, Field, Method, NystromTableau, SampleClock, as_method, real_dtype
 from .systems import Activation, System
+from .updates import Sides, Update, UpdateRecord, merge
 
 
 def hbodeint(
@@ -50,6 +51,7 @@ def hbodeint(
     gradient: str | Gradient = "discrete_adjoint",
     per_sample: bool = False,
     event: EventLike | Sequence[EventLike] | None = None,
+    updates: Update | None = None,
     dense: bool = False,
     options: Mapping[str, Any] | None = None,
     compile: bool = False,
@@ -105,6 +107,8 @@ def hbodeint(
         fraction of their span in a step.
     event
         An `Event`, a function (a terminal event), or several.
+    updates
+        An `Update`: the state is replaced at known times.
     dense
         Keep the interpolants, so that the solution can be called at any time.
     options
@@ -171,7 +175,9 @@ def hbodeint(
     check_method(name, chosen, system)
     if coarse := too_few_digits("h0", h0.dtype, name, chosen):
         raise TypeError(coarse)
-    samples = times.ndim == 2
+    samples, requested = times.ndim == 2, times
+    merged = None if updates is None else merge(updates, times, h0, system.second_order)
+    times = times if merged is None else merged.times
     slots = [i for i, arg in enumerate(args) if isinstance(arg, Tensor)]
     crossings = tuple(crossing(e, system.second_order, len(h0) if samples else None) for e in events)
 
@@ -182,7 +188,8 @@ def hbodeint(
         form = chosen.damped if damped is None else damped
         return bound_field(system, form, h0, tensors[0], tensors[1], values, precision), crossings
 
-    drawn = plan(chosen, options, times, rtol, atol, (func, h0, t if isinstance(t, Tensor) else times))
+    grid_arguments = func, h0, t if isinstance(t, Tensor) else requested
+    drawn = plan(chosen, options, times, rtol, atol, grid_arguments, None if merged is None else merged.updates)
     if drawn.adaptive and (fine := too_fine("h0", h0.dtype, rtol, atol)):
         warnings.warn(fine, stacklevel=2)
     clock: Clock | SampleClock = SampleClock(times, h0.ndim) if samples else Clock.of(times)
@@ -205,7 +212,7 @@ def hbodeint(
                 on_accept=bar.accept,
             ),
             damped=system.damped,
-            owners=(system, *(e.fn for e in events)),
+            owners=(system, *(e.fn for e in events), *(() if updates is None else (updates.fn, updates.data))),
             tied=samples and not per_sample,
             compile_for=_subject(system.f) if compile else None,
         )
@@ -213,16 +220,26 @@ def hbodeint(
     stats.append(stats_of(solved, samples))
     if throw:
         raise_failure(solved, samples)
-    rows = clock.place(solved.rows, solved.tape.row_places)
-    h, m = (rows[:, 0], rows[:, 1]) if system.second_order else (rows, None)
+    rows = clock.place(solved.rows, solved.tape.row_places, 0 if updates is None else updates.t.shape[-1])
+    record = None
+    if merged is not None:
+        before, after = (Sides(*_parts(clock.pick(rows, at), system)) for at in (merged.before, merged.after))
+        record, rows = UpdateRecord(before, after), clock.pick(rows, merged.outputs)
+    h, m = _parts(rows, system)
     return Solution(
-        t if isinstance(t, Tensor) else times,
+        t if isinstance(t, Tensor) else requested,
         h,
         m,
         stats[0],
         event_records(solved, len(events), system.second_order, samples),
         DenseOutput(problem, solved) if dense else None,
+        record,
     )
+
+
+def _parts(rows: Tensor, system: System) -> tuple[Tensor, Tensor | None]:
+    """Return positions and momenta of rows."""
+    return (rows[:, 0], rows[:, 1]) if system.second_order else (rows, None)
 
 
 def _subject(f: Callable[..., Tensor]) -> object:

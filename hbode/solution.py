@@ -12,6 +12,7 @@ from torch import Tensor
 from .dense import DenseOutput
 from .gradients import Solved
 from .solvers import Status
+from .updates import UpdateRecord
 
 __all__ = ["EventRecord", "Solution", "SolverError", "Stats", "Status", "of_batch"]
 
@@ -112,6 +113,8 @@ class Solution:
         `Stats`: evaluations, steps, status.
     events
         One `EventRecord` for each event function.
+    updates
+        The states before and after each update (`UpdateRecord`), where there were any; else None.
     dense
         The steps and their interpolants (`DenseOutput`), where the solve was asked to keep them; else None.
     """
@@ -124,9 +127,10 @@ class Solution:
         stats: Stats,
         events: tuple[EventRecord, ...] = (),
         dense: DenseOutput | None = None,
+        updates: UpdateRecord | None = None,
     ) -> None:
         self.t, self.h, self.m, self.stats, self.events = t, h, m, stats, events
-        self.dense = dense
+        self.dense, self.updates = dense, updates
 
     def __iter__(self) -> Iterator[Tensor | None]:
         yield self.h
