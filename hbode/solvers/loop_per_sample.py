@@ -188,5 +188,5 @@ def _nodes(times: Tensor, sign: Tensor, plan: Plan) -> tuple[Nodes, Tensor]:
     order = torch.where(ahead, keys[1:], math.inf).argsort(dim=0, stable=True)  # without repetition, the rest last
     number = ahead.sum(0)
     places = torch.arange(len(order), device=keys.device).unsqueeze(1).minimum((number - 1).clamp(min=0))
-    order = torch.cat((torch.zeros_like(order[:1]), order.gather(0, places) + 1))
+    order = torch.cat((torch.zeros_like(number).unsqueeze(0), order.gather(0, places) + 1))
     return Nodes((keys * sign).gather(0, order), anchors.gather(0, order)), number - 1.0
