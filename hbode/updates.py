@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
@@ -114,7 +115,7 @@ def merge(update: Update, times: Tensor, h0: Tensor, second_order: bool) -> Merg
     mine = place[..., 1 : count + 1]
     anchors = torch.where(at == first, 0, torch.where(at == last, total - 1, mine))
     outputs = torch.cat((place[..., :1], place[..., count + 1 :]), -1)
-    keys = torch.where(present, at.detach() * sign, torch.inf)
+    keys = F.pad(torch.where(present, at.detach() * sign, torch.inf), (0, 1), value=torch.inf)
     latest = torch.searchsorted(keys.contiguous(), (times.detach() * sign).contiguous(), right=True) - 1
     same = (latest >= 0) & (keys.gather(-1, latest.clamp(min=0)) == times.detach() * sign)
     number = torch.arange(count, device=at.device).expand_as(order)

@@ -148,7 +148,7 @@ def solve(method: Method, field: Field, y0: Tensor, clock: Clock, plan: Plan, st
         while row < count and (reach - times[row]) * sign >= 0:
             row += 1
         step.last = row
-        if due:
+        if plan.updates is not None:
             tape.row_places.append(torch.arange(step.first, row))
         if step.at_end(clock) and not step.found:
             tape.ends.append(carry1[0])
