@@ -13,6 +13,7 @@ from torch import Tensor
 from .arguments import (
     as_coefficient,
     as_system,
+    as_times,
     check_method,
     check_state,
     check_times,
@@ -31,22 +32,23 @@ from .progress import Progress
 from .reference_solvers import solve_by_reference
 from .solution import Solution, Stats, event_records, raise_failure, stats_of
 from .solvers import Autocast, ButcherTableau, Clock, Field, Method, NystromTableau, SampleClock, as_method, real_dtype
+from .state_tree import State, StateTree, halves
 from .systems import Activation, System
 
 
 def hbodeint(
-    func: Callable[..., Tensor] | System,
-    h0: Tensor,
+    func: Callable[..., State] | System,
+    h0: State,
     t: Tensor | Sequence[float],
     *,
-    m0: Tensor | None = None,
+    m0: State | None = None,
     args: tuple[Any, ...] = (),
-    gamma: float | Tensor | None = None,
-    xi: float | Tensor | None = None,
+    gamma: float | State | None = None,
+    xi: float | State | None = None,
     activation: str | Activation | None = None,
     method: str | ButcherTableau | NystromTableau | Method | None = None,
-    rtol: float | Tensor = 1e-5,
-    atol: float | Tensor = 1e-7,
+    rtol: float | State = 1e-5,
+    atol: float | State = 1e-7,
     gradient: str | Gradient = "discrete_adjoint",
     per_sample: bool = False,
     event: EventLike | Sequence[EventLike] | None = None,
@@ -141,6 +143,11 @@ def hbodeint(
     SolverError
         If the solve fails and `throw` is set.
     """
+    tree = None if isinstance(h0, Tensor) else StateTree.of(h0, per_sample or as_times(t).ndim == 2)
+    if tree is not None:
+        h0, m0, options = tree.join("h0", h0), None if m0 is None else tree.join("m0", m0), tree.options(options)
+        rtol, atol = tree.numbers("rtol", rtol), tree.numbers("atol", atol)
+        gamma, xi = tree.numbers("gamma", gamma), tree.numbers("xi", xi)
     system = as_system(func, gamma, xi, activation)
     options = dict(options or {})
     method = default_method(system) if method is None else method
@@ -162,7 +169,7 @@ def hbodeint(
         if events or dense or per_sample or times.ndim == 2:
             raise ValueError(f"method {name!r} is a reference: no events, dense output or times and steps per sample")
         with precision.off():
-            given = name, system, h0, y0, times, coefficients, args, rtol, atol, options, throw, precision
+            given = name, system, h0, y0, times, coefficients, args, rtol, atol, options, throw, precision, tree
             return solve_by_reference(*given)
     base = as_method(method)
     check_names(options, base, name)
@@ -173,14 +180,14 @@ def hbodeint(
         raise TypeError(coarse)
     samples = times.ndim == 2
     slots = [i for i, arg in enumerate(args) if isinstance(arg, Tensor)]
-    crossings = tuple(crossing(e, system.second_order, len(h0) if samples else None) for e in events)
+    crossings = tuple(crossing(e, system.second_order, len(h0) if samples else None, tree) for e in events)
 
     def bind(tensors: Sequence[Tensor | None], damped: bool | None = None) -> tuple[Field, tuple[Any, ...]]:
         values = list(args)
         for slot, tensor in zip(slots, tensors[2:], strict=True):
             values[slot] = tensor
         form = chosen.damped if damped is None else damped
-        return bound_field(system, form, h0, tensors[0], tensors[1], values, precision), crossings
+        return bound_field(system, form, h0, tensors[0], tensors[1], values, precision, tree), crossings
 
     drawn = plan(chosen, options, times, rtol, atol, (func, h0, t if isinstance(t, Tensor) else times))
     if drawn.adaptive and (fine := too_fine("h0", h0.dtype, rtol, atol)):
@@ -214,14 +221,13 @@ def hbodeint(
     if throw:
         raise_failure(solved, samples)
     rows = clock.place(solved.rows, solved.tape.row_places)
-    h, m = (rows[:, 0], rows[:, 1]) if system.second_order else (rows, None)
     return Solution(
         t if isinstance(t, Tensor) else times,
-        h,
-        m,
+        *halves(rows, system.second_order, 1, tree),
         stats[0],
-        event_records(solved, len(events), system.second_order, samples),
+        event_records(solved, len(events), system.second_order, samples, tree),
         DenseOutput(problem, solved) if dense else None,
+        tree,
     )
 
 
