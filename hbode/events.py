@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .solvers import Crossing
-from .state_tree import StateTree, halves
+from .state_tree import StateTree
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,8 @@ def crossing(event: Event, second_order: bool, batch: int | None, tree: StateTre
     """Return the event as a function of time and state, its result checked."""
 
     def value(t: Tensor, y: Tensor) -> Tensor:
-        h, m = halves(y, second_order, 0, tree)
-        out = event.fn(t, h, m) if second_order else event.fn(t, h)
+        state = y.unbind() if second_order else (y,)
+        out = event.fn(t, *(state if tree is None else map(tree.split, state)))
         if not isinstance(out, Tensor):
             raise TypeError(f"an event function must return a tensor, got {type(out).__name__}")
         if batch is None:

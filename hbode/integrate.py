@@ -70,17 +70,21 @@ def hbodeint(
     h0
         Initial position, any shape (...), floating or complex; shape (B, ...) for times or steps per sample. Implicit
         methods take no half precision.
+        Or a tuple, list or dict of such tensors, also nested, whose shapes and real dtypes may differ. Then f, event
+        functions, `norm` and the solution have states of the same form, and the time of f is (B, 1) where samples step
+        by themselves. The parts are solved as one, with one error, in the dtype they are promoted to.
     t
         Times of the solution, non-strictly increasing or decreasing; the first is that of h0. Shape (T,), or
         (B, T) for times per sample; a shorter sample repeats its last time. Carried in float64; f gets its time in
         the real dtype of h0, with a warning where that cannot tell the requested times apart.
     m0
-        Initial momentum, shape and dtype of h0 (default: zero). Only for second-order systems.
+        Initial momentum, form, shape and dtype of h0 (default: zero). Only for second-order systems.
     args
         Further arguments of f; tensors among them receive gradients.
     gamma, xi, activation
         For a bare `func`: damping γ (default sigmoid(-3) ≈ 0.0474), restoring coefficient ξ and σ of the
-        generalised heavy ball, as in `GeneralizedHeavyBall`; fixed, or tensors that receive gradients.
+        generalised heavy ball, as in `GeneralizedHeavyBall`; fixed, or tensors that receive gradients. For an h0 of
+        several tensors one number, or a tuple, list or dict as h0 is, with a number or tensor for each.
     method
         A name in `hbode.METHODS`, a `ButcherTableau` or `NystromTableau` or another `Method` (`hbode.solvers`), or
         "scipy:<solve_ivp method>" or "torchdiffeq:<method>". Default: dprkn6 where the
@@ -92,7 +96,7 @@ def hbodeint(
         span, and beside a point of jump_ts, where the time that f is given is held, their order is two. No other does.
     rtol, atol
         Tolerances of the local error, relative and absolute; numbers, or tensors that broadcast to the state
-        ((2, *h0) for a second-order system).
+        ((2, *h0) for a second-order system). For an h0 of several tensors as γ and ξ.
     gradient
         A name, with the settings of the mode in `options`, or a mode of `hbode.gradients`.
         "discrete_adjoint" (`DiscreteAdjoint`: checkpoints): the exact gradient of what was computed, from the states of
@@ -134,7 +138,7 @@ def hbodeint(
     Returns
     -------
     Solution
-        Unpacks as ``h, m``, each of shape (T, *h0); m is None for a first-order system.
+        Unpacks as ``h, m``, each of shape (T, *h0) and of the form of h0; m is None for a first-order system.
 
     Raises
     ------

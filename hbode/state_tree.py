@@ -176,7 +176,7 @@ def _raise_difference(name: str, expected: Any, tree: Any) -> None:
     wanted, got = _entries(expected), _entries(tree)
     if not wanted:
         return
-    if type(expected) is not type(tree):
+    if type(expected) is not type(tree) and not (isinstance(expected, dict) and isinstance(tree, dict)):
         raise TypeError(f"{name} must be a {type(expected).__name__} as in h0, got {type(tree).__name__}")
     if wanted.keys() != got.keys():
         listed = (", ".join(entries) or "none" for entries in (wanted, got))
