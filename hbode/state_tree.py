@@ -136,12 +136,12 @@ class StateTree:
     def _divided(self, y: Tensor) -> list[Tensor]:
         pieces = y.split([shape.numel() for shape in self.shapes], -1)
         return [
-            piece.reshape(*y.shape[:-1], *shape).to(dtype)
+            piece.reshape((*y.shape[:-1], *shape)).to(dtype)
             for piece, shape, dtype in zip(pieces, self.shapes, self.dtypes, strict=True)
         ]
 
     def _joined(self, parts: Sequence[Tensor], lead: Sequence[int]) -> Tensor:
-        return torch.cat([x.reshape(*lead, shape.numel()) for x, shape in zip(parts, self.shapes, strict=True)], -1)
+        return torch.cat([x.reshape((*lead, shape.numel())) for x, shape in zip(parts, self.shapes, strict=True)], -1)
 
     def _parts(self, name: str, tree: Any) -> list[Any]:
         """Return the parts of a tree that has the structure of h0."""
