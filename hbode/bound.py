@@ -9,7 +9,6 @@ from torch import Tensor
 
 from .solvers import Autocast, Damping, Field, real_dtype
 from .solvers.field import checked
-from .state_tree import StateTree
 from .systems import System
 
 
@@ -21,11 +20,8 @@ def bound_field(
     xi: Tensor | None,
     args: Sequence[Any],
     precision: Autocast,
-    tree: StateTree | None,
 ) -> Field:
     """Return what a solver steps by, in the damped form or as y' = f(t, y)."""
-    if tree is not None:
-        system = tree.system(system, len(args))
     real = real_dtype(h0)
     damping = Damping.of(gamma, xi, h0)
     if damped:

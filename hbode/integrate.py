@@ -153,6 +153,7 @@ def hbodeint(
         rtol, atol = tree.numbers("rtol", rtol), tree.numbers("atol", atol)
         gamma, xi = tree.numbers("gamma", gamma), tree.numbers("xi", xi)
     system = as_system(func, gamma, xi, activation)
+    stepped = system if tree is None else tree.system(system, len(args))
     options = dict(options or {})
     method = default_method(system) if method is None else method
     name = method if isinstance(method, str) else type(method).__name__
@@ -173,7 +174,7 @@ def hbodeint(
         if events or dense or per_sample or times.ndim == 2:
             raise ValueError(f"method {name!r} is a reference: no events, dense output or times and steps per sample")
         with precision.off():
-            given = name, system, h0, y0, times, coefficients, args, rtol, atol, options, throw, precision, tree
+            given = name, stepped, h0, y0, times, coefficients, args, rtol, atol, options, throw, precision, tree
             return solve_by_reference(*given)
     base = as_method(method)
     check_names(options, base, name)
@@ -191,7 +192,7 @@ def hbodeint(
         for slot, tensor in zip(slots, tensors[2:], strict=True):
             values[slot] = tensor
         form = chosen.damped if damped is None else damped
-        return bound_field(system, form, h0, tensors[0], tensors[1], values, precision, tree), crossings
+        return bound_field(stepped, form, h0, tensors[0], tensors[1], values, precision), crossings
 
     drawn = plan(chosen, options, times, rtol, atol, (func, h0, t if isinstance(t, Tensor) else times))
     if drawn.adaptive and (fine := too_fine("h0", h0.dtype, rtol, atol)):

@@ -37,7 +37,7 @@ def solve_by_reference(
     """Return the solution by the method `name`, of the form back end:method."""
     backend, _, method = name.partition(":")
     gamma, xi = coefficients
-    field = bound_field(system, False, h0, gamma, xi, args, precision, tree)
+    field = bound_field(system, False, h0, gamma, xi, args, precision)
     if backend == "scipy":
         if method not in SCIPY_METHODS:
             raise ValueError(f"method must be scipy:<one of {', '.join(SCIPY_METHODS)}>, got {name!r}")
