@@ -7,6 +7,7 @@ from .integrate import hbodeint
 from .solution import EventRecord, Solution, SolverError, Stats
 from .solvers import METHODS, Status
 from .systems import FirstOrder, GeneralizedHeavyBall, HeavyBall, SecondOrder, System, join, split
+from .updates import Update
 
 __version__ = version("hbode")
 
@@ -23,6 +24,7 @@ __all__ = [
     "Stats",
     "Status",
     "System",
+    "Update",
     "hbodeint",
     "join",
     "split",

@@ -51,10 +51,11 @@ class DenseOutput:
         sign = 1.0 if end >= start else -1.0
         values = t.tolist()
         _check_inside(min(values, default=start), max(values, default=start), start, end)
-        if not steps or not values:
+        moving = [index for index, step in enumerate(steps) if step.start != step.end]  # updates have no length
+        if not moving or not values:
             return self.problem.y0.expand(len(values), *self.problem.y0.shape).clone()
-        starts = [sign * step.start.value for step in steps]
-        owners = [max(bisect_right(starts, sign * value) - 1, 0) for value in values]
+        starts = [sign * steps[index].start.value for index in moving]
+        owners = [moving[max(bisect_right(starts, sign * value) - 1, 0)] for value in values]
         blocks, places = [], []
         for index in sorted(set(owners)):
             mine = [i for i, owner in enumerate(owners) if owner == index]
@@ -83,7 +84,7 @@ class DenseOutput:
             start, end = clock.at(step.start), clock.at(step.end)
             span = torch.where(step.moved, end - start, torch.ones_like(start))
             theta = (at - start) / span
-            inside = step.moved & ~done & (theta >= 0) & (theta <= 1)
+            inside = step.moved & (theta >= 0) & (theta <= 1) & (~done | (theta == 0))  # after an update at its time
             if inside.any():
                 stages = self._stages(index)
                 states = self.problem.method.interpolate(

@@ -34,6 +34,7 @@ from .solution import Solution, Stats, event_records, raise_failure, stats_of
 from .solvers import Autocast, ButcherTableau, Clock, Field, Method, NystromTableau, SampleClock, as_method, real_dtype
 from .state_tree import State, StateTree, halves
 from .systems import Activation, System
+from .updates import Sides, Update, UpdateRecord, merge
 
 
 def hbodeint(
@@ -52,6 +53,7 @@ def hbodeint(
     gradient: str | Gradient = "discrete_adjoint",
     per_sample: bool = False,
     event: EventLike | Sequence[EventLike] | None = None,
+    updates: Update | None = None,
     dense: bool = False,
     options: Mapping[str, Any] | None = None,
     compile: bool = False,
@@ -111,6 +113,8 @@ def hbodeint(
         fraction of their span in a step.
     event
         An `Event`, a function (a terminal event), or several.
+    updates
+        An `Update`: the state is replaced at known times.
     dense
         Keep the interpolants, so that the solution can be called at any time.
     options
@@ -183,7 +187,11 @@ def hbodeint(
     check_method(name, chosen, system)
     if coarse := too_few_digits("h0", h0.dtype, name, chosen):
         raise TypeError(coarse)
-    samples = times.ndim == 2
+    samples, requested = times.ndim == 2, times
+    if updates is not None and tree is not None:
+        updates = replace(updates, fn=tree.update(updates.fn, system.second_order))
+    merged = None if updates is None else merge(updates, times, h0, system.second_order)
+    times = times if merged is None else merged.times
     slots = [i for i, arg in enumerate(args) if isinstance(arg, Tensor)]
     crossings = tuple(crossing(e, system.second_order, len(h0) if samples else None, tree) for e in events)
 
@@ -194,7 +202,8 @@ def hbodeint(
         form = chosen.damped if damped is None else damped
         return bound_field(stepped, form, h0, tensors[0], tensors[1], values, precision), crossings
 
-    drawn = plan(chosen, options, times, rtol, atol, (func, h0, t if isinstance(t, Tensor) else times))
+    grid_arguments = func, h0, t if isinstance(t, Tensor) else requested
+    drawn = plan(chosen, options, times, rtol, atol, grid_arguments, None if merged is None else merged.updates)
     if drawn.adaptive and (fine := too_fine("h0", h0.dtype, rtol, atol)):
         warnings.warn(fine, stacklevel=2)
     clock: Clock | SampleClock = SampleClock(times, h0.ndim) if samples else Clock.of(times)
@@ -217,7 +226,7 @@ def hbodeint(
                 on_accept=bar.accept,
             ),
             damped=system.damped,
-            owners=(system, *(e.fn for e in events)),
+            owners=(system, *(e.fn for e in events), *(() if updates is None else (updates.fn, updates.data))),
             tied=samples and not per_sample,
             compile_for=_subject(system.f) if compile else None,
         )
@@ -225,13 +234,19 @@ def hbodeint(
     stats.append(stats_of(solved, samples))
     if throw:
         raise_failure(solved, samples)
-    rows = clock.place(solved.rows, solved.tape.row_places)
+    rows = clock.place(solved.rows, solved.tape.row_places, 0 if updates is None else updates.t.shape[-1])
+    record = None
+    if merged is not None:
+        sides = (clock.pick(rows, at) for at in (merged.before, merged.after))
+        before, after = (Sides(*halves(side, system.second_order, 1, tree)) for side in sides)
+        record, rows = UpdateRecord(before, after), clock.pick(rows, merged.outputs)
     return Solution(
-        t if isinstance(t, Tensor) else times,
+        t if isinstance(t, Tensor) else requested,
         *halves(rows, system.second_order, 1, tree),
         stats[0],
         event_records(solved, len(events), system.second_order, samples, tree),
         DenseOutput(problem, solved) if dense else None,
+        record,
         tree,
     )
 

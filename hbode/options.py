@@ -24,6 +24,7 @@ from .solvers import (
     Node,
     Plan,
     Settings,
+    Updates,
     is_explicit_one_step,
     max_growth,
     switching,
@@ -133,8 +134,9 @@ def plan(
     rtol: float | Tensor,
     atol: float | Tensor,
     grid_arguments: tuple[Any, Any, Tensor],
+    updates: Updates | None = None,
 ) -> Plan:
-    """Return the plan of a solve over `times`, (T,) or (B, T) in float64."""
+    """Return the plan of a solve over `times`, (T,) or (B, T) in float64, of which some are those of updates."""
     max_steps = int(options.get("max_steps", 2**31 - 1))
     if max_steps < 1:
         raise ValueError(f"options['max_steps'] must be at least 1, got {max_steps}")
@@ -160,6 +162,8 @@ def plan(
             grid = _constructed(construct(*grid_arguments), times)
         elif not adaptive and step_size is None:
             grid = times.tolist()
+        if updates is not None:
+            grid = (*grid, *times.detach()[updates.anchors[updates.anchors >= 0]].tolist())
         stops = _stops(times.tolist(), grid, extra)
     control = controller(options, rtol, atol)
     return Plan(
@@ -169,6 +173,7 @@ def plan(
         step_size=math.inf if step_size is None else float(step_size),
         jumps=tuple(points["jump_ts"]),
         max_steps=max_steps,
+        updates=updates,
     )
 
 

@@ -15,6 +15,7 @@ from .dense import DenseOutput
 from .gradients import Solved
 from .solvers import Status
 from .state_tree import State, StateTree, halves
+from .updates import UpdateRecord
 
 __all__ = ["EventRecord", "Solution", "SolverError", "Stats", "Status", "of_batch"]
 
@@ -116,6 +117,8 @@ class Solution:
         `Stats`: evaluations, steps, status.
     events
         One `EventRecord` for each event function.
+    updates
+        The states before and after each update (`UpdateRecord`), where there were any; else None.
     dense
         The steps and their interpolants (`DenseOutput`), where the solve was asked to keep them; else None.
     tree
@@ -130,10 +133,11 @@ class Solution:
         stats: Stats,
         events: tuple[EventRecord, ...] = (),
         dense: DenseOutput | None = None,
+        updates: UpdateRecord | None = None,
         tree: StateTree | None = None,
     ) -> None:
         self.t, self.h, self.m, self.stats, self.events = t, h, m, stats, events
-        self.dense, self.tree = dense, tree
+        self.dense, self.updates, self.tree = dense, updates, tree
 
     def __iter__(self) -> Iterator[State | None]:
         yield self.h

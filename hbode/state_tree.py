@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -127,11 +127,27 @@ class StateTree:
         def field(t: Tensor, *rest: Any) -> Tensor:
             count = len(rest) - further  # of states: h, or h and m
             states = [self._divided(y) for y in rest[:count]]
-            parts = self._parts("func(t, h)", f(t, *map(self.spec.unflatten, states), *rest[count:]))
-            fitting = [checked(*x) for x in zip(parts, states[0], self.paths, strict=True)]
-            return self._joined(fitting, rest[0].shape[:-1])
+            return self._returned("func(t, h)", f(t, *map(self.spec.unflatten, states), *rest[count:]), states[0])
 
         return field
+
+    def update(self, fn: Callable[..., Any], second_order: bool) -> Callable[..., Any]:
+        """Return the function of an `Update`, as one of states in one tensor."""
+        count = 2 if second_order else 1
+
+        def updated(t: Tensor, *rest: Any) -> Any:
+            states = [self._divided(y) for y in rest[:count]]
+            out = fn(t, *map(self.spec.unflatten, states), *rest[count:])
+            if second_order and isinstance(out, tuple) and len(out) == 2:
+                return tuple(self._returned("Update.fn", state, states[0]) for state in out)
+            return out if second_order else self._returned("Update.fn", out, states[0])
+
+        return updated
+
+    def _returned(self, name: str, state: Any, like: list[Tensor]) -> Tensor:
+        """Return what the user's function `name` returned, as one tensor, if its parts fit those of a state."""
+        parts = zip(self._parts(name, state), like, self.paths, strict=True)
+        return self._joined([checked(*x) for x in parts], self.batch)
 
     def _divided(self, y: Tensor) -> list[Tensor]:
         pieces = y.split([shape.numel() for shape in self.shapes], -1)

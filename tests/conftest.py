@@ -21,11 +21,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Leave one method of each kind in the fast lane of what is tested with all; orders are measured of every one."""
     lanes: dict[str, list[tuple[bool, pytest.Item]]] = {}
     for item in items:
-        params = (
-            item.callspec.params.values() if isinstance(item, pytest.Function) and hasattr(item, "callspec") else ()
-        )
+        if not isinstance(item, pytest.Function) or item.get_closest_marker("slow") is not None:
+            continue
+        params = item.callspec.params.values() if hasattr(item, "callspec") else ()
         names = {name for name in params if isinstance(name, str) and name in METHODS}
-        if names and item.path.name != "test_order.py" and item.get_closest_marker("slow") is None:
+        if names and item.originalname != "test_order_of_every_method":
             lanes.setdefault(item.nodeid.partition("[")[0], []).append((names <= KINDS, item))
     for tests in lanes.values():
         one_stays = any(kind for kind, _ in tests)

@@ -101,6 +101,7 @@ def test_euler_in_the_adjoint_gives_its_own_product() -> None:
         torch.testing.assert_close(grad, torch.full_like(grad, (1 + RATE * 0.1) ** 10), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_tolerances_of_the_adjoint_bound_its_error() -> None:
     """They may be given for each tensor of (t, y, y_bar, rate)."""
     errors = []

@@ -142,7 +142,8 @@ def test_a_fixed_grid_of_several_blocks():
     assert_compiled_is_the_same(system, torch.linspace(0, 4, 80), inputs, h0=h0, method="leapfrog")
 
 
-@pytest.mark.parametrize("per_sample", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.slow
+@pytest.mark.parametrize("per_sample", [False, True])
 def test_times_per_sample(per_sample):
     system, h0 = HeavyBall(Net(), 0.3), start()
     system.double()
@@ -179,6 +180,7 @@ def test_parameters_that_the_field_does_not_use_have_no_gradient():
     assert grad is None
 
 
+@pytest.mark.slow
 def test_second_derivatives_of_a_compiled_solve():
     system, h0 = HeavyBall(Net(), 0.3), start()
     system.double()

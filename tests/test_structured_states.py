@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map, tree_structure
 
-from hbode import Event, FirstOrder, GeneralizedHeavyBall, HeavyBall, SecondOrder, hbodeint
+from hbode import Event, FirstOrder, GeneralizedHeavyBall, HeavyBall, SecondOrder, Update, hbodeint
 from hbode.analysis import gradient_decay, gradient_flow
 from hbode.systems import System
 
@@ -351,6 +351,31 @@ def test_dense_output_of_a_first_order_system(h0: Parts) -> None:
     h, m = sol(0.7)
     assert m is None and sol.m is None
     torch.testing.assert_close(h["y"], h0["y"] * math.exp(-0.7), rtol=1e-7, atol=0)
+
+
+@pytest.mark.parametrize("times", ["shared", "per_sample"])
+def test_updates_get_the_form_of_h0(times: str, h0: Parts) -> None:
+    net, call = Mixing(), TIMES[times]
+    lead = leading(call)
+    at = torch.tensor([0.2, 0.4], dtype=F64).expand(*lead, 2)
+
+    def fn(t: Tensor, h: Parts, m: Parts) -> tuple[Parts, Parts]:
+        return h, {**m, "s": m["s"] + h["s"]}
+
+    def one_fn(t: Tensor, h: Tensor, m: Tensor) -> tuple[Tensor, Tensor]:
+        return h, flat(fn(t, parts_of(h), parts_of(m))[1], lead)
+
+    sol = solve(net, h0, **call, args=(1.0,), updates=Update(at, fn))
+    one = solve(Flattened(net), flat(h0, lead), **call, args=(1.0,), updates=Update(at, one_fn))
+    assert torch.equal(flat(sol.m, (len(T), *lead)), one.m)
+    assert torch.equal(flat(sol.updates.after.m, (2, *lead)), one.updates.after.m)
+    assert sol.updates.before.h["y"].shape == (2, B, 2, 4)
+    with pytest.raises(ValueError, match=r"Update.fn must have the entries .* as in h0, got \['s'\]"):
+        solve(net, h0, **call, args=(1.0,), updates=Update(at, lambda t, h, m: (h, {"s": m["s"]})))
+
+    first = FirstOrder(lambda t, h: tree_map(torch.neg, h))
+    sol = solve(first, h0, **call, updates=Update(at, lambda t, h: tree_map(torch.zeros_like, h)))
+    assert all((part[-1] == 0).all() for part in sol.h.values())
 
 
 # ---- gradients

@@ -109,8 +109,8 @@ def _pull_back(ctx: Any, cotangents: tuple[Tensor | None, ...]) -> tuple[Tensor 
 
     rows_bar, event_t_bar, event_y_bar, *node_bars = cotangents
     lead = ctx.tape.lead
-    row, event = (0 if bar is None else len(bar) for bar in (rows_bar, event_t_bar))
-    row -= lead
+    row = 0 if rows_bar is None else len(rows_bar) - lead
+    event = max(0 if bar is None else len(bar) for bar in (event_t_bar, event_y_bar))
     carry_bar: list[Tensor | None] = []
     pulled = None
     if not node_bars and problem.on_replay is None:

@@ -23,6 +23,7 @@ from .sample_step import batch_first
 from .status import Status
 from .tableau import ButcherTableau, NystromTableau
 from .tape import Crossing, Replayed, Step, Tape
+from .updates import Updates
 
 __all__ = [
     "METHODS",
@@ -62,6 +63,7 @@ __all__ = [
     "Step",
     "Tape",
     "Uniform",
+    "Updates",
     "switching",
     "as_method",
     "batch_first",

@@ -24,6 +24,11 @@ def constant(times: Tensor) -> bool:
     return not times.requires_grad and torch.autograd.forward_ad._current_level < 0
 
 
+def _blanked(rows: Tensor, missing: Tensor) -> Tensor:
+    """Return rows with NaN where they are missing."""
+    return torch.where(missing.view(*missing.shape, *[1] * (rows.ndim - missing.ndim)), math.nan, rows)
+
+
 @dataclass(frozen=True)
 class Clock:
     """The requested times, shape (T,) in float64, and the nodes of the grid as functions of them.
@@ -58,10 +63,20 @@ class Clock:
         """Return the sum of the rows (n, *y) that show the initial state, shape (*y)."""
         return rows.sum(0)
 
-    def place(self, rows: Tensor, places: Sequence[Tensor]) -> Tensor:
-        """Return the rows of a tape at all requested times, shape (T, *y), NaN where they were not reached."""
+    def place(self, rows: Tensor, places: Sequence[Tensor], updates: int = 0) -> Tensor:
+        """Return the rows of a tape, shape (T + K, *y), NaN where they were not reached.
+
+        At the requested times, where K updates show the states before, and after the updates.
+        """
+        if places:
+            blank = rows.new_full((len(self.values) + updates, *rows.shape[1:]), math.nan)
+            return blank.index_put((torch.cat(list(places)).to(rows.device),), rows)
         missing = len(self.values) - len(rows)
         return rows if not missing else torch.cat((rows, rows.new_full((missing, *rows.shape[1:]), math.nan)))
+
+    def pick(self, rows: Tensor, index: Tensor) -> Tensor:
+        """Return some of the rows (n, *y), by number, shape (k, *y); NaN for -1."""
+        return _blanked(rows[index.clamp(min=0)], index < 0)
 
     def requested(self, index: Tensor) -> Tensor:
         """Return requested times, in the shape of the index, without a graph."""
@@ -133,13 +148,19 @@ class SampleClock:
 
     origin = None
 
-    def place(self, rows: Tensor, places: Sequence[Tensor]) -> Tensor:
-        """Return the rows of a tape at all requested times, shape (T, *y), NaN where they were not reached."""
+    def place(self, rows: Tensor, places: Sequence[Tensor], updates: int = 0) -> Tensor:
+        """Return the rows of a tape, shape (T + K, *y), NaN where they were not reached (see `Clock.place`)."""
         batch, count = self.times.shape
         at = torch.cat(list(places))
-        blank = rows.new_full((count, batch, *rows.shape[1:]), math.nan)
+        blank = rows.new_full((count + updates, batch, *rows.shape[1:]), math.nan)
         full = blank.index_put((at[:, 0], at[:, 1]), rows)
         return full.movedim(1, full.ndim - self.ndim)
+
+    def pick(self, rows: Tensor, index: Tensor) -> Tensor:
+        """Return some of the rows (n, *y) of every sample, by numbers (B, k), shape (k, *y); NaN for -1."""
+        axis = rows.ndim - self.ndim
+        given = rows.movedim(axis, 1)[index.T.clamp(min=0), torch.arange(len(index), device=rows.device)]
+        return _blanked(given, index.T < 0).movedim(1, axis)
 
     def requested(self, index: Tensor) -> Tensor:
         """Return requested times of every sample, shape (n, B) like the index, without a graph."""

@@ -20,6 +20,7 @@ from .shared_step import SharedStep, crossing_values, find_crossings
 from .status import Status
 from .stiffness import BOUNDARY, EVERY
 from .tape import Tape
+from .updates import SharedUpdate
 
 
 class Beginning(NamedTuple):
@@ -48,6 +49,8 @@ def begin(
     while row < count and times[row] == times[0]:
         row += 1
     tape = Tape(lead=row, ends=[y0] * row)
+    if plan.updates is not None:
+        tape.row_places.append(torch.arange(row))
     carry: Carry = (y0,)
     if row < count:
         field = field.within(plan.sides(node.value, sign))
@@ -81,6 +84,23 @@ def solve(method: Method, field: Field, y0: Tensor, clock: Clock, plan: Plan, st
     values = crossing_values(plan.crossings, clock, at.t, y0) if plan.crossings else None
     accepted = rejected = 0
     restart = False
+    due = [] if plan.updates is None else plan.updates.anchors.tolist()
+
+    def updated(node: Node, carry: Carry) -> Carry:
+        """Return the carry after the update at a node, if there is one."""
+        which = tape.updates
+        if which == len(due) or due[which] != node.anchor or plan.updates is None:
+            return carry
+        noise = noise_state(y0.device) if plan.noise else None
+        step = SharedUpdate(carry, node, plan.updates, which, sides, noise)
+        tape.update(step, step.replay(method, field, clock, ()), torch.tensor([count + which]))
+        if plan.keep is not None:
+            plan.keep(tape.kept, step)
+        if plan.keep_interpolants:
+            tape.interpolants.append(None)
+        return tape.carry
+
+    carry = updated(node, carry) if row < count else carry
     look = stiffness(method) if plan.adaptive else None
     solved = convergence(method)
     watched = plan.adaptive or plan.crossings or plan.keep_interpolants
@@ -96,7 +116,7 @@ def solve(method: Method, field: Field, y0: Tensor, clock: Clock, plan: Plan, st
         lands, end = at.lands, target if at.lands else Node(at.end, node.anchor)
         noise = noise_state(y0.device) if plan.noise else None
         step = SharedStep(carry, node, end, row, row, restart=restart, sides=sides, noise=noise)
-        step.last_of_all = lands and end is plan.stops[-1] and not watched
+        step.last_of_all = lands and end is plan.stops[-1] and not watched and not due
         if plan.on_step is not None:
             plan.on_step(node.value, carry[0], end.value - node.value)
         carry1, stages = step.run(method, field, clock)
@@ -128,6 +148,8 @@ def solve(method: Method, field: Field, y0: Tensor, clock: Clock, plan: Plan, st
         while row < count and (reach - times[row]) * sign >= 0:
             row += 1
         step.last = row
+        if plan.updates is not None:
+            tape.row_places.append(torch.arange(step.first, row))
         if step.at_end(clock) and not step.found:
             tape.ends.append(carry1[0])
         elif row > step.first or step.found:
@@ -144,6 +166,7 @@ def solve(method: Method, field: Field, y0: Tensor, clock: Clock, plan: Plan, st
         node, carry, restart = end, carry1, lands and end.value in plan.jumps
         if restart:
             sides = plan.sides(end.value, sign)
+        carry = updated(node, carry) if due else carry
         if lands:
             stop, passed = stop + 1, end.value
 

@@ -20,6 +20,7 @@ from .sample_step import SampleStep, batch_first, find_sample_crossings, sample_
 from .status import Status
 from .stiffness import EVERY
 from .tape import Tape
+from .updates import SampleUpdate
 
 
 def begin_samples(
@@ -78,6 +79,29 @@ def solve_per_sample(
     values = sample_values(plan.crossings, times[:, 0], y0) if plan.crossings else None
     convergent = convergence(method)
     tries = 0
+    due = torch.full_like(nodes.anchor[:1], -2) if plan.updates is None else plan.updates.anchors.T
+    which = torch.zeros_like(node.anchor)
+
+    def updated(node: Nodes, carry: Carry, who: Tensor) -> Carry:
+        """Return the carry after the updates at the nodes where some of the samples arrived."""
+        moved = who & (due.gather(0, which.clamp(max=len(due) - 1).unsqueeze(0)).squeeze(0) == node.anchor)
+        moved &= which < len(due)
+        if plan.updates is None or not moved.any():
+            return carry
+        noise = noise_state(device) if plan.noise else None
+        calls = field.calls
+        step = SampleUpdate(carry, node, plan.updates, which.clone(), moved, noise=noise)
+        place = torch.stack((times.shape[1] + which[moved], moved.nonzero().flatten()), -1)
+        tape.update(step, step.replay(method, field, clock, ()), place)
+        evaluations.add_(moved * (field.calls - calls))
+        which.add_(moved)
+        if plan.keep is not None:
+            plan.keep(tape.kept, step)
+        if plan.keep_interpolants:
+            tape.interpolants.append(None)
+        return tape.carry
+
+    carry = updated(node, carry, now.status < 0)
 
     while True:
         control, attempt = ahead(plan, inputs, now, now.status < 0)
@@ -132,6 +156,8 @@ def solve_per_sample(
         status = torch.where(over, float(Status.EVENT), status)
         now = now._replace(status=torch.where(lost, float(Status.NON_FINITE), status))
         node, carry = end.where(accept, node), carry1
+        if plan.updates is not None:
+            carry = updated(node, carry, accept & attempt.lands & ~over & ~lost)
 
     tape.carry = carry
     tape.end(now._replace(status=control.status, dt=control.dt), inputs.stop(now.stop))
@@ -149,12 +175,18 @@ def _nodes(times: Tensor, sign: Tensor, plan: Plan) -> tuple[Nodes, Tensor]:
     if plan.adaptive or math.isfinite(plan.step_size):
         extra = times.new_tensor([node.value for node in plan.stops if node.anchor is None]).unsqueeze(1) * sign
         extra = torch.where((extra > keys[0]) & (extra < keys[-1]), extra, keys[-1])
-        keys = torch.cat((keys[:1], torch.cat((extra, keys[-1:])).sort(0).values))
-        anchors = torch.where(keys == keys[-1], times.shape[1] - 1, -1)
-        anchors[0] = 0
+        tied = torch.full_like(extra, -1).long()
+        if plan.updates is not None:
+            tied = torch.cat((plan.updates.anchors.T, tied))
+            own = plan.updates.anchors.T
+            extra = torch.cat((keys.gather(0, torch.where(own < 0, len(keys) - 1, own)), extra))
+        order = torch.cat((extra, keys[-1:])).argsort(dim=0, stable=True)
+        keys = torch.cat((keys[:1], torch.cat((extra, keys[-1:])).gather(0, order)))
+        tied = torch.cat((tied, torch.full_like(tied[:1], -1))).gather(0, order) if len(tied) else anchors[-1:]
+        anchors = torch.cat((anchors[:1], torch.where(keys[1:] == keys[-1], times.shape[1] - 1, tied)))
     ahead = keys.diff(dim=0) > 0
     order = torch.where(ahead, keys[1:], math.inf).argsort(dim=0, stable=True)  # without repetition, the rest last
     number = ahead.sum(0)
     places = torch.arange(len(order), device=keys.device).unsqueeze(1).minimum((number - 1).clamp(min=0))
-    order = torch.cat((torch.zeros_like(order[:1]), order.gather(0, places) + 1))
+    order = torch.cat((torch.zeros_like(number).unsqueeze(0), order.gather(0, places) + 1))
     return Nodes((keys * sign).gather(0, order), anchors.gather(0, order)), number - 1.0

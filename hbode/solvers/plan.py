@@ -13,6 +13,7 @@ from torch import Tensor
 from .clock import Node
 from .control import GRID_SLACK, Controller
 from .tape import Crossing
+from .updates import Updates
 
 Hook = Callable[[float, Tensor, float], None]
 Keep = Callable[[list[Any], Any], None]
@@ -32,6 +33,7 @@ class Plan:
     jumps: tuple[float, ...] = ()
     """Times, in increasing order, at which the field is discontinuous; those inside the span are stops too."""
     crossings: tuple[Crossing, ...] = ()
+    updates: Updates | None = None
     max_steps: int = 2**31 - 1
     check_finite: bool = True
     """Whether a state that is not finite ends a solve on a fixed grid; an adaptive one it always ends."""
@@ -49,6 +51,7 @@ class Plan:
         """What the host must see or do between two steps, if anything."""
         named = {
             "events": self.crossings,
+            "updates": self.updates,
             "points of discontinuity": self.jumps,
             "a norm of their own": self.control.norm,
             "dense output": self.keep_interpolants,
@@ -70,9 +73,9 @@ class Plan:
         """Return how many steps a fixed grid has from a first time on; None: steps are adaptive, or samples' own."""
         if self.adaptive or start is None:
             return None
+        count = 0 if self.updates is None else self.updates.count
         if math.isinf(self.step_size):
-            return len(self.stops)
-        count = 0
+            return count + len(self.stops)
         for stop in self.stops:
             count += max(1, math.ceil((abs(stop.value - start) - self.slack(stop.value)) / self.step_size))
             start = stop.value

@@ -70,7 +70,8 @@ class Tape:
 
     `row_blocks` hold the output states in the order of the steps, and `ends` those after them that came singly, as the
     states that steps end with; the first `lead` rows show the initial state. `row_places` says where rows belong if
-    samples have times of their own. `event_t_blocks` and `event_y_blocks` hold the events likewise; `event_index` says
+    samples have times of their own, or the state is updated: so many `updates` were made. `event_t_blocks` and
+    `event_y_blocks` hold the events likewise; `event_index` says
     which function each belongs to and `event_sample` which sample (-1: the batch). `gathered` joins them. `carry` is
     what the last accepted step ended with, or the first carry where there was none. Of the accepted steps, so many were
     `looked` at for stiffness, and `stiff`. A loop in blocks leaves its steps in `blocks`, with how the outputs in them
@@ -93,6 +94,7 @@ class Tape:
     row_blocks: list[Tensor] = field(default_factory=list)
     ends: list[Tensor] = field(default_factory=list)
     row_places: list[Tensor] = field(default_factory=list)
+    updates: int = 0
     event_t_blocks: list[Tensor] = field(default_factory=list)
     event_y_blocks: list[Tensor] = field(default_factory=list)
     event_index: list[int] = field(default_factory=list)
@@ -118,6 +120,13 @@ class Tape:
         if replayed.event_t is not None and replayed.event_y is not None:
             self.event_t_blocks.append(replayed.event_t)
             self.event_y_blocks.append(replayed.event_y)
+
+    def update(self, step: Any, replayed: Replayed, place: Tensor) -> None:
+        """Enter an update, what it gave out, and where its rows belong."""
+        self.updates += 1
+        self.add(replayed)
+        self.row_places.append(place)
+        self.carry = replayed.carry
 
     def gathered(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return rows (K, *row), event times (E,) and event states (E, *row)."""

@@ -316,6 +316,7 @@ def diffusion(n):
     return f
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("inner", [name for name in INNER if name != "gradient_descent"])
 def test_inner_solvers_agree_on_the_heat_equation(inner):
     n = 32

@@ -132,6 +132,7 @@ def test_auto_is_the_explicit_method_where_nothing_is_stiff(net, draw):
             assert torch.equal(torch.as_tensor(a), torch.as_tensor(b))
 
 
+@pytest.mark.slow
 def test_auto_goes_there_and_back():
     """Over a period and a half of Van der Pol's relaxation, explicit in the jumps; cheaper than both of its methods."""
     y0 = torch.tensor([[2.0, 0.0]], dtype=torch.float64)
@@ -145,6 +146,7 @@ def test_auto_goes_there_and_back():
     assert (spent["auto"].h[-1] - exact).abs().max() < 1e-4
 
 
+@pytest.mark.slow
 def test_auto_on_a_stiff_heavy_ball():
     """h'' + 40 h' = -1e6 (h - cos t): the reduced equation takes over from dprkn6 when the oscillation has died away.
 

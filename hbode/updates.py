@@ -1,0 +1,168 @@
+"""Updates of the state at known times inside one solve."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from .solvers import Updates, real_dtype
+from .solvers.field import checked
+from .state_tree import State
+
+
+@dataclass(frozen=True)
+class Update:
+    """The state is replaced at known times, and the solve goes on: measurements, pulses, the cell of an ODE-RNN.
+
+    Steps end at the updates; the step size, and the history of errors it was chosen by, are carried through. A method
+    starts again from the new state, at one evaluation of f. An output requested at the time of an update shows the
+    state after it; `Solution.updates` has the states on both sides. (Rubanova et al. 2019; the cotangents are those of
+    ``y+ = U(t, y-, data)``.)
+
+    Parameters
+    ----------
+    t
+        Times, strictly monotone in the direction of the solve and within its span: shape (K,), or (B, K) for a solve
+        with times or steps per sample. NaN where a sample has fewer. They receive gradients.
+    fn
+        ``fn(t, h, m, data_k)`` returning (h, m), or ``fn(t, h, data_k)`` returning h for a first-order system; without
+        `data`, it gets none. t has shape (), or (B,) where samples have updates of their own: there it gets all
+        samples, and what it returns counts for those that have an update at that moment.
+    data
+        A tensor, or nested lists, tuples and dicts of tensors, with leading axes like `t`; data_k is without the K.
+    mask
+        Which updates take place, boolean, shape of `t`; default: all.
+
+    Examples
+    --------
+    >>> kick = Update(torch.tensor([1.0, 2.0]), lambda t, h, m, push: (h, m + push), torch.tensor([0.5, -0.5]))
+    >>> sol = hbodeint(lambda t, h: -h, torch.ones(3), torch.linspace(0, 3, 4), updates=kick)
+    >>> sol.updates.before.m.shape
+    torch.Size([2, 3])
+    """
+
+    t: Tensor
+    fn: Callable[..., Any]
+    data: Any = None
+    mask: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.t, Tensor) or self.t.ndim not in (1, 2) or not self.t.is_floating_point():
+            raise ValueError(f"Update.t must be a floating tensor (K,) or (B, K), got {_told(self.t)}")
+        if not callable(self.fn):
+            raise TypeError(f"Update.fn must be callable, got {type(self.fn).__name__}")
+        if self.mask is not None and (self.mask.dtype != torch.bool or self.mask.shape != self.t.shape):
+            raise ValueError(f"Update.mask must be boolean of shape {tuple(self.t.shape)}, got {_told(self.mask)}")
+        tree_map(self._check_data, self.data)
+
+    def _check_data(self, x: Any) -> None:
+        if x is not None and (not isinstance(x, Tensor) or x.shape[: self.t.ndim] != self.t.shape):
+            raise ValueError(f"Update.data must be tensors with leading axes {tuple(self.t.shape)}, got {_told(x)}")
+
+
+class Sides(NamedTuple):
+    """Positions and momenta on one side of the updates, (K, *h0) each; m is None for a first-order system."""
+
+    h: State
+    m: State | None
+
+
+class UpdateRecord(NamedTuple):
+    """The states before and after each update; NaN where it did not take place or was not reached."""
+
+    before: Sides
+    after: Sides
+
+
+class Merged(NamedTuple):
+    """Requested times and update times as one grid, and what of its rows is what.
+
+    `outputs`, `before` and `after` index the T + K rows of a tape and the K after them: (T,) or (B, T), and (K,) or
+    (B, K), -1 where there is none.
+    """
+
+    times: Tensor
+    updates: Updates
+    outputs: Tensor
+    before: Tensor
+    after: Tensor
+
+
+def merge(update: Update, times: Tensor, h0: Tensor, second_order: bool) -> Merged:
+    """Return the grid of a solve with updates, for times (T,) or (B, T) in float64."""
+    at = update.t.to(times.device, torch.float64)
+    if at.shape[:-1] != times.shape[:-1]:
+        what = f"({len(times)}, K), as samples have times or steps of their own" if times.ndim == 2 else "(K,)"
+        raise ValueError(f"Update.t must have shape {what}, got {tuple(at.shape)}")
+    present = at.isfinite() if update.mask is None else at.isfinite() & update.mask
+    first, last = times[..., :1].detach(), times[..., -1:].detach()
+    sign = torch.where(last >= first, 1.0, -1.0).to(times)
+    order = torch.where(present, at.detach() * sign, torch.inf).argsort(dim=-1, stable=True)
+    at, present = at.gather(-1, order), present.gather(-1, order)
+    _check_times(at.detach() * sign, present, first * sign, last * sign)
+    at = torch.where(present, at, last)
+    # at the same time updates come before the outputs, which show what is after them; the start stays the first
+    joined = torch.cat((times[..., :1], at, times[..., 1:]), -1)
+    sorting = (joined.detach() * sign).argsort(dim=-1, stable=True)
+    place = sorting.argsort(-1)
+    grid = joined.gather(-1, sorting)
+    count, total = at.shape[-1], grid.shape[-1]
+    mine = place[..., 1 : count + 1]
+    anchors = torch.where(at == first, 0, torch.where(at == last, total - 1, mine))
+    outputs = torch.cat((place[..., :1], place[..., count + 1 :]), -1)
+    keys = F.pad(torch.where(present, at.detach() * sign, torch.inf), (0, 1), value=torch.inf)
+    latest = torch.searchsorted(keys.contiguous(), (times.detach() * sign).contiguous(), right=True) - 1
+    same = (latest >= 0) & (keys.gather(-1, latest.clamp(min=0)) == times.detach() * sign)
+    number = torch.arange(count, device=at.device).expand_as(order)
+    return Merged(
+        grid,
+        Updates(torch.where(present, anchors, -2), _apply(update, order, h0, second_order)),
+        torch.where(same, total + latest, outputs),
+        _as_given(mine, present, order),
+        _as_given(total + number, present, order),
+    )
+
+
+def _as_given(x: Tensor, present: Tensor, order: Tensor) -> Tensor:
+    """Return what is known of the updates in the order of time, in the order in which they were given."""
+    return torch.where(present, x, -1).gather(-1, order.argsort(-1))
+
+
+def _check_times(keys: Tensor, present: Tensor, first: Tensor, last: Tensor) -> None:
+    if bool((present & ((keys < first) | (keys > last))).any()):
+        raise ValueError("Update.t must lie within the span of t")
+    following = present[..., 1:] & present[..., :-1]
+    if bool((following & (keys.diff(dim=-1) <= 0)).any()):
+        raise ValueError("Update.t must not hold a time twice: join the updates at one time in fn")
+
+
+def _apply(update: Update, order: Tensor, h0: Tensor, second_order: bool) -> Callable[[Any, Tensor, Tensor], Tensor]:
+    real, samples = real_dtype(h0), torch.arange(len(h0) if h0.ndim else 0, device=h0.device)
+
+    def apply(k: Any, t: Tensor, y: Tensor) -> Tensor:
+        if isinstance(k, Tensor):
+            which = order.gather(1, k.clamp(max=order.shape[1] - 1).unsqueeze(1)).squeeze(1)
+            data = tree_map(lambda x: None if x is None else x[samples, which], update.data)
+        else:
+            data = tree_map(lambda x: None if x is None else x[order[k]], update.data)
+        given = () if update.data is None else (data,)
+        t = t.to(real)
+        if not second_order:
+            return checked(update.fn(t, y, *given), y)
+        h, m = y.unbind()
+        out = update.fn(t, h, m, *given)
+        if not isinstance(out, tuple) or len(out) != 2:
+            raise TypeError(f"Update.fn must return (h, m), got {_told(out)}")
+        return torch.stack((checked(out[0], h), checked(out[1], m)))
+
+    return apply
+
+
+def _told(x: Any) -> str:
+    return f"{x.dtype} of shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
