@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from hbode import FirstOrder, HeavyBall, hbodeint
