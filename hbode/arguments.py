@@ -46,12 +46,17 @@ def check_state(h0: Tensor, m0: Tensor | None, system: System) -> None:
         raise ValueError(f"m0 must have the shape and dtype of h0, {tuple(h0.shape)}, {h0.dtype}; got {got}")
 
 
-def check_times(t: Tensor | Sequence[float], h0: Tensor, per_sample: bool) -> Tensor:
-    """Return the times in float64 on the device of h0, (B, T) where samples have times or steps of their own."""
+def as_times(t: Tensor | Sequence[float]) -> Tensor:
+    """Return times as a tensor."""
     try:  # by numpy, which reads Python numbers in double precision whatever torch's default dtype
-        times = t if isinstance(t, Tensor) else torch.from_numpy(np.array(t))
+        return t if isinstance(t, Tensor) else torch.from_numpy(np.array(t))
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(f"t must be a tensor or a sequence of numbers, got {t!r}") from error
+
+
+def check_times(t: Tensor | Sequence[float], h0: Tensor, per_sample: bool) -> Tensor:
+    """Return the times in float64 on the device of h0, (B, T) where samples have times or steps of their own."""
+    times = as_times(t)
     if times.is_complex() or times.dtype == torch.bool:
         raise TypeError(f"t must hold real numbers, got {times.dtype}")
     times = times.to(h0.device, torch.float64)

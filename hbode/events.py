@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .solvers import Crossing
+from .state_tree import StateTree
 
 
 @dataclass(frozen=True)
@@ -60,11 +61,12 @@ def as_events(event: EventLike | Sequence[EventLike] | None) -> tuple[Event, ...
     return tuple(item if isinstance(item, Event) else Event(item) for item in items)
 
 
-def crossing(event: Event, second_order: bool, batch: int | None) -> Crossing:
+def crossing(event: Event, second_order: bool, batch: int | None, tree: StateTree | None) -> Crossing:
     """Return the event as a function of time and state, its result checked."""
 
     def value(t: Tensor, y: Tensor) -> Tensor:
-        out = event.fn(t, *y.unbind()) if second_order else event.fn(t, y)
+        state = y.unbind() if second_order else (y,)
+        out = event.fn(t, *(state if tree is None else map(tree.split, state)))
         if not isinstance(out, Tensor):
             raise TypeError(f"an event function must return a tensor, got {type(out).__name__}")
         if batch is None:

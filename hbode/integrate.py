@@ -13,6 +13,7 @@ from torch import Tensor
 from .arguments import (
     as_coefficient,
     as_system,
+    as_times,
     check_method,
     check_state,
     check_times,
@@ -31,23 +32,24 @@ from .progress import Progress
 from .reference_solvers import solve_by_reference
 from .solution import Solution, Stats, event_records, raise_failure, stats_of
 from .solvers import Autocast, ButcherTableau, Clock, Field, Method, NystromTableau, SampleClock, as_method, real_dtype
+from .state_tree import State, StateTree, halves
 from .systems import Activation, System
 from .updates import Sides, Update, UpdateRecord, merge
 
 
 def hbodeint(
-    func: Callable[..., Tensor] | System,
-    h0: Tensor,
+    func: Callable[..., State] | System,
+    h0: State,
     t: Tensor | Sequence[float],
     *,
-    m0: Tensor | None = None,
+    m0: State | None = None,
     args: tuple[Any, ...] = (),
-    gamma: float | Tensor | None = None,
-    xi: float | Tensor | None = None,
+    gamma: float | State | None = None,
+    xi: float | State | None = None,
     activation: str | Activation | None = None,
     method: str | ButcherTableau | NystromTableau | Method | None = None,
-    rtol: float | Tensor = 1e-5,
-    atol: float | Tensor = 1e-7,
+    rtol: float | State = 1e-5,
+    atol: float | State = 1e-7,
     gradient: str | Gradient = "discrete_adjoint",
     per_sample: bool = False,
     event: EventLike | Sequence[EventLike] | None = None,
@@ -70,17 +72,21 @@ def hbodeint(
     h0
         Initial position, any shape (...), floating or complex; shape (B, ...) for times or steps per sample. Implicit
         methods take no half precision.
+        Or a tuple, list or dict of such tensors, also nested, whose shapes and real dtypes may differ. Then f, event
+        functions, `norm` and the solution have states of the same form, and the time of f is (B, 1) where samples step
+        by themselves. The parts are solved as one, with one error, in the dtype they are promoted to.
     t
         Times of the solution, non-strictly increasing or decreasing; the first is that of h0. Shape (T,), or
         (B, T) for times per sample; a shorter sample repeats its last time. Carried in float64; f gets its time in
         the real dtype of h0, with a warning where that cannot tell the requested times apart.
     m0
-        Initial momentum, shape and dtype of h0 (default: zero). Only for second-order systems.
+        Initial momentum, form, shape and dtype of h0 (default: zero). Only for second-order systems.
     args
         Further arguments of f; tensors among them receive gradients.
     gamma, xi, activation
         For a bare `func`: damping γ (default sigmoid(-3) ≈ 0.0474), restoring coefficient ξ and σ of the
-        generalised heavy ball, as in `GeneralizedHeavyBall`; fixed, or tensors that receive gradients.
+        generalised heavy ball, as in `GeneralizedHeavyBall`; fixed, or tensors that receive gradients. For an h0 of
+        several tensors one number, or a tuple, list or dict as h0 is, with a number or tensor for each.
     method
         A name in `hbode.METHODS`, a `ButcherTableau` or `NystromTableau` or another `Method` (`hbode.solvers`), or
         "scipy:<solve_ivp method>" or "torchdiffeq:<method>". Default: dprkn6 where the
@@ -92,7 +98,7 @@ def hbodeint(
         span, and beside a point of jump_ts, where the time that f is given is held, their order is two. No other does.
     rtol, atol
         Tolerances of the local error, relative and absolute; numbers, or tensors that broadcast to the state
-        ((2, *h0) for a second-order system).
+        ((2, *h0) for a second-order system). For an h0 of several tensors as γ and ξ.
     gradient
         A name, with the settings of the mode in `options`, or a mode of `hbode.gradients`.
         "discrete_adjoint" (`DiscreteAdjoint`: checkpoints): the exact gradient of what was computed, from the states of
@@ -136,7 +142,7 @@ def hbodeint(
     Returns
     -------
     Solution
-        Unpacks as ``h, m``, each of shape (T, *h0); m is None for a first-order system.
+        Unpacks as ``h, m``, each of shape (T, *h0) and of the form of h0; m is None for a first-order system.
 
     Raises
     ------
@@ -145,7 +151,13 @@ def hbodeint(
     SolverError
         If the solve fails and `throw` is set.
     """
+    tree = None if isinstance(h0, Tensor) else StateTree.of(h0, per_sample or as_times(t).ndim == 2)
+    if tree is not None:
+        h0, m0, options = tree.join("h0", h0), None if m0 is None else tree.join("m0", m0), tree.options(options)
+        rtol, atol = tree.numbers("rtol", rtol), tree.numbers("atol", atol)
+        gamma, xi = tree.numbers("gamma", gamma), tree.numbers("xi", xi)
     system = as_system(func, gamma, xi, activation)
+    stepped = system if tree is None else tree.system(system, len(args))
     options = dict(options or {})
     method = default_method(system) if method is None else method
     name = method if isinstance(method, str) else type(method).__name__
@@ -166,7 +178,7 @@ def hbodeint(
         if events or dense or per_sample or times.ndim == 2:
             raise ValueError(f"method {name!r} is a reference: no events, dense output or times and steps per sample")
         with precision.off():
-            given = name, system, h0, y0, times, coefficients, args, rtol, atol, options, throw, precision
+            given = name, stepped, h0, y0, times, coefficients, args, rtol, atol, options, throw, precision, tree
             return solve_by_reference(*given)
     base = as_method(method)
     check_names(options, base, name)
@@ -176,17 +188,19 @@ def hbodeint(
     if coarse := too_few_digits("h0", h0.dtype, name, chosen):
         raise TypeError(coarse)
     samples, requested = times.ndim == 2, times
+    if updates is not None and tree is not None:
+        updates = replace(updates, fn=tree.update(updates.fn, system.second_order))
     merged = None if updates is None else merge(updates, times, h0, system.second_order)
     times = times if merged is None else merged.times
     slots = [i for i, arg in enumerate(args) if isinstance(arg, Tensor)]
-    crossings = tuple(crossing(e, system.second_order, len(h0) if samples else None) for e in events)
+    crossings = tuple(crossing(e, system.second_order, len(h0) if samples else None, tree) for e in events)
 
     def bind(tensors: Sequence[Tensor | None], damped: bool | None = None) -> tuple[Field, tuple[Any, ...]]:
         values = list(args)
         for slot, tensor in zip(slots, tensors[2:], strict=True):
             values[slot] = tensor
         form = chosen.damped if damped is None else damped
-        return bound_field(system, form, h0, tensors[0], tensors[1], values, precision), crossings
+        return bound_field(stepped, form, h0, tensors[0], tensors[1], values, precision), crossings
 
     grid_arguments = func, h0, t if isinstance(t, Tensor) else requested
     drawn = plan(chosen, options, times, rtol, atol, grid_arguments, None if merged is None else merged.updates)
@@ -223,23 +237,18 @@ def hbodeint(
     rows = clock.place(solved.rows, solved.tape.row_places, 0 if updates is None else updates.t.shape[-1])
     record = None
     if merged is not None:
-        before, after = (Sides(*_parts(clock.pick(rows, at), system)) for at in (merged.before, merged.after))
+        sides = (clock.pick(rows, at) for at in (merged.before, merged.after))
+        before, after = (Sides(*halves(side, system.second_order, 1, tree)) for side in sides)
         record, rows = UpdateRecord(before, after), clock.pick(rows, merged.outputs)
-    h, m = _parts(rows, system)
     return Solution(
         t if isinstance(t, Tensor) else requested,
-        h,
-        m,
+        *halves(rows, system.second_order, 1, tree),
         stats[0],
-        event_records(solved, len(events), system.second_order, samples),
+        event_records(solved, len(events), system.second_order, samples, tree),
         DenseOutput(problem, solved) if dense else None,
         record,
+        tree,
     )
-
-
-def _parts(rows: Tensor, system: System) -> tuple[Tensor, Tensor | None]:
-    """Return positions and momenta of rows."""
-    return (rows[:, 0], rows[:, 1]) if system.second_order else (rows, None)
 
 
 def _subject(f: Callable[..., Tensor]) -> object:

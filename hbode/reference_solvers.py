@@ -15,6 +15,7 @@ from .options import number
 from .solution import Solution, SolverError, Stats
 from .solvers import Autocast, Status
 from .solvers.reference import SCIPY_METHODS, solve_scipy, solve_torchdiffeq
+from .state_tree import StateTree, halves
 from .systems import System
 
 
@@ -31,6 +32,7 @@ def solve_by_reference(
     options: dict[str, Any],
     throw: bool,
     precision: Autocast,
+    tree: StateTree | None,
 ) -> Solution:
     """Return the solution by the method `name`, of the form back end:method."""
     backend, _, method = name.partition(":")
@@ -54,5 +56,4 @@ def solve_by_reference(
         raise SolverError(status, at, math.nan, detail=f"{name} says: {done.failure}")
     none = torch.zeros(0, dtype=torch.float64)
     stats = Stats(field.calls, 0, 0, status, none, none, 0, math.nan)
-    h, m = done.rows.unbind(1) if system.second_order else (done.rows, None)
-    return Solution(times, h, m, stats)
+    return Solution(times, *halves(done.rows, system.second_order, 1, tree), stats)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from .dense import DenseOutput
 from .gradients import Solved
 from .solvers import Status
+from .state_tree import State, StateTree, halves
 from .updates import UpdateRecord
 
 __all__ = ["EventRecord", "Solution", "SolverError", "Stats", "Status", "of_batch"]
@@ -90,13 +93,13 @@ def of_batch(count: int | list[int] | None) -> int:
 class EventRecord:
     """Where one event function vanished: times (E,), states (E, ...) and the samples (E,) they belong to.
 
-    `m` is None for a first-order system, `sample` is None where the batch steps as one (the states are then those of
-    the whole batch).
+    States have the form of h0. `m` is None for a first-order system, `sample` is None where the batch steps as one (the
+    states are then those of the whole batch).
     """
 
     t: Tensor
-    h: Tensor
-    m: Tensor | None
+    h: State
+    m: State | None
     sample: Tensor | None
 
 
@@ -108,7 +111,8 @@ class Solution:
     t
         The requested times, (T,) or (B, T).
     h, m
-        Shape (T, *h0); `m` is None for a first-order system. Rows that were not reached are NaN.
+        Shape (T, *h0), in a tuple, list or dict as h0 is; `m` is None for a first-order system. Rows that were not
+        reached are NaN.
     stats
         `Stats`: evaluations, steps, status.
     events
@@ -117,26 +121,29 @@ class Solution:
         The states before and after each update (`UpdateRecord`), where there were any; else None.
     dense
         The steps and their interpolants (`DenseOutput`), where the solve was asked to keep them; else None.
+    tree
+        How the parts of a state lie in the one tensor of the solver (`StateTree`); None for states of one tensor.
     """
 
     def __init__(
         self,
         t: Tensor,
-        h: Tensor,
-        m: Tensor | None,
+        h: State,
+        m: State | None,
         stats: Stats,
         events: tuple[EventRecord, ...] = (),
         dense: DenseOutput | None = None,
         updates: UpdateRecord | None = None,
+        tree: StateTree | None = None,
     ) -> None:
         self.t, self.h, self.m, self.stats, self.events = t, h, m, stats, events
-        self.dense, self.updates = dense, updates
+        self.dense, self.updates, self.tree = dense, updates, tree
 
-    def __iter__(self) -> Iterator[Tensor | None]:
+    def __iter__(self) -> Iterator[State | None]:
         yield self.h
         yield self.m
 
-    def __call__(self, t: Tensor | float) -> tuple[Tensor, Tensor | None]:
+    def __call__(self, t: Tensor | float) -> tuple[State, State | None]:
         """Return (h, m) at any times within the solve, by the method's interpolant; differentiable.
 
         Parameters
@@ -152,20 +159,21 @@ class Solution:
         """
         if self.dense is None:
             raise ValueError("the solution can be called only if it was made with dense=True")
-        times = torch.as_tensor(t, dtype=torch.float64, device=self.h.device)
+        times = torch.as_tensor(t, dtype=torch.float64, device=self.dense.problem.y0.device)
         y = self.dense(times) if times.ndim else self.dense(times.reshape(1))[0]
-        if self.m is None:
-            return y, None
-        h, m = y.unbind(1 if times.ndim else 0)
-        return h, m
+        return halves(y, self.m is not None, 1 if times.ndim else 0, self.tree)
 
     def __repr__(self) -> str:
         stats = self.stats
         status = [s.name for s in stats.status] if isinstance(stats.status, list) else stats.status.name
         return (
-            f"Solution(h={tuple(self.h.shape)}, m={None if self.m is None else tuple(self.m.shape)}, "
+            f"Solution(h={_shapes(self.h)}, m={_shapes(self.m)}, "
             f"nfe={stats.nfe}, accepted={stats.accepted}, rejected={stats.rejected}, status={status})"
         )
+
+
+def _shapes(state: State | None) -> Any:
+    return tree_map(lambda x: None if x is None else tuple(x.shape), state)
 
 
 def stats_of(solved: Solved, samples: bool) -> Stats:
@@ -203,7 +211,9 @@ def raise_failure(solved: Solved, samples: bool) -> None:
             raise SolverError(status, t, dt, sample if samples else None)
 
 
-def event_records(solved: Solved, count: int, second_order: bool, samples: bool) -> tuple[EventRecord, ...]:
+def event_records(
+    solved: Solved, count: int, second_order: bool, samples: bool, tree: StateTree | None
+) -> tuple[EventRecord, ...]:
     """Return what was met of so many event functions."""
     records: list[EventRecord] = []
     if not count:
@@ -213,6 +223,5 @@ def event_records(solved: Solved, count: int, second_order: bool, samples: bool)
     for which in range(count):
         mine = (index == which).nonzero().flatten()
         t, y = solved.event_t[mine], solved.event_y[mine]
-        h, m = y.unbind(1) if second_order else (y, None)
-        records.append(EventRecord(t, h, m, sample[mine] if samples else None))
+        records.append(EventRecord(t, *halves(y, second_order, 1, tree), sample[mine] if samples else None))
     return tuple(records)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from .gradients.captured import reachable
 from .solvers.field import checked
 
-VectorField = Callable[..., Tensor]
+VectorField = Callable[..., Any]
 Activation = Callable[[Tensor], Tensor]
 
 _ACTIVATIONS: dict[str, Activation] = {
@@ -162,8 +162,7 @@ class HeavyBall(System):
         """The damping γ, shape () or per channel."""
         if self.trainable:
             return self.epsilon * torch.sigmoid(self.omega)
-        fixed = self.fixed_gamma
-        return fixed if isinstance(fixed, Tensor) else torch.as_tensor(fixed)
+        return torch.as_tensor(self.fixed_gamma)
 
     def coefficients(self) -> tuple[Tensor | None, Tensor | None]:
         return self.gamma, None
@@ -221,8 +220,7 @@ class GeneralizedHeavyBall(HeavyBall):
         """The restoring coefficient ξ, shape () or per channel."""
         if self.trainable:
             return F.softplus(self.chi)
-        fixed = self.fixed_xi
-        return fixed if isinstance(fixed, Tensor) else torch.as_tensor(fixed)
+        return torch.as_tensor(self.fixed_xi)
 
     def coefficients(self) -> tuple[Tensor | None, Tensor | None]:
         return self.gamma, self.xi
@@ -294,6 +292,8 @@ def _value(coefficient: float | Tensor, trainable: bool) -> Tensor:
     """Return γ or ξ as a tensor; a fixed number keeps every digit, for states in float64."""
     if isinstance(coefficient, Tensor):
         return coefficient
+    if isinstance(coefficient, dict):
+        raise TypeError(f"gamma and xi of a system must be numbers or tensors, got {type(coefficient).__name__}")
     return torch.tensor(coefficient, dtype=torch.get_default_dtype() if trainable else torch.float64)
 
 

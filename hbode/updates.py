@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_map
 
 from .solvers import Updates, real_dtype
 from .solvers.field import checked
+from .state_tree import State
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,8 @@ class Update:
 class Sides(NamedTuple):
     """Positions and momenta on one side of the updates, (K, *h0) each; m is None for a first-order system."""
 
-    h: Tensor
-    m: Tensor | None
+    h: State
+    m: State | None
 
 
 class UpdateRecord(NamedTuple):

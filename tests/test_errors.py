@@ -47,7 +47,7 @@ TENSOR = torch.tensor([1e-3, 1e-4], dtype=torch.float64)
 
 ARGUMENTS = {
     "func": ({"func": 3}, TypeError, "func must be callable as f(t, h) or a system, got int"),
-    "h0 list": ({"h0": [1.0]}, TypeError, "h0 must be a floating or complex tensor, got list"),
+    "h0 list": ({"h0": [1.0]}, TypeError, "h0[0] must be a floating or complex tensor, or a tuple, list or dict"),
     "h0 integers": (
         {"h0": torch.ones(2, dtype=torch.long)},
         TypeError,

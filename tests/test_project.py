@@ -20,7 +20,7 @@ PACKAGE = ROOT / "hbode"
 # Each layer may import the layers before it. Rooms of one layer do not import each other, except in CORE,
 # whose single modules belong together. A new room gets its place here.
 CORE = {"arguments", "bound", "dense", "events", "integrate", "options", "progress", "reference_solvers", "solution"}
-CORE |= {"systems", "updates", "_compat", "compat"}
+CORE |= {"state_tree", "systems", "updates", "_compat", "compat"}
 LAYERS = [
     {"solvers", "provenance", "results_folder"},
     {"gradients"},

@@ -63,6 +63,8 @@ def gradient_decay(sol: Solution, loss: TerminalLoss, batch: bool | None = None)
     dense = sol.dense
     if dense is None:
         raise ValueError("sol must come from hbodeint(..., dense=True), which keeps the steps")
+    if sol.tree is not None:
+        raise TypeError(f"sol must have a state of one tensor, got {type(sol.h).__name__}")
     if dense.problem.clock.per_sample or not sol.stats.success or not dense.solved.tape.steps:
         raise ValueError("sol must have one time axis and steps that reached its last time")
     if isinstance(dense.problem.method, Adams):

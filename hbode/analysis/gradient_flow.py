@@ -196,6 +196,8 @@ def _checked(system: System, sol: Solution) -> tuple[DenseOutput, Tensor]:
     dense = sol.dense
     if dense is None:
         raise ValueError("sol must come from hbodeint(..., dense=True), which keeps the steps")
+    if sol.tree is not None:
+        raise TypeError(f"sol must have a state of one tensor, got {type(sol.h).__name__}")
     problem, tape = dense.problem, dense.solved.tape
     if problem.clock.per_sample:
         raise ValueError("sol must have one time axis: t of shape (T,), and per_sample=False")

@@ -1,0 +1,207 @@
+"""States of several tensors: tuples, lists and dicts of them, and the one tensor in which a solver steps them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import TreeSpec, keystr, tree_flatten_with_path
+
+from .solvers.field import checked
+from .systems import System, VectorField
+
+State: TypeAlias = Tensor | Any
+"""A tensor, or a tuple, list or dict of states."""
+
+
+@dataclass(frozen=True)
+class StateTree:
+    """Where the parts of a state lie in one tensor: flat, one after the other on its last axis.
+
+    The tensor has shape (N,), or (B, N) where samples have times or steps of their own, and the dtype to which those of
+    the parts are promoted.
+
+    Attributes
+    ----------
+    spec
+        How tuples, lists and dicts hold the parts.
+    paths
+        How each part is reached, as ``['a'][0]``.
+    shapes, dtypes
+        Those of the parts; of shapes, without the batch axis of samples.
+    batch
+        () or (B,).
+    device
+        Where all of them are.
+    """
+
+    spec: TreeSpec
+    paths: tuple[str, ...]
+    shapes: tuple[torch.Size, ...]
+    dtypes: tuple[torch.dtype, ...]
+    batch: tuple[int, ...]
+    device: torch.device
+
+    @classmethod
+    def of(cls, h0: State, samples: bool) -> StateTree:
+        """Return where the parts of h0 lie; `samples` says whether each must have the batch axis."""
+        entries, spec = tree_flatten_with_path(h0)
+        if not entries:
+            raise ValueError(f"h0 must hold at least one tensor, got {h0!r}")
+        paths, parts = tuple(keystr(path) for path, _ in entries), [part for _, part in entries]
+        for path, part in zip(paths, parts, strict=True):
+            _check_part(f"h0{path}", part, f"h0{paths[0]}", parts[0])
+            if samples and part.ndim == 0:
+                raise ValueError(f"h0{path} must have a batch axis for times or steps per sample, got shape ()")
+            if samples and len(part) != len(parts[0]):
+                raise ValueError(
+                    f"h0{path} must have as many samples as h0{paths[0]}, {len(parts[0])}, got {len(part)}"
+                )
+        return cls(
+            spec,
+            paths,
+            tuple(part.shape[1:] if samples else part.shape for part in parts),
+            tuple(part.dtype for part in parts),
+            (len(parts[0]),) if samples else (),
+            parts[0].device,
+        )
+
+    def join(self, name: str, state: State) -> Tensor:
+        """Return a state, the argument `name`, as one tensor."""
+        parts = self._parts(name, state)
+        for path, shape, dtype, part in zip(self.paths, self.shapes, self.dtypes, parts, strict=True):
+            whole = (*self.batch, *shape)
+            if not isinstance(part, Tensor) or part.shape != whole or part.dtype != dtype:
+                got = f"{tuple(part.shape)}, {part.dtype}" if isinstance(part, Tensor) else type(part).__name__
+                raise ValueError(f"{name}{path} must have the shape and dtype of h0{path}, {whole}, {dtype}; got {got}")
+        return self._joined(parts, self.batch)
+
+    def split(self, y: Tensor) -> State:
+        """Return a state (N,) or (B, N), or several, (..., N), in the user's form."""
+        return self.spec.unflatten(self._divided(y))
+
+    def numbers(self, name: str, value: Any) -> Any:
+        """Return an argument that is a number, or a tree of numbers and tensors that broadcast to the parts of h0."""
+        if value is None or isinstance(value, int | float) or (isinstance(value, Tensor) and value.numel() == 1):
+            return value
+        if isinstance(value, Tensor):
+            raise ValueError(
+                f"{name} must be one number, or numbers and tensors in the structure of h0, got a tensor of shape "
+                f"{tuple(value.shape)}"
+            )
+        wide = []
+        for path, shape, part in zip(self.paths, self.shapes, self._parts(name, value), strict=True):
+            if not isinstance(part, int | float | Tensor):
+                raise TypeError(f"{name}{path} must be a number or a tensor, got {type(part).__name__}")
+            entries, whole = torch.as_tensor(part, dtype=torch.float64, device=self.device), (*self.batch, *shape)
+            try:
+                wide.append(entries.expand(whole))
+            except RuntimeError:
+                raise ValueError(
+                    f"{name}{path} must broadcast to h0{path}, {whole}, got shape {tuple(entries.shape)}"
+                ) from None
+        return self._joined(wide, self.batch)
+
+    def options(self, options: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Return options whose functions of states get them in the user's form."""
+        own = dict(options or {})
+        norm, grid = own.get("norm"), own.get("grid_constructor")
+        if norm is not None:
+            own["norm"] = lambda y: norm(self.split(y))
+        if grid is not None:
+            own["grid_constructor"] = lambda func, h0, t: grid(func, self.split(h0), t)
+        return own
+
+    def system(self, system: System, further: int) -> System:
+        """Return a system whose field, of so many further arguments, works on one tensor; it shares all else."""
+        flat = copy.copy(system)
+        flat._modules = {name: module for name, module in system._modules.items() if name != "f"}
+        flat.f = self._field(system.f, further)
+        return flat
+
+    def _field(self, f: VectorField, further: int) -> VectorField:
+        def field(t: Tensor, *rest: Any) -> Tensor:
+            count = len(rest) - further  # of states: h, or h and m
+            states = [self._divided(y) for y in rest[:count]]
+            return self._returned("func(t, h)", f(t, *map(self.spec.unflatten, states), *rest[count:]), states[0])
+
+        return field
+
+    def update(self, fn: Callable[..., Any], second_order: bool) -> Callable[..., Any]:
+        """Return the function of an `Update`, as one of states in one tensor."""
+        count = 2 if second_order else 1
+
+        def updated(t: Tensor, *rest: Any) -> Any:
+            states = [self._divided(y) for y in rest[:count]]
+            out = fn(t, *map(self.spec.unflatten, states), *rest[count:])
+            if second_order and isinstance(out, tuple) and len(out) == 2:
+                return tuple(self._returned("Update.fn", state, states[0]) for state in out)
+            return out if second_order else self._returned("Update.fn", out, states[0])
+
+        return updated
+
+    def _returned(self, name: str, state: Any, like: list[Tensor]) -> Tensor:
+        """Return what the user's function `name` returned, as one tensor, if its parts fit those of a state."""
+        parts = zip(self._parts(name, state), like, self.paths, strict=True)
+        return self._joined([checked(*x) for x in parts], self.batch)
+
+    def _divided(self, y: Tensor) -> list[Tensor]:
+        pieces = y.split([shape.numel() for shape in self.shapes], -1)
+        return [
+            piece.reshape((*y.shape[:-1], *shape)).to(dtype)
+            for piece, shape, dtype in zip(pieces, self.shapes, self.dtypes, strict=True)
+        ]
+
+    def _joined(self, parts: Sequence[Tensor], lead: Sequence[int]) -> Tensor:
+        return torch.cat([x.reshape((*lead, shape.numel())) for x, shape in zip(parts, self.shapes, strict=True)], -1)
+
+    def _parts(self, name: str, tree: Any) -> list[Any]:
+        """Return the parts of a tree that has the structure of h0."""
+        try:
+            return self.spec.flatten_up_to(tree)
+        except ValueError:
+            _raise_difference(name, self.spec.unflatten(self.paths), tree)
+            raise
+
+
+def halves(y: Tensor, second_order: bool, axis: int, tree: StateTree | None) -> tuple[State, State | None]:
+    """Return position and momentum in the user's form; the momentum of a first-order system is None."""
+    h, m = (y.select(axis, 0), y.select(axis, 1)) if second_order else (y, None)
+    return (h, m) if tree is None else (tree.split(h), None if m is None else tree.split(m))
+
+
+def _check_part(name: str, part: Any, first_name: str, first: Any) -> None:
+    if not isinstance(part, Tensor) or not (part.is_floating_point() or part.is_complex()):
+        got = getattr(part, "dtype", type(part).__name__)
+        raise TypeError(f"{name} must be a floating or complex tensor, or a tuple, list or dict of them, got {got}")
+    if part.device != first.device:
+        raise ValueError(f"{name} must be on the device of {first_name}, {first.device}, got {part.device}")
+    if part.dtype != first.dtype and (part.is_complex() or first.is_complex()):
+        raise TypeError(
+            f"{name} must have the dtype of {first_name}, {first.dtype}, got {part.dtype}: real dtypes may differ, "
+            "complex ones may not"
+        )
+
+
+def _raise_difference(name: str, expected: Any, tree: Any) -> None:
+    """Raise where a tree first differs from the expected one, whose parts are any objects but trees."""
+    wanted, got = _entries(expected), _entries(tree)
+    if not wanted:
+        return
+    if type(expected) is not type(tree) and not (isinstance(expected, dict) and isinstance(tree, dict)):
+        raise TypeError(f"{name} must be a {type(expected).__name__} as in h0, got {type(tree).__name__}")
+    if wanted.keys() != got.keys():
+        listed = (", ".join(entries) or "none" for entries in (wanted, got))
+        raise ValueError("{} must have the entries {} as in h0, got {}".format(name, *listed))
+    for key, part in wanted.items():
+        _raise_difference(f"{name}{key}", part, got[key])
+
+
+def _entries(tree: Any) -> dict[str, Any]:
+    """Return what a tuple, list or dict holds, by its keys; nothing of others."""
+    found, _ = tree_flatten_with_path(tree, is_leaf=lambda x: x is not tree)
+    return {keystr(path): part for path, part in found if path}
