@@ -26,6 +26,7 @@ from .bound import bound_field
 from .dense import DenseOutput
 from .events import EventLike, as_events, crossing
 from .gradients import Gradient, Problem
+from .inputs import Input, check_inputs
 from .options import check_names, configured, gradient_mode, plan
 from .progress import Progress
 from .reference_solvers import solve_by_reference
@@ -41,6 +42,7 @@ def hbodeint(
     *,
     m0: Tensor | None = None,
     args: tuple[Any, ...] = (),
+    inputs: Input | None = None,
     gamma: float | Tensor | None = None,
     xi: float | Tensor | None = None,
     activation: str | Activation | None = None,
@@ -151,6 +153,10 @@ def hbodeint(
     lost = lost_time(rows.reshape(-1, times.shape[-1]).tolist(), real_dtype(h0))
     if lost is not None:
         warnings.warn(lost, RuntimeWarning, stacklevel=2)
+    knots = None
+    if inputs is not None:
+        check_inputs(inputs, times, h0)
+        knots, args = inputs.times, (inputs.coefficients(), *args)
     mode, options = gradient_mode(gradient, options)
     check_tolerances(rtol, atol)
     events = as_events(event)
@@ -162,7 +168,7 @@ def hbodeint(
         if events or dense or per_sample or times.ndim == 2:
             raise ValueError(f"method {name!r} is a reference: no events, dense output or times and steps per sample")
         with precision.off():
-            given = name, system, h0, y0, times, coefficients, args, rtol, atol, options, throw, precision
+            given = name, system, h0, y0, times, coefficients, args, rtol, atol, options, throw, precision, knots
             return solve_by_reference(*given)
     base = as_method(method)
     check_names(options, base, name)
@@ -180,7 +186,7 @@ def hbodeint(
         for slot, tensor in zip(slots, tensors[2:], strict=True):
             values[slot] = tensor
         form = chosen.damped if damped is None else damped
-        return bound_field(system, form, h0, tensors[0], tensors[1], values, precision), crossings
+        return bound_field(system, form, h0, tensors[0], tensors[1], values, precision, knots), crossings
 
     drawn = plan(chosen, options, times, rtol, atol, (func, h0, t if isinstance(t, Tensor) else times))
     if drawn.adaptive and (fine := too_fine("h0", h0.dtype, rtol, atol)):
