@@ -1,10 +1,12 @@
-"""Measured inputs u(t) of driven systems, as functions of time."""
+"""Measured inputs u(t) of driven systems, as functions of time.
+
+``hbodeint(f, h0, t, inputs=u)`` calls ``f(t, h, u(t), *args)`` and ends steps where u is not smooth.
+"""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,36 +16,57 @@ from .piecewise import Pieces
 
 
 class Input(nn.Module):
-    """u(t) through measured values; made as `LinearInput`, `HoldInput` or `CubicInput`.
+    """u(t) through measured values: what `LinearInput`, `HoldInput` and `CubicInput` have in common.
 
-    A subclass says what lies between the values, by `interpolate(knots, values)` in the form of `hbode.piecewise`, and
-    by `smoothness` how many derivatives are continuous at the knots (-1: u itself jumps).
+    Parameters
+    ----------
+    times
+        When the values were measured, increasing: shape (T,), or (B, T) for samples with times of their own; T is at
+        least 2. Kept in float64, whatever dtype the module is given.
+    values
+        Shape (T, C), the same for all samples, or (B, T, C); real. NaN is a missing value: its channel is interpolated
+        through the values that are known, and is constant before the first and after the last of them. A
+        `torch.nn.Parameter` is one of the module; other tensors are buffers. Either receives gradients if it requires
+        them. Other values are not to be changed in place.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For times that do not increase, shapes that do not fit, values of ±Inf, and channels without any known value.
+
+    Notes
+    -----
+    A subclass gives `interpolate`, and in `smoothness` the number of continuous derivatives at the knots: -1 where u
+    itself jumps; None for one that solvers need not know the knots of.
     """
 
-    smoothness: int | None
+    smoothness: int | None = None
     times: Tensor
     values: Tensor
     table: Tensor
 
     def __init__(self, times: Tensor | Sequence[float], values: Tensor) -> None:
         super().__init__()
-        times, values = _checked(times, values)
-        self.register_buffer("times", times)
+        knots = _checked(times, values)
+        self.register_buffer("times", knots)
         if isinstance(values, nn.Parameter):
             self.values = values
         else:
             self.register_buffer("values", values)
-        with torch.no_grad():
-            self.register_buffer("table", self._table(), persistent=False)
-        self.register_load_state_dict_post_hook(_refresh)
+        self.register_buffer("table", None, persistent=False)
+        self._interpolate_again()
+        self.register_load_state_dict_post_hook(_loaded)
 
     def interpolate(self, knots: Tensor, values: Tensor) -> Tensor:
-        """Return the pieces (P, ..., K) through values (T, ...), NaN where missing, at knots of the same shape."""
+        """Return the pieces (P, ..., K) through values (T, ...), NaN where missing, at knots of the same shape.
+
+        Piece p is c[0] + c[1] s + ... in the time s since knot p; P is T - 1, or T.
+        """
         raise NotImplementedError
 
     @property
     def batch(self) -> int | None:
-        """The number of samples that have an input of their own, B; None: all have the same."""
+        """The number of samples that have an input of their own, B; None: one for all."""
         return self.values.shape[0] if self.values.ndim == 3 else None
 
     def forward(self, t: Tensor) -> Tensor:
@@ -52,7 +75,8 @@ class Input(nn.Module):
         Returns
         -------
         Tensor
-            (C,) or (B, C); (n, C) or (n, B, C); (B, C). In the dtype of the values.
+            Shape (C,) or (B, C) for one time; (n, C) or (n, B, C) for several; (B, C) for one of each sample. In the
+            dtype of the values.
         """
         if t.ndim > 1 and t.numel() != len(t):
             raise ValueError(f"t must have shape (), (n,) or (B, 1, ..., 1), got {tuple(t.shape)}")
@@ -62,82 +86,147 @@ class Input(nn.Module):
         return pieces(t) if t.ndim < 2 else pieces.of_samples(t.reshape(-1))
 
     def coefficients(self) -> Tensor:
-        """Return the polynomials between the knots, (P, C, K) or (P, B, C, K); a graph leads to values with gradient.
+        """Return the polynomials, (P, C, K) or (P, B, C, K), with a graph if the values require gradients.
 
-        They are computed anew where the values may be trained, and else were when the input was made.
+        Then they are computed anew each time: once for a solve that is given the input as `inputs`, but for each
+        evaluation where a field calls the input itself.
         """
-        return self._table() if self.values.requires_grad else self.table
+        return self._interpolated() if self.values.requires_grad else self.table
 
-    def breaks(self, threshold: float) -> list[float]:
-        """Return the knots inside the record at which u is not smooth, in order.
-
-        A knot counts where, in a channel of a sample, the first derivative that is not continuous jumps by more than is
-        a `threshold` of the channel's root mean square, in units of what moves u between knots by as much.
-        """
-        if self.smoothness is None:
-            return []
-        order, table = self.smoothness + 1, self.table.double()
-        knots = self.times.T.unsqueeze(-1) if self.times.ndim == 2 else self.times.view(-1, *[1] * (table.ndim - 2))
-        lengths = knots.diff(dim=0)
-        before, after = table[: len(knots) - 2], table[1 : len(knots) - 1]
-        jump = (_derivative(after, 0 * lengths[:-1], order) - _derivative(before, lengths[:-1], order)).abs()
-        size = jump * lengths[1:].minimum(lengths[:-1]) ** order / SIZES[order]
-        scale = table[..., 0].square().mean(0).sqrt()
-        broken = (size > threshold * scale).any(-1)
-        if self.times.ndim == 2:
-            return sorted(set(self.times.T[1:-1][broken].tolist()))
-        return self.times[1:-1][broken.reshape(len(broken), -1).any(-1)].tolist()
-
-    def _table(self) -> Tensor:
+    def _interpolated(self) -> Tensor:
         values, knots = self.values.double(), self.times
         if values.ndim == 3:
             values, knots = values.transpose(0, 1), knots.T if knots.ndim == 2 else knots.unsqueeze(-1)
-        pieces = self.interpolate(knots.unsqueeze(-1).expand_as(values), values)
-        return pieces.to(self.values.dtype)
+        return self.interpolate(knots.unsqueeze(-1).expand_as(values), values).to(self.values.dtype)
+
+    @torch.no_grad()
+    def _interpolate_again(self) -> None:
+        self.table = self._interpolated()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         knots = self.times
-        super()._apply(fn, recurse)
-        self.times = knots.to(self.times.device)  # in float64, whatever dtype the values are given
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self.times = knots.to(self.times.device)
         return self
 
 
 class LinearInput(Input):
+    """u(t) on straight lines between measured values.
+
+    Parameters
+    ----------
+    times, values
+        As for `Input`: (T,) or (B, T), and (T, C) or (B, T, C).
+
+    Notes
+    -----
+    Steps end at the knots at which its slope changes by something that the tolerances can see; see `hbodeint`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode import LinearInput, hbodeint
+    >>> u = LinearInput([0.0, 1.0, 2.0], torch.tensor([[0.0], [1.0], [0.0]]))
+    >>> u(torch.tensor(1.5))
+    tensor([0.5000])
+    >>> sol = hbodeint(lambda t, h, u: u - h**3, torch.zeros(1), [0.0, 2.0], inputs=u)
+    """
+
     smoothness = 0
+
     def interpolate(self, knots: Tensor, values: Tensor) -> Tensor:
         return piecewise.linear(knots, values)
 
 
 class HoldInput(Input):
+    """u(t) that holds each measured value until the next one: a zero-order hold, as a digital controller has it.
+
+    Parameters
+    ----------
+    times, values
+        As for `Input`: (T,) or (B, T), and (T, C) or (B, T, C). Where a value is missing, the last known one is held.
+
+    Notes
+    -----
+    u jumps at the knots, and a step sees it from its own side of them; see `hbodeint`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode import HoldInput
+    >>> u = HoldInput([0.0, 1.0, 2.0], torch.tensor([[3.0], [float("nan")], [5.0]]))
+    >>> u(torch.tensor([0.5, 1.5, 2.0]))
+    tensor([[3.],
+            [3.],
+            [5.]])
+    """
+
     smoothness = -1
+
     def interpolate(self, knots: Tensor, values: Tensor) -> Tensor:
         return piecewise.hold(knots, values)
 
 
 class CubicInput(Input):
-    def __init__(self, times, values, *, causal: bool = False) -> None:
+    """u(t) on cubics through measured values: the natural spline, or a causal Hermite interpolant.
+
+    Parameters
+    ----------
+    times, values
+        As for `Input`: (T,) or (B, T), and (T, C) or (B, T, C).
+    causal
+        False: the natural cubic spline, which has two continuous derivatives; each value moves all of u. True: slopes
+        are those of the lines from the values before (Morrill et al. 2021, "Neural Controlled Differential Equations
+        for Online Prediction Tasks"): one continuous derivative, and between two knots u depends on no value after
+        the second of them.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode import CubicInput
+    >>> u = CubicInput([0.0, 1.0, 2.0], torch.tensor([[0.0], [1.0], [0.0]]))
+    >>> u(torch.tensor(0.5))
+    tensor([0.6875])
+    """
+
+    def __init__(self, times: Tensor | Sequence[float], values: Tensor, *, causal: bool = False) -> None:
         self.causal = causal
         self.smoothness = 1 if causal else None
         super().__init__(times, values)
+
     def interpolate(self, knots: Tensor, values: Tensor) -> Tensor:
         return (piecewise.backward_hermite if self.causal else piecewise.natural_spline)(knots, values)
 
 
-def _refresh(module, keys):
-    with torch.no_grad():
-        module.table = module._table()
-
-def _checked(times, values):
-    return torch.as_tensor(times, dtype=torch.float64, device=values.device), values
-
-def check_inputs(inputs, times, h0):
-    pass
+def _loaded(module: Any, incompatible: Any) -> None:
+    module._interpolate_again()
 
 
-SIZES = 1.0, 8.0, 48.0
-def _derivative(coefficients: Tensor, s: Tensor, order: int) -> Tensor:
-    """Return a derivative of polynomials (..., K) at s (...)."""
-    total = torch.zeros_like(coefficients[..., 0])
-    for k in range(coefficients.shape[-1] - 1, order - 1, -1):
-        total = total * s + math.perm(k, order) * coefficients[..., k]
-    return total
+def _checked(times: Tensor | Sequence[float], values: Tensor) -> Tensor:
+    """Return the times in float64 beside the values, if both are what `Input` takes."""
+    if not isinstance(values, Tensor) or not values.is_floating_point():
+        raise TypeError(f"values must be a real floating tensor, got {getattr(values, 'dtype', type(values).__name__)}")
+    try:
+        knots = torch.as_tensor(times, dtype=torch.float64, device=values.device)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"times must be a tensor or a sequence of numbers, got {times!r}") from error
+    if knots.requires_grad:
+        raise ValueError("times must not require a gradient: none reaches the times of measurements. Detach them")
+    if knots.ndim not in (1, 2) or knots.shape[-1] < 2 or not knots.numel():
+        raise ValueError(f"times must have shape (T,) or (B, T) with T at least 2, got {tuple(knots.shape)}")
+    if not bool(knots.isfinite().all()):
+        raise ValueError("times must be finite, got NaN or Inf")
+    if not bool((knots.diff() > 0).all()):
+        raise ValueError("times must increase from each value to the next, without repetition")
+    lead = tuple(knots.shape) if knots.ndim == 2 else (*values.shape[:-2], len(knots))
+    if values.ndim not in (2, 3) or values.shape[:-1] != lead or not values.shape[-1]:
+        wanted = f"({', '.join(map(str, knots.shape))}, C)" + (f" or (B, {len(knots)}, C)" if knots.ndim == 1 else "")
+        raise ValueError(f"values must have shape {wanted} for these times, got {tuple(values.shape)}")
+    if bool(values.isinf().any()):
+        raise ValueError("values must be finite, or NaN where they are missing, got Inf")
+    empty = values.isnan().all(-2).nonzero().tolist()
+    if empty:
+        *sample, channel = empty[0]
+        where = f"channel {channel}" + (f" of sample {sample[0]}" if sample else "")
+        raise ValueError(f"values must be known at least once in each channel, got NaN alone in {where}")
+    return knots.detach().clone()

@@ -49,12 +49,16 @@ class Pieces:
         t = torch.clamp(t.to(knots.dtype), self.first, self.last)
         if knots.ndim == 1:
             index = torch.searchsorted(self.ends, t.detach(), right=True)
-            s = t - knots[index]
+            s = t - knots.index_select(0, index.reshape(-1)).reshape(t.shape)
         else:
             turned = t.detach().reshape(-1, len(knots)).T.contiguous()
             index = torch.searchsorted(self.ends, turned, right=True).T.reshape(t.shape)
             s = t - knots[sample, index]
-        piece = self.coefficients[index] if sample is None else self.coefficients[index, sample]
+        table = self.coefficients
+        if sample is None:  # not table[index], for which the host would wait for the index of a single time
+            piece = table.index_select(0, index.reshape(-1)).reshape(*t.shape, *table.shape[1:])
+        else:
+            piece = table[index, sample]
         *lower, value = piece.unbind(-1)
         if lower:
             s = s.to(value.dtype).reshape(*s.shape, *[1] * axes)

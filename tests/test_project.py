@@ -19,7 +19,23 @@ PACKAGE = ROOT / "hbode"
 
 # Each layer may import the layers before it. Rooms of one layer do not import each other, except in CORE,
 # whose single modules belong together. A new room gets its place here.
-CORE = {"bound", "progress", "reference_solvers", "solution", "systems", "events", "options", "arguments", "dense", "integrate", "_compat", "compat"}
+CORE = {
+    "_compat",
+    "arguments",
+    "bound",
+    "compat",
+    "dense",
+    "events",
+    "inputs",
+    "integrate",
+    "knots",
+    "options",
+    "piecewise",
+    "progress",
+    "reference_solvers",
+    "solution",
+    "systems",
+}
 LAYERS = [
     {"solvers", "provenance", "results_folder"},
     {"gradients"},
