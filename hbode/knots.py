@@ -64,7 +64,7 @@ def with_knots(
     if inputs.smoothness is None or not (adaptive or jumps):
         return Points(options, ())
     broken = breaks(inputs, SHARE * float(torch.as_tensor(rtol).min()) if adaptive else 0.0)
-    knots = inputs.times[..., 1:-1]
+    knots = inputs.times[..., 1 : 1 + broken.shape[-1]]
     found = [row[mask].tolist() for row, mask in zip(knots.view(-1, knots.shape[-1]), broken, strict=True)]
     samples, own = times.ndim == 2, inputs.times.ndim == 2
     if jumps and (samples or compile):
@@ -80,18 +80,17 @@ def with_knots(
 
 @torch.no_grad()
 def breaks(inputs: Input, share: float) -> Tensor:
-    """Return at which knots but the first and the last an input breaks by more than a share of its size.
+    """Return at which knots after the first an input breaks by more than a share of its size.
 
-    Shape (1, T - 2), or (B, T - 2) for knots of samples. The size of a channel is its root mean square.
+    Shape (1, P - 1), or (B, P - 1) for knots of samples, of P pieces: a held input jumps at the last knot too. The size of a channel is its root mean square.
     """
     order, table = (inputs.smoothness or 0) + 1, inputs.coefficients().double()
     knots = inputs.times.T.unsqueeze(-1) if inputs.times.ndim == 2 else inputs.times.view(-1, *[1] * (table.ndim - 2))
-    count, lengths = len(knots), knots.diff(dim=0)
-    before = _derivative(table[: count - 2], lengths[:-1], order)
-    jump = math.factorial(order) * table[1 : count - 1, ..., order] - before
+    lengths = knots.diff(dim=0, append=knots[-1:] + 1)[: len(table)]
+    jump = math.factorial(order) * table[1:, ..., order] - _derivative(table[:-1], lengths[:-1], order)
     size = _size(jump.abs(), lengths[1:].minimum(lengths[:-1]), order)
     broken = (size > share * table[..., 0].square().mean(0).sqrt()).any(-1)
-    return broken.T if inputs.times.ndim == 2 else broken.reshape(count - 2, -1).any(-1).unsqueeze(0)
+    return broken.T if inputs.times.ndim == 2 else broken.reshape(len(broken), -1).any(-1).unsqueeze(0)
 
 
 def _size(jump: Tensor, length: Tensor, order: int) -> Tensor:

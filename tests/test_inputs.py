@@ -52,10 +52,10 @@ def uneven(count: int, span: float = 6.0, seed: int = 0) -> Tensor:
     return times * (span / times[-1])
 
 
-def gappy(batch: int = 3, count: int = 40) -> Tensor:
+def gappy(count: int = 40) -> Tensor:
     """Values of two channels with gaps inside, at the start and at the end, and a channel with one known value."""
-    values = drawn(batch, count, 2)
-    values[0, 5:9, 0] = values[0, 20, 1] = values[1, :4, 1] = values[1, -3:, 0] = NAN
+    values = drawn(3, count, 2)
+    values[0, 5:9, 0] = values[0, count // 2, 1] = values[1, :4, 1] = values[1, -3:, 0] = NAN
     values[2, 1:, 1] = NAN
     return values
 
@@ -109,7 +109,7 @@ def test_a_held_value_changes_at_its_knot() -> None:
 def test_dtypes_and_states(kind: str) -> None:
     """A module that is cast keeps its times; one that is loaded has the values that were saved."""
     make = MAKES[kind]
-    times, values = 1e6 + uneven(30), gappy(1, 30)[0]
+    times, values = 1e6 + uneven(30), gappy(30)[1]
     u = make(times, values)
     short = make(times, values).to(torch.float32)
     at = 1e6 + torch.linspace(0, 6, 50, dtype=torch.float64)
@@ -122,10 +122,10 @@ def test_dtypes_and_states(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_gradients_of_values_and_time(kind: str) -> None:
-    values = gappy(2, 8)
+    values = gappy(10)[:2]
     known = values.isfinite()
     entries = values[known].clone().requires_grad_()
-    times = torch.stack([uneven(8, seed=b) for b in range(2)])
+    times = torch.stack([uneven(10, seed=b) for b in range(2)])
     at = torch.tensor([0.4, 2.2, 5.9], dtype=torch.float64, requires_grad=True)
 
     def u(entries: Tensor, at: Tensor) -> Tensor:
@@ -138,11 +138,11 @@ def force(t: Tensor, h: Tensor, u: Tensor) -> Tensor:
     return u - h**3
 
 
-TIMES = [0.0, 2.5, 6.0]
+TIMES = [0.0, 1.2, 3.0]
 
 
 def solve(u: Input, **call: Any) -> Tensor:
-    call = {"rtol": 1e-9, "atol": 1e-9, **call}
+    call = {"rtol": 1e-7, "atol": 1e-7, **call}
     h0 = torch.tensor([[0.3, -0.2], [0.1, 0.5], [-0.4, 0.2]], dtype=torch.float64)
     t = torch.tensor(TIMES, dtype=torch.float64)
     if call.pop("times_per_sample", False):
@@ -160,15 +160,15 @@ MODES = {
     "tied": {"times_per_sample": True},
     "own times and steps": {"times_per_sample": True, "per_sample": True},
     "first order form": {"method": "dopri5"},
-    "implicit": {"method": "radauIIA5"},
+    "implicit": {"method": "esdirk4"},
 }
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("own_times", [False, True])
 def test_all_modes_agree(kind: str, own_times: bool) -> None:
-    """Solutions and gradients of different steps, at tolerances of 1e-9, agree to 100 times these."""
-    knots = torch.stack([uneven(6, seed=b) for b in range(3)]) if own_times else uneven(6)
+    """Solutions and gradients of different steps, at tolerances of 1e-7, agree to 100 times these."""
+    knots = torch.stack([uneven(6, 3.0, seed=b) for b in range(3)]) if own_times else uneven(6, 3.0)
     found = {}
     for name, call in MODES.items():
         values = drawn(3, 6, 2).requires_grad_()
@@ -179,7 +179,7 @@ def test_all_modes_agree(kind: str, own_times: bool) -> None:
     assert expected[1].abs().max() > 0.1
     for name, pair in found.items():
         for a, b in zip(pair, expected, strict=True):
-            assert torch.allclose(a, b, rtol=0, atol=1e-7), name
+            assert torch.allclose(a, b, rtol=0, atol=1e-5), name
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -187,11 +187,11 @@ def test_gradient_through_a_solve_is_that_of_differences(kind: str) -> None:
     """A central difference of step 1e-4 is off by 1e-8 of third derivatives of order one, and by 1e-9 / 1e-4."""
     values = drawn(3, 6, 2)
     learned = nn.Parameter(values.clone())
-    u, towards = MAKES[kind](uneven(6), learned), drawn(3, 6, 2, seed=3)
+    u, towards = MAKES[kind](uneven(6, 3.0), learned), drawn(3, 6, 2, seed=3)
     for _ in range(2):  # as in training: a second solve needs no graph of the first
         learned.grad = None
         solve(u, rtol=1e-11, atol=1e-11)[-1].sum().backward()
-    shifted = [solve(MAKES[kind](uneven(6), values + s * towards), rtol=1e-11, atol=1e-11) for s in (1e-4, -1e-4)]
+    shifted = [solve(MAKES[kind](uneven(6, 3.0), values + s * towards), rtol=1e-11, atol=1e-11) for s in (1e-4, -1e-4)]
     difference = (shifted[0] - shifted[1])[-1].sum() / 2e-4
     assert learned.grad is not None
     assert torch.allclose((learned.grad * towards).sum(), difference, rtol=0, atol=1e-5)
@@ -199,7 +199,7 @@ def test_gradient_through_a_solve_is_that_of_differences(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_input_that_the_field_calls_itself(kind: str) -> None:
-    u = MAKES[kind](uneven(6), drawn(3, 6, 2).requires_grad_())
+    u = MAKES[kind](uneven(6, 3.0), drawn(3, 6, 2).requires_grad_())
     h0 = torch.zeros(3, 2, dtype=torch.float64)
     given = hbodeint(force, h0, TIMES, inputs=u, rtol=1e-9, atol=1e-9).h
     called = hbodeint(lambda t, h: force(t, h, u(t)), h0, TIMES, rtol=1e-9, atol=1e-9).h
@@ -212,9 +212,9 @@ def test_systems_arguments_and_directions() -> None:
     """u comes after the state and before args; times may decrease; reference methods take it too."""
     u, t = CubicInput(uneven(9), drawn(9, 2)), torch.tensor([5.0, 1.0], dtype=torch.float64)
     h0, call = torch.ones(3, 2, dtype=torch.float64), {"rtol": 1e-10, "atol": 1e-10}
-    first = hbodeint(FirstOrder(lambda t, h, u, k: k * u), h0, t, inputs=u, args=(2.0,), **call)
+    first = hbodeint(FirstOrder(lambda t, h, u, k: k * u + 0 * h), h0, t, inputs=u, args=(2.0,), **call)
     second = hbodeint(SecondOrder(lambda t, h, m, u, k: k * u - m), h0, t, inputs=u, args=(2.0,), **call)
-    scipy = hbodeint(FirstOrder(lambda t, h, u, k: k * u), h0, t, inputs=u, args=(2.0,), method="scipy:DOP853", **call)
+    scipy = hbodeint(FirstOrder(lambda t, h, u, k: k * u + 0 * h), h0, t, inputs=u, args=(2.0,), method="scipy:DOP853", **call)
     spline = CubicSpline(u.times.numpy(), u.values.numpy(), bc_type="natural")
     exact = h0 + 2 * torch.as_tensor(spline.integrate(5.0, 1.0))
     for h in (first.h[-1], scipy.h[-1], second.m[-1] + second.h[-1] - h0):
@@ -225,8 +225,9 @@ def test_a_held_input_keeps_the_order_of_fixed_steps() -> None:
     """h' = u with steps from knot to knot is exact for a held input: no stage sees the next value."""
     times, values = uneven(12), drawn(12, 1)
     for name in ("rk4", "dopri5", "midpoint"):
-        sol = hbodeint(FirstOrder(lambda t, h, u: u + 0 * h), torch.zeros(1).double(), times, inputs=HoldInput(times, values),
-                       method=name, options={"grid_constructor": lambda *_: times} if name == "dopri5" else {})
+        options = {"grid_constructor": lambda *_: times} if name == "dopri5" else {}
+        call: dict[str, Any] = {"inputs": HoldInput(times, values), "method": name, "options": options}
+        sol = hbodeint(FirstOrder(lambda t, h, u: u + 0 * h), torch.zeros(1).double(), times, **call)
         exact = (values[:-1, 0] * times.diff()).cumsum(0)
         assert torch.allclose(sol.h[1:, 0], exact, rtol=0, atol=1e-13)  # twelve sums of numbers of size one
 
@@ -250,15 +251,127 @@ def record(count: int, end: float, noise: float) -> tuple[Tensor, Tensor]:
 
 
 RECORDS = {
-    "noisy": pytest.param(2000, 100.0, 0.01, marks=pytest.mark.slow),
-    "noisy and short": (480, 24.0, 0.01),
-    "coarse": (120, 24.0, 0.01),
-    "smooth and finely sampled": (2000, 12.0, 0.0),
+    "fine": pytest.param(2000, 100.0, 0.01, marks=pytest.mark.slow),
+    "noisy": pytest.param(480, 24.0, 0.01),
+    "coarse": pytest.param(60, 12.0, 0.01),
+    "smooth": pytest.param(1000, 6.0, 0.0),
 }
 
 
-@pytest.mark.parametrize("kind", ["linear", "hold", "causal", "natural"])
-@pytest.mark.parametrize("count, end, noise", [pytest.param(*RECORDS["noisy and short"], id="short"), pytest.param(*RECORDS["coarse"], id="coarse")])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("count, end, noise", RECORDS.values(), ids=RECORDS)
 def test_knots_cost_no_more_than_by_hand(kind: str, count: int, end: float, noise: float) -> None:
+    """At the default tolerances, among the ways that have errors of at most 100 rtol, as smooth problems have."""
     u = MAKES[kind](*record(count, end, noise))
-    print(kind, duffing(u, end))
+    knots = u.times[1:-1].tolist()
+    sides = {"jump_ts": knots} if kind == "hold" else {"step_ts": knots}
+    exact = duffing(u, end, sides, rtol=1e-8, atol=1e-10)[1]
+    by_hand: list[dict[str, Any]] = [{"jump_ts": [], "step_ts": []}, {"step_ts": knots, "jump_ts": []}]
+    by_hand.append({"jump_ts": knots, "step_ts": []})
+    if kind == "hold":  # known to take ten times as many evaluations where jumps are not known
+        by_hand = by_hand[-1:]
+    evaluations, h = duffing(u, end)
+    tried = [duffing(u, end, options) for options in by_hand]
+    assert abs(h - exact) < 1e-3
+    assert evaluations <= 1.1 * min(n for n, h in tried if abs(h - exact) < 1e-3)
+
+
+@pytest.mark.parametrize("mode", [{"per_sample": True}, {"times_per_sample": True}, {"compile": True}])
+@pytest.mark.parametrize("own_times", [False, True])
+def test_jumps_cost_little_where_loops_know_none(mode: dict[str, Any], own_times: bool) -> None:
+    """Steps end just before and just after a jump: two attempts at most for each, of 19, and those in between.
+
+    Without, each jump takes some ten attempts: measured 880 evaluations of dopri5 against 260.
+    """
+    if "compile" in mode and not COMPILES:
+        pytest.skip("compiling for a CPU needs a C++ compiler")
+    times = torch.stack([uneven(10, 3.0, seed=b) for b in range(3)]) if own_times else uneven(10, 3.0)
+    values, h0 = drawn(3, 10, 2), torch.zeros(3, 2, dtype=torch.float64)
+    u, t = HoldInput(times, values), torch.tensor([0.0, 3.0], dtype=torch.float64)
+    t = t.expand(3, 2).clone() if mode.get("times_per_sample") else t
+    call: dict[str, Any] = {"per_sample": mode.get("per_sample", False), "method": "dopri5", "inputs": u}
+    exact = hbodeint(force, h0, [0.0, 3.0], method="dopri5", inputs=u, rtol=1e-9, atol=1e-9).h[-1]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="compile=True")
+        sol = hbodeint(force, h0, t, compile=mode.get("compile", False), **call)
+    plain = hbodeint(force, h0, t, options={"step_ts": [], "jump_ts": []} if t.ndim == 1 else {"step_ts": []}, **call)
+    assert torch.allclose(sol.h[-1], exact, rtol=0, atol=1e-3)  # 100 times rtol
+    cost = [np.mean(s.stats.nfe) for s in (sol, plain)]
+    assert cost[0] < 0.7 * cost[1], cost
+
+
+COMPILES = any(shutil.which(name) for name in (os.environ.get("CXX", "c++"), "g++", "clang++"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not COMPILES, reason="compiling for a CPU needs a C++ compiler")
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("own_times", [False, True])
+@pytest.mark.parametrize("call", [{}, {"per_sample": True}], ids=["shared", "per_sample"])
+def test_compiled_solves_are_the_same(kind: str, own_times: bool, call: dict[str, Any]) -> None:
+    times = torch.stack([uneven(6, 3.0, seed=b) for b in range(3)]) if own_times else uneven(6, 3.0)
+    found = []
+    for compile in (False, True):
+        values = drawn(3, 6, 2).requires_grad_()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message="compile=True")
+            h = solve(MAKES[kind](times, values), compile=compile, **call)
+        found.append((h, *torch.autograd.grad(h[-1].square().sum(), values)))
+    for a, b in zip(*found, strict=True):
+        assert torch.allclose(a, b, rtol=0, atol=1e-5)  # 100 times rtol: jumps are met in another way
+
+
+ERRORS: dict[str, tuple[Any, Any, type[Exception], str]] = {
+    "times decrease": ([0.0, 2.0, 1.0], torch.zeros(3, 1), ValueError, "times must increase"),
+    "times repeat": ([0.0, 1.0, 1.0], torch.zeros(3, 1), ValueError, "times must increase"),
+    "times not finite": ([0.0, NAN, 1.0], torch.zeros(3, 1), ValueError, "times must be finite"),
+    "times no numbers": ("abc", torch.zeros(3, 1), TypeError, "times must be"),
+    "one time": ([0.0], torch.zeros(1, 1), ValueError, "times must have shape"),
+    "times with gradient": (torch.arange(3.0, requires_grad=True), torch.zeros(3, 1), ValueError, "times must not"),
+    "values of another length": ([0.0, 1.0, 2.0], torch.zeros(4, 1), ValueError, "values must have shape (3, C)"),
+    "values without channels": ([0.0, 1.0], torch.zeros(2), ValueError, "values must have shape (2, C)"),
+    "values for other samples": (torch.arange(3.0).expand(2, 3), torch.zeros(4, 3, 1), ValueError, "values must have"),
+    "integers": ([0.0, 1.0], torch.zeros(2, 1, dtype=torch.long), TypeError, "values must be a real floating tensor"),
+    "a list": ([0.0, 1.0], [[0.0], [1.0]], TypeError, "values must be a real floating tensor"),
+    "infinite values": ([0.0, 1.0], torch.full((2, 1), float("inf")), ValueError, "values must be finite"),
+    "a channel of NaN": ([0.0, 1.0], torch.full((2, 1), NAN), ValueError, "values must be known"),
+}
+
+
+@pytest.mark.parametrize("case", ERRORS)
+def test_errors_name_the_argument(case: str) -> None:
+    times, values, kind, message = ERRORS[case]
+    for make in MAKES.values():
+        with pytest.raises(kind) as caught:
+            make(times, values)
+        assert str(caught.value).startswith(message)
+
+
+def test_an_empty_channel_is_named() -> None:
+    values = drawn(3, 4, 2)
+    values[1, :, 1] = NAN
+    with pytest.raises(ValueError, match="values .* channel 1 of sample 1"):
+        LinearInput(range(4), values)
+
+
+@pytest.mark.parametrize("t, span", [([0.0, 3.5], "0 to 3.5"), ([-1.0, 3.0], "-1 to 3"), ([3.1, 1.0], "1 to 3.1")])
+def test_an_input_must_cover_the_solve(t: list[float], span: str) -> None:
+    u = LinearInput([0.0, 1.0, 3.0], torch.zeros(3, 2))
+    with pytest.raises(ValueError, match=f"inputs must cover t, from {span}; they span 0 to 3"):
+        hbodeint(force, torch.zeros(2), t, inputs=u)
+    own = LinearInput([[0.0, 3.0], [0.5, 3.0]], torch.zeros(2, 2, 1))
+    with pytest.raises(ValueError, match="inputs must cover t, from 0 to 2; they span 0.5 to 3"):
+        hbodeint(force, torch.zeros(2, 1), [0.0, 2.0], inputs=own)
+
+
+def test_an_input_must_fit_the_state() -> None:
+    u = LinearInput([0.0, 1.0], torch.zeros(3, 2, 1))
+    for h0 in (torch.zeros(2, 1), torch.tensor(0.0)):
+        with pytest.raises(ValueError, match="inputs has values for 3 samples"):
+            hbodeint(force, h0, [0.0, 1.0], inputs=u)
+    with pytest.raises(TypeError, match="inputs must be"):
+        hbodeint(force, torch.zeros(3, 1), [0.0, 1.0], inputs=torch.sin)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="t must have shape"):
+        u(torch.zeros(3, 2))
+    with pytest.raises(ValueError, match="t has times for 2 samples"):
+        u(torch.zeros(2, 1))
