@@ -25,7 +25,7 @@ from .arguments import (
 from .bound import bound_field
 from .dense import DenseOutput
 from .events import EventLike, as_events, crossing
-from .gradients import Gradient, Problem
+from .gradients import ContinuousAdjoint, Gradient, Problem
 from .inputs import Input
 from .knots import check_inputs, with_knots
 from .options import check_names, configured, gradient_mode, is_adaptive, plan
@@ -200,7 +200,17 @@ def hbodeint(
 
     of_samples: tuple[tuple[float, ...], ...] = ()
     if inputs is not None:
-        options, of_samples = with_knots(inputs, options, times, h0, rtol, is_adaptive(chosen, options), compile)
+        options, of_samples = with_knots(
+            inputs,
+            options,
+            times,
+            h0,
+            rtol,
+            adaptive=is_adaptive(chosen, options),
+            per_sample=per_sample,
+            compile=compile,
+            adjoint=isinstance(mode, ContinuousAdjoint),
+        )
     drawn = plan(chosen, options, times, rtol, atol, (func, h0, t if isinstance(t, Tensor) else times))
     if drawn.adaptive and (fine := too_fine("h0", h0.dtype, rtol, atol)):
         warnings.warn(fine, stacklevel=2)

@@ -56,25 +56,32 @@ def with_knots(
     times: Tensor,
     h0: Tensor,
     rtol: float | Tensor,
+    *,
     adaptive: bool,
+    per_sample: bool,
     compile: bool,
+    adjoint: bool,
 ) -> Points:
-    """Return the options with the knots that matter, for a solve over times (T,) or (B, T)."""
+    """Return the options with the knots that matter, for a solve over times (T,) or (B, T).
+
+    `adjoint` says that an adjoint equation is solved back, whose steps know of points of discontinuity alone.
+    """
     jumps = inputs.smoothness == -1
     if inputs.smoothness is None or not (adaptive or jumps):
         return Points(options, ())
     broken = breaks(inputs, SHARE * float(torch.as_tensor(rtol).min()) if adaptive else 0.0)
     knots = inputs.times[..., 1 : 1 + broken.shape[-1]]
     found = [row[mask].tolist() for row, mask in zip(knots.view(-1, knots.shape[-1]), broken, strict=True)]
+    # Samples that share fractions of their spans are refused steps together: none may be as short as between roundings.
     samples, own = times.ndim == 2, inputs.times.ndim == 2
-    if jumps and (samples or compile):
+    if jumps and (per_sample or (compile and not samples)):
         eps = BESIDE * torch.finfo(real_dtype(h0)).eps
         found = [[x for knot in row for x in _beside(knot, eps)] for row in found]
     if samples and own:
         return Points(options, () if options.get("step_ts") is not None else tuple(map(tuple, found)))
     if own and not jumps:
         return Points(options, ())
-    name = "jump_ts" if jumps and not (samples or compile) else "step_ts"
+    name = "jump_ts" if adjoint or (jumps and not (samples or compile)) else "step_ts"
     return Points(with_points(options, name, sorted({x for row in found for x in row})), ())
 
 
@@ -82,7 +89,8 @@ def with_knots(
 def breaks(inputs: Input, share: float) -> Tensor:
     """Return at which knots after the first an input breaks by more than a share of its size.
 
-    Shape (1, P - 1), or (B, P - 1) for knots of samples, of P pieces: a held input jumps at the last knot too. The size of a channel is its root mean square.
+    Shape (1, P - 1), or (B, P - 1) for knots of samples, of P pieces: a held input jumps at the last knot too. The
+    size of a channel is its root mean square.
     """
     order, table = (inputs.smoothness or 0) + 1, inputs.coefficients().double()
     knots = inputs.times.T.unsqueeze(-1) if inputs.times.ndim == 2 else inputs.times.view(-1, *[1] * (table.ndim - 2))
@@ -94,12 +102,12 @@ def breaks(inputs: Input, share: float) -> Tensor:
 
 
 def _size(jump: Tensor, length: Tensor, order: int) -> Tensor:
-    """Return how far, by the jump of a derivative, u is from a smooth function between knots.
+    """Return the size of a break: the jump of a derivative, as the change of u that it makes between knots.
 
-    The jump itself at order 0. At order 1 that of a smooth function through the values is off a straight line by an
-    eighth of it, and a second derivative of the causal cubic jumps by six times that of the function.
+    At order 1 that is how far a straight line is off a smooth function through the values. At order 2 the denominator
+    is measured: it makes breaks of causal cubics count as those of lines do.
     """
-    return jump * length**order / (1.0, 8.0, 48.0)[order]
+    return jump * length**order / (1.0, 8.0, 24.0)[order]
 
 
 def _derivative(coefficients: Tensor, s: Tensor, order: int) -> Tensor:

@@ -26,8 +26,8 @@ class Pieces:
 
     def __init__(self, knots: Tensor, coefficients: Tensor) -> None:
         self.coefficients, self.knots = coefficients, knots
-        self.first, self.last = knots[..., 0], knots[..., -1]
-        self.ends = knots[..., 1 : len(coefficients)].contiguous()
+        self.first, self.last = knots[..., 0].clone(), knots[..., -1].clone()  # compiled loops take no aliases
+        self.ends = knots[..., 1 : len(coefficients)].clone(memory_format=torch.contiguous_format)
         self.sample: Tensor | None = None
         if coefficients.ndim == 4:
             self.sample = torch.arange(coefficients.shape[1], device=knots.device)
