@@ -3,6 +3,7 @@
 from importlib.metadata import version
 
 from .events import Event
+from .inputs import CubicInput, HoldInput, LinearInput
 from .integrate import hbodeint
 from .solution import EventRecord, Solution, SolverError, Stats
 from .solvers import METHODS, Status
@@ -13,11 +14,14 @@ __version__ = version("hbode")
 
 __all__ = [
     "METHODS",
+    "CubicInput",
     "Event",
     "EventRecord",
     "FirstOrder",
     "GeneralizedHeavyBall",
     "HeavyBall",
+    "HoldInput",
+    "LinearInput",
     "SecondOrder",
     "Solution",
     "SolverError",

@@ -177,6 +177,20 @@ def plan(
     )
 
 
+def with_points(options: Mapping[str, Any], key: str, found: Sequence[float]) -> dict[str, Any]:
+    """Return the options with points that were found for `key`, "step_ts" or "jump_ts", unless these are given.
+
+    What is named under the other key as well counts as a point of discontinuity.
+    """
+    if options.get(key) is not None or not found:
+        return dict(options)
+    other = "step_ts" if key == "jump_ts" else "jump_ts"
+    given = _points(other, options.get(other))
+    if key == "jump_ts":
+        return {**options, key: list(found), other: sorted(set(given) - set(found))}
+    return {**options, key: sorted(set(found) - set(given))}
+
+
 def _points(key: str, value: Any) -> list[float]:
     if value is None:
         return []

@@ -33,11 +33,12 @@ def solve_by_reference(
     throw: bool,
     precision: Autocast,
     tree: StateTree | None,
+    knots: Tensor | None = None,
 ) -> Solution:
     """Return the solution by the method `name`, of the form back end:method."""
     backend, _, method = name.partition(":")
     gamma, xi = coefficients
-    field = bound_field(system, False, h0, gamma, xi, args, precision)
+    field = bound_field(system, False, h0, gamma, xi, args, precision, knots)
     if backend == "scipy":
         if method not in SCIPY_METHODS:
             raise ValueError(f"method must be scipy:<one of {', '.join(SCIPY_METHODS)}>, got {name!r}")

@@ -1,7 +1,4 @@
-"""Systems of ordinary differential equations with learned or given fields.
-
-Source of the equations: Xia et al., "Heavy Ball Neural Ordinary Differential Equations", NeurIPS 2021.
-"""
+"""Systems with learned or given fields (Xia et al., "Heavy Ball Neural Ordinary Differential Equations", 2021)."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import zip_longest
 
 import torch
 from torch import Tensor
@@ -173,7 +174,10 @@ def _nodes(times: Tensor, sign: Tensor, plan: Plan) -> tuple[Nodes, Tensor]:
     keys = (times * sign.unsqueeze(1)).T
     anchors = torch.arange(len(keys), device=times.device).unsqueeze(1).expand_as(keys)
     if plan.adaptive or math.isfinite(plan.step_size):
-        extra = times.new_tensor([node.value for node in plan.stops if node.anchor is None]).unsqueeze(1) * sign
+        common = times.new_tensor([node.value for node in plan.stops if node.anchor is None]).unsqueeze(1)
+        rows = list(zip_longest(*plan.sample_stops, fillvalue=math.nan))
+        own = times.new_tensor(rows).reshape(len(rows), len(times))
+        extra = torch.cat((common.expand(-1, len(times)), own)) * sign
         extra = torch.where((extra > keys[0]) & (extra < keys[-1]), extra, keys[-1])
         tied = torch.full_like(extra, -1).long()
         if plan.updates is not None:

@@ -32,6 +32,8 @@ class Plan:
     """Length of a step on a fixed grid; infinite: from stop to stop."""
     jumps: tuple[float, ...] = ()
     """Times, in increasing order, at which the field is discontinuous; those inside the span are stops too."""
+    sample_stops: tuple[tuple[float, ...], ...] = ()
+    """Times that the steps of single samples must end on besides, where samples step by themselves; empty: none."""
     crossings: tuple[Crossing, ...] = ()
     updates: Updates | None = None
     max_steps: int = 2**31 - 1
