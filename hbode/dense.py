@@ -33,7 +33,7 @@ class DenseOutput:
         step, problem = self.solved.tape.steps[index], self.problem
         if not torch.is_grad_enabled() or self.solved.carry is None:
             return self.solved.tape.interpolants[index]
-        field, _ = problem.bind(problem.tensors)
+        field, _ = problem.bind(problem.explicit)
         return replace(step, carry=self.solved.carry(index)).run(problem.method, field, problem.clock)[1]
 
     def _stopped(self) -> dict[int, float]:

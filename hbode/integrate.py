@@ -26,7 +26,7 @@ from .arguments import (
 from .bound import bound_field
 from .dense import DenseOutput
 from .events import EventLike, as_events, crossing
-from .gradients import ContinuousAdjoint, Gradient, Problem
+from .gradients import Compilation, ContinuousAdjoint, Explicit, Gradient, Problem
 from .inputs import Input
 from .knots import check_inputs, with_knots
 from .options import check_names, configured, gradient_mode, is_adaptive, plan
@@ -190,7 +190,7 @@ def hbodeint(
     y0 = torch.stack((h0, torch.zeros_like(h0) if m0 is None else m0)) if system.second_order else h0
 
     precision = Autocast.now(h0.device.type)
-    coefficients = [None if c is None else as_coefficient(c, h0) for c in system.coefficients()]
+    own_gamma, own_xi = coefficients = [None if c is None else as_coefficient(c, h0) for c in system.coefficients()]
     if ":" in name:
         if events or dense or per_sample or times.ndim == 2:
             raise ValueError(f"method {name!r} is a reference: no events, dense output or times and steps per sample")
@@ -212,12 +212,12 @@ def hbodeint(
     slots = [i for i, arg in enumerate(args) if isinstance(arg, Tensor)]
     crossings = tuple(crossing(e, system.second_order, len(h0) if samples else None, tree) for e in events)
 
-    def bind(tensors: Sequence[Tensor | None], damped: bool | None = None) -> tuple[Field, tuple[Any, ...]]:
+    def bind(given: Explicit, damped: bool | None = None) -> tuple[Field, tuple[Any, ...]]:
         values = list(args)
-        for slot, tensor in zip(slots, tensors[2:], strict=True):
+        for slot, tensor in zip(slots, given.args, strict=True):
             values[slot] = tensor
         form = chosen.damped if damped is None else damped
-        return bound_field(stepped, form, h0, tensors[0], tensors[1], values, precision, knots), crossings
+        return bound_field(stepped, form, h0, given.gamma, given.xi, values, precision, knots), crossings
 
     of_samples: tuple[tuple[float, ...], ...] = ()
     if inputs is not None:
@@ -248,7 +248,7 @@ def hbodeint(
             bind,
             y0,
             clock,
-            (*coefficients, *(args[slot] for slot in slots)),
+            Explicit(own_gamma, own_xi, tuple(args[slot] for slot in slots)),
             replace(
                 drawn,
                 keep_interpolants=dense,
@@ -259,7 +259,7 @@ def hbodeint(
             damped=system.damped,
             owners=(system, *(e.fn for e in events), *(() if updates is None else (updates.fn, updates.data))),
             tied=samples and not per_sample,
-            compile_for=_subject(system.f) if compile else None,
+            compilation=Compilation(_subject(system.f)) if compile else None,
         )
         solved = mode.solve(problem, on_backward)
     stats.append(stats_of(solved, samples))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..arguments import lost_time, too_few_digits, too_fine
-from ..gradients import Backprop, Problem, Solved
+from ..gradients import Backprop, Explicit, Problem, Solved
 from ..solvers import METHODS, Autocast, Clock, Crossing, Field, Status, Tape, real_dtype
 from ..solvers.reference import SCIPY_METHODS, solve_scipy
 from .events import EventFn, Func, at_fixed_time, positive_at_start
@@ -136,10 +136,10 @@ def prepared(
         points = () if search else (clock.values[0], *(node.value for node in plan.stops))
         solver = grid_method(name, options, rtol, atol, whole, points)
 
-    def bind(tensors: Sequence[Tensor | None], damped: bool | None = None) -> tuple[Field, tuple[Crossing, ...]]:
+    def bind(given: Explicit, damped: bool | None = None) -> tuple[Field, tuple[Crossing, ...]]:
         return flat_field(precision.around(func), layout, y), crossings
 
-    return layout, Problem(solver, bind, y, clock, (), plan), precision
+    return layout, Problem(solver, bind, y, clock, Explicit(), plan), precision
 
 
 def raise_failure(tape: Tape) -> None:

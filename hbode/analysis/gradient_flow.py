@@ -212,7 +212,7 @@ def _checked(system: System, sol: Solution) -> tuple[DenseOutput, Tensor]:
         )
     if not any(owner is system or getattr(owner, "f", None) == system.f for owner in problem.owners):
         raise ValueError("system must be the one that sol was solved with; their fields f differ")
-    for name, own, solved in zip(("gamma", "xi"), system.coefficients(), problem.tensors, strict=False):
+    for name, own, solved in zip(("gamma", "xi"), system.coefficients(), problem.explicit[:2], strict=True):
         a, b = (0.0 if x is None else as_coefficient(x.detach(), problem.y0[0]) for x in (own, solved))
         if not bool(torch.eq(torch.as_tensor(a), torch.as_tensor(b)).all()):
             raise ValueError(f"system must be the one that sol was solved with; {name} has changed since")
@@ -220,7 +220,7 @@ def _checked(system: System, sol: Solution) -> tuple[DenseOutput, Tensor]:
         raise ValueError(f"sol must have reached its last time, but its status is {tape.status[0].name}")
     if not tape.steps:
         raise ValueError("sol must have at least one step, but its times are all the same")
-    gamma = problem.tensors[0]
+    gamma = problem.explicit.gamma
     return dense, torch.zeros((), dtype=torch.float64) if gamma is None else gamma
 
 
@@ -240,7 +240,7 @@ def _undershot(spectrum: Spectrum, log_bound: Tensor) -> float:
 def _node_flow(propagator: Propagator, dense: DenseOutput, analysis: _Analysis, notes: list[str]) -> NodeFlow | None:
     """Solve the NODE of the same f over the same span and analyse it; on failure add a note."""
     problem = dense.problem
-    xi = problem.tensors[1]
+    xi = problem.explicit.xi
     h0 = problem.y0[0].detach().clone()
 
     def force(t: Tensor, h: Tensor) -> Tensor:

@@ -65,9 +65,9 @@ class Propagator:
 
     def __init__(self, dense: DenseOutput, second_order: bool, batched: bool) -> None:
         problem, tape = dense.problem, dense.solved.tape
-        tensors = tuple(None if x is None else x.detach().clone() for x in problem.tensors)
+        given = problem.explicit.filled([x.detach().clone() for x in problem.explicit.present])
         self.method = problem.method
-        self.field, _ = problem.bind(tensors)
+        self.field, _ = problem.bind(given)
         self.steps, self._interpolants = tape.steps, tape.interpolants
         self.count = len(self.steps)
         self.device, self.dtype = problem.y0.device, problem.y0.dtype

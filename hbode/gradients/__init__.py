@@ -3,7 +3,7 @@
 from .backprop import Backprop
 from .continuous_adjoint import ContinuousAdjoint
 from .discrete_adjoint import DiscreteAdjoint
-from .problem import Gradient, Problem, Solved
+from .problem import Compilation, Explicit, Gradient, Problem, Solved
 from .reversible import Reversible
 
 GRADIENTS: dict[str, type[Gradient]] = {
@@ -17,8 +17,10 @@ GRADIENTS: dict[str, type[Gradient]] = {
 __all__ = [
     "GRADIENTS",
     "Backprop",
+    "Compilation",
     "ContinuousAdjoint",
     "DiscreteAdjoint",
+    "Explicit",
     "Gradient",
     "Problem",
     "Reversible",

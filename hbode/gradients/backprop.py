@@ -21,7 +21,7 @@ class Backprop:
 
     def solve(self, problem: Problem, on_backward: Callable[[int], None]) -> Solved:
         """Solve. The backward pass evaluates the field no further, and `on_backward` is told so."""
-        field, _ = problem.bind(problem.tensors)
+        field, _ = problem.bind(problem.explicit)
         tape = _solved(problem.without_gradient(), field)
         rows = tape.rows()
 

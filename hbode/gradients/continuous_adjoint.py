@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..solvers import METHODS, Carry, Clock, Coupled, Field, Method, Plan, Tape, is_explicit_one_step, solve
+from ..solvers import KEEP_ALL, METHODS, Carry, Clock, Coupled, Field, Method, Plan, Tape, is_explicit_one_step, solve
 from .backprop import Backprop, differentiates_steps
 from .captured import Guard
 from .event_gradients import along_slope, differentiable_events
 from .linearisation import Linearisation
-from .problem import Problem, Solved
+from .problem import Explicit, Problem, Solved
 from .trajectories import Interpolated, SolvedBackwards, stops_between
 from .transposed import Impulses, States, Transposed
 from .without_graph import same_autocast, without_graph
@@ -86,13 +86,13 @@ class ContinuousAdjoint:
             )
         if differentiates_steps():
             return Backprop().solve(problem, on_backward)
-        self.method(problem.method, problem.bind(problem.tensors, True)[0] if problem.damped else None)
+        self.method(problem.method, problem.bind(problem.explicit, True)[0] if problem.damped else None)
         self.tolerances(problem.plan)
         tape, (rows, event_t, event_y, *nodes) = without_graph(_Sweep, problem, self, on_backward)
         if not rows.requires_grad:
             return Solved(tape, rows, (event_t, event_y))
         clock = problem.clock
-        field, crossings = problem.bind(problem.tensors)
+        field, crossings = problem.bind(problem.explicit)
         if tape.event_index:
             event_t, event_y = differentiable_events(problem, field, crossings, tape, event_t, event_y)
 
@@ -140,7 +140,7 @@ class _Sweep(torch.autograd.Function):
         y0, times, *_ = inputs
         dense = problem.plan.keep_interpolants
         interpolants = dense or mode.adjoint_state == "interpolating"
-        plan = replace(problem.plan, keep=list.append if dense else None, keep_interpolants=interpolants)
+        plan = replace(problem.plan, keep=KEEP_ALL if dense else None, keep_interpolants=interpolants)
         frozen = replace(problem, y0=y0.detach(), clock=replace(problem.clock, times=times.detach()), plan=plan)
         tape = frozen.solve(field, start)
         outputs = tape.gathered()
@@ -175,18 +175,19 @@ def _swept(ctx: Any, cotangents: tuple[Tensor | None, ...]) -> tuple[Tensor | No
     problem, mode, tape = ctx.problem, ctx.mode, ctx.tape
     y0, times, *inputs, rows = ctx.saved_tensors
     explicit, captured = problem.divided(inputs)
-    explicit = [None if x is None else x.detach().requires_grad_(x.requires_grad) for x in explicit]
+    explicit = explicit.filled([x.detach().requires_grad_(x.requires_grad) for x in explicit.present])
     instead = {id(x): x.detach().requires_grad_() for x in captured if not x.is_leaf}
     leaves = [instead.get(id(x), x) for x in captured]
-    coefficients = explicit[:2] if problem.damped else []
-    wanted = [x for x in (*explicit[len(coefficients) :], *leaves) if x is not None and x.requires_grad]
+    coefficients = [explicit.gamma, explicit.xi] if problem.damped else []
+    others = explicit.args if problem.damped else explicit.present
+    wanted = [x for x in (*others, *leaves) if x.requires_grad]
     guard = Guard(wanted, instead, strict=problem.leaves is None)
     field, _ = problem.bind(explicit, problem.damped)
     linear = Linearisation(field, problem.damped, coefficients, wanted, guard)
 
     y0_bar, met, slack = _cotangents(problem, tape, cotangents)
     found = linear.zeros()
-    forward, _ = problem.bind([None if x is None else x.detach() for x in explicit])
+    forward, _ = problem.bind(explicit.detach())
     t0_bar = times.new_zeros(())
     sign = 1.0 if times[-1] >= times[0] else -1.0
     if met:
@@ -210,7 +211,7 @@ def _swept(ctx: Any, cotangents: tuple[Tensor | None, ...]) -> tuple[Tensor | No
     ctx.on_backward(field.calls + forward.calls + calls)
     names = [x for x in (*coefficients, *wanted) if x is not None and x.requires_grad]
     sums = {id(x): total for x, total in zip(names, found, strict=True)}
-    return y0_bar, times_bar, *(sums.get(id(x)) for x in explicit if x is not None), *(sums.get(id(x)) for x in leaves)
+    return y0_bar, times_bar, *(sums.get(id(x)) for x in explicit.present), *(sums.get(id(x)) for x in leaves)
 
 
 def _cotangents(
@@ -248,7 +249,7 @@ def _swept_back(
     mode: ContinuousAdjoint,
     tape: Tape,
     linear: Linearisation,
-    explicit: list[Tensor | None],
+    explicit: Explicit,
     met: list[tuple[float, Tensor]],
     slack: float,
     known: tuple[list[float], Tensor],
@@ -265,7 +266,7 @@ def _swept_back(
     plan = Plan(control, adaptive, stops_between(start, end, points), jumps=forward.jumps, max_steps=forward.max_steps)
 
     along: States = Interpolated(problem.method, tape)
-    again, _ = problem.bind([None if x is None else x.detach() for x in explicit], method.damped)
+    again, _ = problem.bind(explicit.detach(), method.damped)
     if mode.adjoint_state == "backsolve":
         at, rows = known
         states = [*at[: len(rows)], tape.t[-1] + tape.dt[-1]], [*rows, tape.carry[0]]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
@@ -11,51 +11,80 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from ..solvers import Carry, Clock, Crossing, Field, Keep, Method, Plan, SampleClock, Tape, integrate
+from ..solvers import KEEP_ALL, Carry, Clock, Crossing, Field, Keep, Method, Plan, SampleClock, Tape, integrate
 from ..solvers.noise import Noise, noise_state, restore_noise
 from ..solvers.tape import no_events
+
+
+class Explicit(NamedTuple):
+    """The tensors that enter a field by name: its coefficients γ and ξ, if it has them, and those of its arguments."""
+
+    gamma: Tensor | None = None
+    xi: Tensor | None = None
+    args: tuple[Tensor, ...] = ()
+
+    @property
+    def present(self) -> list[Tensor]:
+        """Those that there are, in order."""
+        return [x for x in (self.gamma, self.xi, *self.args) if x is not None]
+
+    def filled(self, tensors: Iterable[Tensor]) -> Explicit:
+        """Return the same with others in the place of those that there are."""
+        given = iter(tensors)
+        gamma, xi = (None if x is None else next(given) for x in (self.gamma, self.xi))
+        return Explicit(gamma, xi, tuple(next(given) for _ in self.args))
+
+    def detach(self) -> Explicit:
+        """Return the same without a graph."""
+        return self.filled([x.detach() for x in self.present])
 
 
 class Bind(Protocol):
     """A field and its events, for given values of the tensors that enter explicitly."""
 
-    def __call__(
-        self, tensors: Sequence[Tensor | None], damped: bool | None = None
-    ) -> tuple[Field, tuple[Crossing, ...]]:
+    def __call__(self, given: Explicit, damped: bool | None = None) -> tuple[Field, tuple[Crossing, ...]]:
         """Return them; `damped` asks for the form of the field that damped methods, or that others, integrate."""
         ...
+
+
+class Compilation(NamedTuple):
+    """A request to compile.
+
+    For the field of `subject`, a module or the code of a function; `used` are the ids of the captured tensors that it
+    used at the first time, and `modules` what its owners reach.
+    """
+
+    subject: object
+    used: frozenset[int] = frozenset()
+    modules: tuple[nn.Module, ...] = ()
 
 
 @dataclass(frozen=True)
 class Problem:
     """A solve that waits for its tensors.
 
-    `bind(tensors)` returns the field, and the events, for given values of the tensors that enter explicitly
-    (γ, ξ, args), in the form that the method integrates; `damped` says whether there is a damped form. `owners` are
+    `bind(given)` returns the field, and the events, for given values of the tensors that enter explicitly, in the form
+    that the method integrates; `damped` says whether there is a damped form. `owners` are
     the objects that the field belongs to: what they hold is differentiated as well. Where `leaves` are given, exactly
     these are differentiated besides, and nothing is searched for.
     `on_replay(step, y, y_bar)` is called by the discrete adjoint for each step that it runs again, with the state
     at the end of the step and its cotangent.
-    With `compile_for`, a module or the code of a function, the solve runs compiled where it can, for that field;
-    `used` are the ids of the captured tensors that the field used at the first time, and `modules` what the owners
-    reach. Where the field draws random numbers, `noise` is the state of the generators before the first time;
-    `changing` are the buffers that it changes.
+    With `compilation` the solve runs compiled where it can. Where the field draws random numbers, `noise` is the state
+    of the generators before the first time; `changing` are the buffers that it changes.
     """
 
     method: Method
     bind: Bind
     y0: Tensor
     clock: Clock | SampleClock
-    tensors: tuple[Tensor | None, ...]
+    explicit: Explicit
     plan: Plan
     damped: bool = False
     owners: tuple[Any, ...] = ()
     tied: bool = False
     leaves: tuple[Tensor, ...] | None = None
     on_replay: Callable[[Any, Tensor, Tensor | None], None] | None = None
-    compile_for: object = None
-    used: frozenset[int] = frozenset()
-    modules: tuple[nn.Module, ...] = ()
+    compilation: Compilation | None = None
     noise: Noise | None = None
     changing: tuple[Tensor, ...] = ()
 
@@ -67,7 +96,7 @@ class Problem:
 
     def without_gradient(self) -> Problem:
         """Return the problem for a solve whose steps no gradient walks: they are kept for dense output only."""
-        return self.keeping(list.append if self.plan.keep_interpolants else None)
+        return self.keeping(KEEP_ALL if self.plan.keep_interpolants else None)
 
     @contextmanager
     def as_it_was(self) -> Iterator[None]:
@@ -100,17 +129,19 @@ class Problem:
         at = float(t.detach())
         return field.within(self.plan.sides(at - sign * 8 * math.ulp(at), -sign))
 
-    def divided(self, inputs: Sequence[Tensor]) -> tuple[list[Tensor | None], list[Tensor]]:
-        """Divide tensors into those to bind, in the places of `tensors`, and the rest, which are captured."""
+    def divided(self, inputs: Sequence[Tensor]) -> tuple[Explicit, list[Tensor]]:
+        """Divide tensors into those to bind and the rest, which are captured."""
         rest = iter(inputs)
-        return [None if x is None else next(rest) for x in self.tensors], list(rest)
+        return self.explicit.filled(rest), list(rest)
 
     def solve(self, field: Field, start: Carry | None = None) -> Tape:
         """Run the loop that fits."""
         # how outputs are read depends on a damping, if the method has it exact
-        records = self.method.damped and any(x is not None and x.requires_grad for x in self.tensors)
+        records = self.method.damped and any(x.requires_grad for x in self.explicit.present)
         given = self.method, field, self.y0, self.clock, self.plan, start
-        return integrate(*given, tied=self.tied, subject=self.compile_for, keep_records=records)
+        return integrate(
+            *given, tied=self.tied, subject=self.compilation and self.compilation.subject, keep_records=records
+        )
 
 
 class Solved(NamedTuple):

@@ -23,7 +23,7 @@ from ..solvers import (
     warn_of_eager,
 )
 from .changed import differs, refuse
-from .problem import Bind, Problem
+from .problem import Bind, Explicit, Problem
 
 
 class ParameterSource(nn.Module):
@@ -64,7 +64,7 @@ def pull_block(
     bind: Bind,
     held: ParameterSource,
     names: tuple[str, ...],
-    tensors: tuple[Tensor | None, ...],
+    explicit: Explicit,
     slots: tuple[int, ...],
     wanted: tuple[Tensor, ...],
     block: BlockCotangents,
@@ -77,8 +77,8 @@ def pull_block(
     """Pull cotangents back through the steps from `at` on to the first: a loop, to be compiled.
 
     `after` is the state that the last of them ended with in the solve, and `changed` whether a step differed so far.
-    `totals` are the cotangents of what is `wanted`: first the tensors to bind in the places `slots` of `tensors`, where
-    there are any, then the parameters of the modules `held` of the given `names`.
+    `totals` are the cotangents of what is `wanted`: first the tensors to bind, at the places `slots` among the explicit
+    ones, then the parameters of the modules `held` of the given `names`.
     """
     field = field.anew()
     if not slots:
@@ -100,12 +100,12 @@ def pull_block(
             record_bar = (book.index_select(0, n * k + torch.arange(k, device=n.device)),)
 
         def step(carry: Carry, *wanted: Tensor) -> tuple[Tensor, ...]:
-            values = list(tensors)
+            values = explicit.present
             for slot, x in zip(slots, wanted, strict=False):
                 values[slot] = x
 
             def run() -> tuple[Tensor, ...]:
-                own = bind(values)[0] if slots else field
+                own = bind(explicit.filled(values))[0] if slots else field
                 carry1, stages = method.step(own, t, dt, carry)
                 if dt.ndim:
                     carry1 = tuple(torch.where(dt != 0, new, old) for new, old in zip(carry1, carry, strict=True))
@@ -132,7 +132,7 @@ def pull_blocks(
     rows_bar: Tensor | None,
     field: Field,
     frozen: Field,
-    tensors: Sequence[Tensor | None],
+    bound: Explicit,
     leaves: Sequence[Tensor],
 ) -> tuple[Carry, tuple[Tensor, ...]] | None:
     """Pull the cotangents of the outputs, but for those at the first time, back to the first carry.
@@ -142,12 +142,12 @@ def pull_blocks(
     without gradients.
     """
     method = problem.method
-    if problem.compile_for is None or rows_bar is None:
+    if problem.compilation is None or rows_bar is None:
         return None
     if not (tape.blocks and is_uniform(method)):
         return None
-    pull = compiled(pull_block, method, problem.compile_for, rows_bar.device.type)
-    held = ParameterSource(problem.modules)
+    pull = compiled(pull_block, method, problem.compilation.subject, rows_bar.device.type)
+    held = ParameterSource(problem.compilation.modules)
     names = held.names(leaves)
     if names is None:
         _warn("the field uses a leaf tensor that is no parameter of a module it holds, closes over or names")
@@ -155,10 +155,10 @@ def pull_blocks(
     if clock.times.requires_grad:
         _warn("the times need gradients")
         return None
-    slots = tuple(i for i, x in enumerate(tensors) if x is not None and x.requires_grad)
-    free = [x for x in tensors if x is not None and x.requires_grad]
-    fixed = tuple(None if x is None else x.detach() for x in tensors)
-    wanted = (*(x for i, x in enumerate(fixed) if i in slots and x is not None), *leaves)
+    slots = tuple(i for i, x in enumerate(bound.present) if x.requires_grad)
+    free = [x for x in bound.present if x.requires_grad]
+    fixed = bound.detach()
+    wanted = (*(fixed.present[i] for i in slots), *leaves)
     carry_bar: Carry = tuple(torch.zeros_like(x) for x in tape.carry)
     totals = tuple(torch.zeros_like(x) for x in wanted)
     row = len(rows_bar)

@@ -77,16 +77,16 @@ def _pull_back(ctx: Any, cotangents: tuple[Tensor | None, ...]) -> tuple[Tensor 
     problem: Problem = ctx.problem
     y0, times, *others = ctx.saved_tensors
     bound, captured = problem.divided(others)
-    bound = [None if x is None else _copy(x) for x in bound]
+    bound = bound.filled(map(_copy, bound.present))
     instead = _stand_ins(problem, captured)
     leaves = [instead.get(id(x), x) for x in captured]
     times = _copy(times)
     clock = replace(problem.clock, times=times)
-    wanted = [x for x in (times, *(b for b in bound if b is not None), *leaves) if x.requires_grad]
+    wanted = [x for x in (times, *bound.present, *leaves) if x.requires_grad]
     guard = Guard(wanted, instead, strict=problem.leaves is None)
     comparison = Comparison(y0)
     field, crossings = problem.bind(bound)
-    frozen, _ = problem.bind([None if x is None else x.detach() for x in bound])
+    frozen, _ = problem.bind(bound.detach())
     rerun = Rerun(problem.method, frozen, problem.clock, problem.y0)
     totals = [torch.zeros_like(x) for x in wanted]
     used = [problem.leaves is not None] * len(wanted)
@@ -113,13 +113,14 @@ def _pull_back(ctx: Any, cotangents: tuple[Tensor | None, ...]) -> tuple[Tensor 
     event = max(0 if bar is None else len(bar) for bar in (event_t_bar, event_y_bar))
     carry_bar: list[Tensor | None] = []
     pulled = None
-    if not node_bars and problem.on_replay is None:
+    at_first = problem.compilation.used if problem.compilation else frozenset[int]()
+    if problem.compilation and not node_bars and problem.on_replay is None:
         bars = None if rows_bar is None else rows_bar[lead:]
-        own = [x for x in captured if id(x) in problem.used]
+        own = [x for x in captured if id(x) in at_first]
         pulled = pull_blocks(problem, ctx.tape, clock, bars, field, frozen, bound, own)
     if pulled is not None:
         carry_bar = [*pulled[0]]
-        used = [id(x) in problem.used or not any(x is leaf for leaf in captured) for x in wanted]
+        used = [id(x) in at_first or not any(x is leaf for leaf in captured) for x in wanted]
         torch._foreach_add_([total for total, hit in zip(totals, used, strict=True) if hit], list(pulled[1]))
     end = ctx.tape.carry
     for step in () if pulled is not None else ctx.walk.backwards(ctx.tape, rerun):
@@ -162,14 +163,14 @@ def _pull_back(ctx: Any, cotangents: tuple[Tensor | None, ...]) -> tuple[Tensor 
         y0_bar = _sum(y0_bar, clock.fold(start_rows, ctx.tape.row_places))
     ctx.on_backward(field.calls + frozen.calls)
     sums = {id(x): total for x, total, hit in zip(wanted, totals, used, strict=True) if hit}
-    return y0_bar, *(sums.get(id(x)) for x in (times, *(b for b in bound if b is not None), *leaves))
+    return y0_bar, *(sums.get(id(x)) for x in (times, *bound.present, *leaves))
 
 
 def _pull_back_with_graph(ctx: Any, cotangents: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
     """Return the same gradients as functions of inputs and cotangents: all steps are run again in one graph."""
     problem: Problem = ctx.problem
     gate = _Gate()
-    count = 2 + sum(x is not None for x in problem.tensors)
+    count = 2 + len(problem.explicit.present)
     saved = ctx.saved_tensors
     instead = {key: gate(x) for key, x in _intermediate(problem, saved[count:]).items()}
     y0, times, *others = inputs = [*map(gate, saved[:count]), *(instead.get(id(x), x) for x in saved[count:])]

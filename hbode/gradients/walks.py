@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ..solvers import Carry, Clock, Field, Invertible, Keep, Method, Plan, SampleClock, Tape
+from ..solvers import KEEP_ALL, Carry, Clock, Field, Invertible, Keep, Method, Plan, SampleClock, Tape
 from .schedule import first_sweep, least_useful, split
 
 
@@ -52,7 +52,7 @@ class Stored:
     """Every carry is kept."""
 
     def keep(self, plan: Plan, clock: Clock | SampleClock) -> Keep:
-        return list.append
+        return KEEP_ALL
 
     def backwards(self, tape: Tape, rerun: Rerun) -> Iterator[Any]:
         yield from reversed(tape.steps)
@@ -90,7 +90,7 @@ class Checkpointed:
                 return
             steps[drop].carry = ()
 
-        return keep
+        return Keep(keep)
 
     def backwards(self, tape: Tape, rerun: Rerun) -> Iterator[Any]:
         steps = tape.steps
@@ -123,11 +123,11 @@ class Inverted:
 
     def keep(self, plan: Plan, clock: Clock | SampleClock) -> Keep:
         def keep(steps: list[Any], step: Any) -> None:
-            if not getattr(step, "restart", False):
+            if not step.restart:
                 step.carry = ()
             steps.append(step)
 
-        return keep
+        return Keep(keep)
 
     def backwards(self, tape: Tape, rerun: Rerun) -> Iterator[Any]:
         if not isinstance(rerun.method, Invertible):

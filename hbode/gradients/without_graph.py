@@ -41,7 +41,7 @@ def without_graph(
     The function takes (problem, how, field, start, on_backward, tapes, y0, times, *tensors, *captured), with the field
     bound to values without gradients, and adds its tape to `tapes`.
     """
-    field, crossings = problem.bind([None if x is None else x.detach() for x in problem.tensors])
+    field, crossings = problem.bind(problem.explicit.detach())
     start: Carry | None = None
     inputs: tuple[Tensor, ...] = ()
     if torch.is_grad_enabled():
@@ -50,12 +50,14 @@ def without_graph(
         start = found.carry
         problem = replace(
             problem,
-            used=found.used,
-            modules=tuple(module for r in within for module in r.modules),
+            compilation=problem.compilation
+            and problem.compilation._replace(
+                used=found.used, modules=tuple(module for r in within for module in r.modules)
+            ),
             noise=found.noise,
             changing=found.changing,
         )
-        inputs = (problem.y0, problem.clock.times, *(x for x in problem.tensors if x is not None), *found.captured)
+        inputs = (problem.y0, problem.clock.times, *problem.explicit.present, *found.captured)
     if any(x.requires_grad for x in inputs):
         tapes: list[Tape] = []
         outputs = function.apply(problem, how, field, start, on_backward, tapes, *inputs)

@@ -14,7 +14,7 @@ from .loop_in_blocks import solve_in_blocks
 from .loop_per_sample import solve_per_sample
 from .method import Carry, Invertible, Method, Uniform, is_uniform, max_growth
 from .nystrom import Nystrom
-from .plan import Keep, Plan
+from .plan import KEEP_ALL, Keep, Plan
 from .precision import Autocast, real_dtype
 from .registry import METHODS, as_method, is_explicit_one_step, switching
 from .run import integrate, warn_of_eager
@@ -26,6 +26,7 @@ from .tape import Crossing, Replayed, Step, Tape
 from .updates import Updates
 
 __all__ = [
+    "KEEP_ALL",
     "METHODS",
     "STEPS",
     "TRIES",

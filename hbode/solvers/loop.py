@@ -95,7 +95,7 @@ def solve(method: Method, field: Field, y0: Tensor, clock: Clock, plan: Plan, st
         step = SharedUpdate(carry, node, plan.updates, which, sides, noise)
         tape.update(step, step.replay(method, field, clock, ()), torch.tensor([count + which]))
         if plan.keep is not None:
-            plan.keep(tape.kept, step)
+            plan.keep.add(tape.kept, step)
         if plan.keep_interpolants:
             tape.interpolants.append(None)
         return tape.carry
@@ -157,7 +157,7 @@ def solve(method: Method, field: Field, y0: Tensor, clock: Clock, plan: Plan, st
         tape.t.append(node.value)
         tape.dt.append(end.value - node.value)
         if plan.keep is not None:
-            plan.keep(tape.kept, step)
+            plan.keep.add(tape.kept, step)
         if plan.keep_interpolants:
             tape.interpolants.append(stages)
         tape.carry = carry1

@@ -97,7 +97,7 @@ def solve_per_sample(
         evaluations.add_(moved * (field.calls - calls))
         which.add_(moved)
         if plan.keep is not None:
-            plan.keep(tape.kept, step)
+            plan.keep.add(tape.kept, step)
         if plan.keep_interpolants:
             tape.interpolants.append(None)
         return tape.carry
@@ -149,7 +149,7 @@ def solve_per_sample(
         tape.t.append(torch.where(accept, node.value, math.nan))
         tape.dt.append(torch.where(accept, end.value - node.value, math.nan))
         if plan.keep is not None:
-            plan.keep(tape.kept, step)
+            plan.keep.add(tape.kept, step)
         if plan.keep_interpolants:
             tape.interpolants.append(stages)
         done = accept & (block.row[1] == times.shape[1])

@@ -6,7 +6,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -16,8 +16,20 @@ from .tape import Crossing
 from .updates import Updates
 
 Hook = Callable[[float, Tensor, float], None]
-Keep = Callable[[list[Any], Any], None]
-"""Adds an accepted step to the list of those before it; what it leaves out is not kept."""
+
+
+class Keep(NamedTuple):
+    """How accepted steps are kept for a gradient.
+
+    ``add(steps, step)`` adds one to the list of those before it; what it leaves out is not kept. `whole` says that it
+    leaves out nothing.
+    """
+
+    add: Callable[[list[Any], Any], None]
+    whole: bool = False
+
+
+KEEP_ALL = Keep(list.append, whole=True)
 
 
 @dataclass(frozen=True)
@@ -59,7 +71,7 @@ class Plan:
             "dense output": self.keep_interpolants,
             "hooks": self.on_step or self.on_accept or self.on_reject,
             "random numbers": self.noise,
-            "steps that are not all kept": self.keep not in (None, list.append),
+            "steps that are not all kept": self.keep is not None and not self.keep.whole,
         }
         return next((name for name, present in named.items() if present), None)
 

@@ -32,6 +32,7 @@ class SampleStep:
     found: tuple[Zeros, ...] = ()
     sides: tuple[float, float] | None = None
     noise: Noise | None = None
+    restart: bool = False
 
     @property
     def rows(self) -> int:

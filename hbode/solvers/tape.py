@@ -40,6 +40,8 @@ class Step(Protocol):
 
     carry: Carry
     """What the step started from; empty where it was not kept."""
+    restart: bool
+    """Whether it follows a discontinuity, so that it cannot be taken back from its end."""
 
     @property
     def rows(self) -> int:

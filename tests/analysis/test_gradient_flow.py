@@ -20,7 +20,7 @@ from scipy.linalg import expm
 
 from hbode import FirstOrder, GeneralizedHeavyBall, HeavyBall, SecondOrder, hbodeint
 from hbode.analysis import gradient_flow
-from hbode.analysis.linearised import Layout
+from hbode.analysis.linearised import StateAxes
 from hbode.analysis.matrix_free import largest_eigenvalue, trace_of_log
 from hbode.analysis.propagator import Checked
 from hbode.analysis.spectrum import pairing_gap
@@ -318,7 +318,7 @@ def test_trace_of_log(draw):
     """Over all sign vectors of length 3 the average of vᵀ log(J) v is the trace, log det J."""
     j = torch.eye(3, dtype=torch.float64) + 0.2 * draw(3, 3)
     signs = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0], dtype=torch.float64)] * 3).unsqueeze(1)
-    layout = Layout(torch.Size((3,)), None)
+    layout = StateAxes(torch.Size((3,)), None)
     step = Checked(lambda y: j @ y, draw(3), layout, "the map")
     assert trace_of_log(step, signs, 1e-15).mean().item() == pytest.approx(j.logdet().item(), abs=1e-12)
     assert trace_of_log(Checked(lambda y: 3 * y, draw(3), layout, "the map"), signs, 1e-15) is None

@@ -10,7 +10,19 @@ from hypothesis import strategies as st
 from scenarios import unsynchronised
 
 from hbode.options import plan as make_plan
-from hbode.solvers import METHODS, TRIES, Clock, Damping, Field, Status, is_uniform, run_tries, solve, solve_in_blocks
+from hbode.solvers import (
+    KEEP_ALL,
+    METHODS,
+    TRIES,
+    Clock,
+    Damping,
+    Field,
+    Status,
+    is_uniform,
+    run_tries,
+    solve,
+    solve_in_blocks,
+)
 
 UNIFORM = [name for name, method in METHODS.items() if is_uniform(method)]
 
@@ -22,7 +34,7 @@ def both(name, t, tol=1e-5, f=None, keep=True, **options):
     y0 = torch.stack((h, torch.ones_like(h))) if method.damped else h
     t = torch.as_tensor(t, dtype=torch.float64)
     plan = make_plan(method, options, t, tol, tol, (None, None, t))
-    plan = dataclasses.replace(plan, keep=list.append if keep else None)
+    plan = dataclasses.replace(plan, keep=KEEP_ALL if keep else None)
     f = f or (lambda t, h: torch.sin(t) - h - 0.3 * h**3)
     damping = Damping.of(torch.tensor(0.4, dtype=torch.float64), None, h)
     with torch.no_grad():

@@ -11,6 +11,7 @@ from scenarios import unsynchronised
 
 from hbode.options import plan as make_plan
 from hbode.solvers import (
+    KEEP_ALL,
     METHODS,
     TRIES,
     Damping,
@@ -39,7 +40,7 @@ def problem(name, t, tol, options, keep=True):
     h = torch.randn(len(t), 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     y0 = torch.stack((h, torch.ones_like(h))) if method.damped else h
     plan = make_plan(method, options, t, tol, tol, (None, None, t))
-    plan = dataclasses.replace(plan, keep=list.append if keep else None)
+    plan = dataclasses.replace(plan, keep=KEEP_ALL if keep else None)
     return method, y0, SampleClock(t, 2), plan
 
 
