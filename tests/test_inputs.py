@@ -37,6 +37,7 @@ KINDS: dict[str, tuple[Make, Callable[[Array, Array], Callable[[Array], Array]]]
     "causal": (causal, backward_hermite),
 }
 MAKES = {name: make for name, (make, _) in KINDS.items()}
+MOST_SLOW = [kind if kind in ("linear", "hold") else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS]
 NAN = float("nan")
 
 
@@ -164,8 +165,8 @@ MODES = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("own_times", [False, True])
+@pytest.mark.parametrize("kind", MOST_SLOW)
+@pytest.mark.parametrize("own_times", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_all_modes_agree(kind: str, own_times: bool) -> None:
     """The same steps agree to roundings; others to what a global error is, some 1,000 times the tolerances of 1e-7.
 
@@ -186,7 +187,7 @@ def test_all_modes_agree(kind: str, own_times: bool) -> None:
             assert torch.allclose(a, b, rtol=0, atol=same if name in ("checkpoints", "backprop") else close), name
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", MOST_SLOW)
 def test_gradient_through_a_solve_is_that_of_differences(kind: str) -> None:
     """A central difference of step 1e-4 is off by 1e-8 of third derivatives of order one, and by 1e-9 / 1e-4."""
     values = drawn(3, 6, 2)
@@ -264,7 +265,7 @@ RECORDS = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", MOST_SLOW)
 @pytest.mark.parametrize("count, end, noise", RECORDS.values(), ids=RECORDS)
 def test_knots_cost_no_more_than_by_hand(kind: str, count: int, end: float, noise: float) -> None:
     """At the default tolerances, among the ways that have errors of at most 100 rtol, as smooth problems have."""

@@ -55,7 +55,7 @@ def distance(problem, sol, t):
     return max((h - problem.h(t)).abs().max().item(), (m - problem.m(t)).abs().max().item())
 
 
-@pytest.mark.parametrize("sign", [1.0, -1.0], ids=["forward", "backward"])
+@pytest.mark.parametrize("sign", [1.0, pytest.param(-1.0, marks=pytest.mark.slow)], ids=["forward", "backward"])
 @pytest.mark.parametrize("name", NAMES)
 def test_order_of_every_method(manufactured, name, sign):
     """Damped, restored, driven, nonlinear: both γ and ξ are positive, so that Nystrom methods transform both away."""
