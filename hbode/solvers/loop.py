@@ -94,10 +94,7 @@ def solve(method: Method, field: Field, y0: Tensor, clock: Clock, plan: Plan, st
         noise = noise_state(y0.device) if plan.noise else None
         step = SharedUpdate(carry, node, plan.updates, which, sides, noise)
         tape.update(step, step.replay(method, field, clock, ()), torch.tensor([count + which]))
-        if plan.keep is not None:
-            plan.keep.add(tape.kept, step)
-        if plan.keep_interpolants:
-            tape.interpolants.append(None)
+        plan.enter(tape, step, None)
         return tape.carry
 
     carry = updated(node, carry) if row < count else carry
@@ -156,10 +153,7 @@ def solve(method: Method, field: Field, y0: Tensor, clock: Clock, plan: Plan, st
             tape.add(step.read(method, clock, plan.crossings, carry1, stages))
         tape.t.append(node.value)
         tape.dt.append(end.value - node.value)
-        if plan.keep is not None:
-            plan.keep.add(tape.kept, step)
-        if plan.keep_interpolants:
-            tape.interpolants.append(stages)
+        plan.enter(tape, step, stages)
         tape.carry = carry1
         if at.status is not None:
             break

@@ -80,14 +80,16 @@ def solve_per_sample(
     values = sample_values(plan.crossings, times[:, 0], y0) if plan.crossings else None
     convergent = convergence(method)
     tries = 0
-    due = torch.full_like(nodes.anchor[:1], -2) if plan.updates is None else plan.updates.anchors.T
     which = torch.zeros_like(node.anchor)
 
     def updated(node: Nodes, carry: Carry, who: Tensor) -> Carry:
         """Return the carry after the updates at the nodes where some of the samples arrived."""
+        if plan.updates is None or not plan.updates.count:
+            return carry
+        due = plan.updates.anchors.T
         moved = who & (due.gather(0, which.clamp(max=len(due) - 1).unsqueeze(0)).squeeze(0) == node.anchor)
         moved &= which < len(due)
-        if plan.updates is None or not moved.any():
+        if not moved.any():
             return carry
         noise = noise_state(device) if plan.noise else None
         calls = field.calls
@@ -96,10 +98,7 @@ def solve_per_sample(
         tape.update(step, step.replay(method, field, clock, ()), place)
         evaluations.add_(moved * (field.calls - calls))
         which.add_(moved)
-        if plan.keep is not None:
-            plan.keep.add(tape.kept, step)
-        if plan.keep_interpolants:
-            tape.interpolants.append(None)
+        plan.enter(tape, step, None)
         return tape.carry
 
     carry = updated(node, carry, now.status < 0)
@@ -148,17 +147,13 @@ def solve_per_sample(
             tape.event_sample += who
         tape.t.append(torch.where(accept, node.value, math.nan))
         tape.dt.append(torch.where(accept, end.value - node.value, math.nan))
-        if plan.keep is not None:
-            plan.keep.add(tape.kept, step)
-        if plan.keep_interpolants:
-            tape.interpolants.append(stages)
+        plan.enter(tape, step, stages)
         done = accept & (block.row[1] == times.shape[1])
         status = torch.where(done, float(Status.SUCCESS), now.status)
         status = torch.where(over, float(Status.EVENT), status)
         now = now._replace(status=torch.where(lost, float(Status.NON_FINITE), status))
         node, carry = end.where(accept, node), carry1
-        if plan.updates is not None:
-            carry = updated(node, carry, accept & attempt.lands & ~over & ~lost)
+        carry = updated(node, carry, accept & attempt.lands & ~over & ~lost)
 
     tape.carry = carry
     tape.end(now._replace(status=control.status, dt=control.dt), inputs.stop(now.stop))
@@ -184,10 +179,10 @@ def _nodes(times: Tensor, sign: Tensor, plan: Plan) -> tuple[Nodes, Tensor]:
             tied = torch.cat((plan.updates.anchors.T, tied))
             own = plan.updates.anchors.T
             extra = torch.cat((keys.gather(0, torch.where(own < 0, len(keys) - 1, own)), extra))
-        order = torch.cat((extra, keys[-1:])).argsort(dim=0, stable=True)
-        keys = torch.cat((keys[:1], torch.cat((extra, keys[-1:])).gather(0, order)))
-        tied = torch.cat((tied, torch.full_like(tied[:1], -1))).gather(0, order) if len(tied) else anchors[-1:]
-        anchors = torch.cat((anchors[:1], torch.where(keys[1:] == keys[-1], times.shape[1] - 1, tied)))
+        extra, tied = torch.cat((extra, keys[-1:])), torch.cat((tied, anchors[-1:]))
+        order = extra.argsort(dim=0, stable=True)
+        keys = torch.cat((keys[:1], extra.gather(0, order)))
+        anchors = torch.cat((anchors[:1], torch.where(keys[1:] == keys[-1], times.shape[1] - 1, tied.gather(0, order))))
     ahead = keys.diff(dim=0) > 0
     order = torch.where(ahead, keys[1:], math.inf).argsort(dim=0, stable=True)  # without repetition, the rest last
     number = ahead.sum(0)

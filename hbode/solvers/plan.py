@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .clock import Node
 from .control import GRID_SLACK, Controller
-from .tape import Crossing
+from .tape import Crossing, Tape
 from .updates import Updates
 
 Hook = Callable[[float, Tensor, float], None]
@@ -74,6 +74,13 @@ class Plan:
             "steps that are not all kept": self.keep is not None and not self.keep.whole,
         }
         return next((name for name, present in named.items() if present), None)
+
+    def enter(self, tape: Tape, step: Any, stages: Any) -> None:
+        """Keep an accepted step or an update, and its interpolant, as far as they are wanted."""
+        if self.keep is not None:
+            self.keep.add(tape.kept, step)
+        if self.keep_interpolants:
+            tape.interpolants.append(stages)
 
     def sides(self, t: float, sign: float) -> tuple[float, float] | None:
         """Return the discontinuities around the interval that starts at t in a direction of time."""

@@ -54,12 +54,7 @@ class SampleStep:
 
     def hold(self, clock: SampleClock, carry: Carry, held: Carry) -> Carry:
         """Return `carry` for the samples that move in the step and `held` for the others."""
-        if self.moved.all():
-            return carry
-        mask = clock.wide(self.moved)
-        return tuple(
-            torch.where(mask, new, old) if new.shape == old.shape else new for new, old in zip(carry, held, strict=True)
-        )
+        return hold(clock, self.moved, carry, held)
 
     def _span(self, clock: SampleClock) -> tuple[Tensor, Tensor]:
         """Return start and length of the step, in the shape in which they meet the state."""
@@ -111,6 +106,16 @@ class SampleStep:
             return crossing.fn(start + at * span, method.interpolate(stages, clock.wide(at.unsqueeze(0)))[0])
 
         return moving_zero(value, zeros.theta, zeros.before)
+
+
+def hold(clock: SampleClock, moved: Tensor, carry: Carry, held: Carry) -> Carry:
+    """Return `carry` for the samples that have moved, (B,), and `held` for the others."""
+    if moved.all():
+        return carry
+    mask = clock.wide(moved)
+    return tuple(
+        torch.where(mask, new, old) if new.shape == old.shape else new for new, old in zip(carry, held, strict=True)
+    )
 
 
 def batch_first(x: Tensor, ndim: int, lead: int = 0) -> Tensor:

@@ -13,7 +13,7 @@ from .clock import Clock, Node, Nodes, SampleClock
 from .field import Field
 from .method import Carry, Invertible, Method
 from .noise import Noise, restore_noise
-from .sample_step import batch_first
+from .sample_step import batch_first, hold
 from .tape import Crossing, Replayed
 
 Apply = Callable[[Any, Tensor, Tensor], Tensor]
@@ -68,10 +68,8 @@ class SharedUpdate:
         return method.start(field.within(self.sides), t, y), None
 
     def replay(self, method: Method, field: Field, clock: Clock, crossings: tuple[Crossing, ...]) -> Replayed:
-        return self.gives(self.run(method, field, clock)[0], clock)
-
-    def gives(self, carry: Carry, clock: Clock) -> Replayed:
-        """Return what the update gives out: the state after it, one row."""
+        """Run it again; it gives out the state after it, one row."""
+        carry, _ = self.run(method, field, clock)
         return Replayed(carry, carry[0].unsqueeze(0), None, None)
 
     def undo(self, method: Invertible, field: Field, clock: Clock, carry: Carry) -> NoReturn:
@@ -107,15 +105,11 @@ class SampleUpdate:
             restore_noise(self.noise, clock.times.device)
         t, mask = clock.at(self.start), clock.wide(self.moved)
         y = torch.where(mask, self.updates.apply(self.which, t, self.carry[0]), self.carry[0])
-        begun = method.start(field, clock.wide(t), y)
-        pairs = zip(begun, self.carry, strict=True)
-        return tuple(torch.where(mask, new, old) if new.shape == old.shape else new for new, old in pairs), None
+        return hold(clock, self.moved, method.start(field, clock.wide(t), y), self.carry), None
 
     def replay(self, method: Method, field: Field, clock: SampleClock, crossings: tuple[Crossing, ...]) -> Replayed:
-        return self.gives(self.run(method, field, clock)[0], clock)
-
-    def gives(self, carry: Carry, clock: SampleClock) -> Replayed:
-        """Return what the update gives out: the states after it, a row for each sample that has moved."""
+        """Run it again; it gives out the states after it, a row for each sample that has moved."""
+        carry, _ = self.run(method, field, clock)
         return Replayed(carry, batch_first(carry[0], clock.ndim)[self.moved], None, None)
 
     def undo(self, method: Invertible, field: Field, clock: SampleClock, carry: Carry) -> NoReturn:
