@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from hbode import METHODS, HeavyBall, Status, hbodeint
 from hbode.options import plan as make_plan
 from hbode.solvers import TRIES, Clock, Damping, Field, solve_in_blocks
-from hbode.solvers.blocks import run_tries
+from hbode.solvers.loops.blocks import run_tries
 
 try:
     import torchdiffeq

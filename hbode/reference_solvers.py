@@ -14,7 +14,7 @@ from .gradients.captured import reachable
 from .options import number
 from .solution import Solution, SolverError, Stats
 from .solvers import Autocast, Status
-from .solvers.reference import SCIPY_METHODS, solve_scipy, solve_torchdiffeq
+from .solvers.methods.reference import SCIPY_METHODS, solve_scipy, solve_torchdiffeq
 from .state_tree import StateTree, halves
 from .systems import System
 

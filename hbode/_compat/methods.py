@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from ..solvers import METHODS, Adams, Carry, Field, Implicit, Method, Settings
-from ..solvers.hermite import Hermite
 from ..solvers.implicit.inner import NewtonKrylov
 from ..solvers.method import Advance, convergence, last_step, takes_numbers
+from ..solvers.methods.hermite import Hermite
 from .state import ArgumentError, warn
 
 ADAPTIVE = ("dopri8", "dopri5", "tsit5", "bosh3", "fehlberg2", "adaptive_heun")

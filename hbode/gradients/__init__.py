@@ -1,7 +1,7 @@
 """Gradients: ways to walk a tape. They know tapes and steps, not methods."""
 
+from .adjoint_equation.continuous_adjoint import ContinuousAdjoint
 from .backprop import Backprop
-from .continuous_adjoint import ContinuousAdjoint
 from .discrete_adjoint import DiscreteAdjoint
 from .problem import Compilation, Explicit, Gradient, Problem, Solved
 from .reversible import Reversible

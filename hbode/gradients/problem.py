@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..solvers import KEEP_ALL, Carry, Clock, Crossing, Field, Keep, Method, Plan, SampleClock, Tape, integrate
 from ..solvers.noise import Noise, noise_state, restore_noise
-from ..solvers.tape import no_events
+from ..solvers.tape.tape import no_events
 
 
 class Explicit(NamedTuple):

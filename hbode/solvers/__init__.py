@@ -1,29 +1,29 @@
 """Numerics: pure steps, the loops that drive them, and the tape they leave. Imports torch, nothing of hbode."""
 
-from .adams import Adams
-from .auto import Auto
-from .blocks import STEPS, TRIES, run_block, run_tries, step_once
 from .clock import Clock, Node, SampleClock
-from .compiled import CannotCompileError, compiled
-from .control import PID_COEFFICIENTS, Controller
-from .coupled import Coupled
 from .field import Damping, Field
 from .implicit import INNER, Collocation, CollocationTableau, Dirk, DirkTableau, Implicit, Settings
-from .loop import solve
-from .loop_in_blocks import solve_in_blocks
-from .loop_per_sample import solve_per_sample
+from .loops.blocks import STEPS, TRIES, run_block, run_tries, step_once
+from .loops.compiled import CannotCompileError, compiled
+from .loops.control import PID_COEFFICIENTS, Controller
+from .loops.loop import solve
+from .loops.loop_in_blocks import solve_in_blocks
+from .loops.loop_per_sample import solve_per_sample
+from .loops.plan import KEEP_ALL, Keep, Plan
+from .loops.run import integrate, warn_of_eager
 from .method import Carry, Invertible, Method, Uniform, is_uniform, max_growth
-from .nystrom import Nystrom
-from .plan import KEEP_ALL, Keep, Plan
+from .methods.adams import Adams
+from .methods.auto import Auto
+from .methods.coupled import Coupled
+from .methods.nystrom import Nystrom
+from .methods.runge_kutta import RungeKutta
+from .methods.tableau import ButcherTableau, NystromTableau
 from .precision import Autocast, real_dtype
 from .registry import METHODS, as_method, is_explicit_one_step, switching
-from .run import integrate, warn_of_eager
-from .runge_kutta import RungeKutta
-from .sample_step import batch_first
 from .status import Status
-from .tableau import ButcherTableau, NystromTableau
-from .tape import Crossing, Replayed, Step, Tape
-from .updates import Updates
+from .tape.sample_step import batch_first
+from .tape.tape import Crossing, Replayed, Step, Tape
+from .tape.updates import Updates
 
 __all__ = [
     "KEEP_ALL",

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from functools import cache
 
-from .adams import Adams
-from .auto import Auto
-from .butcher_tables import BUTCHER
 from .implicit import IMPLICIT, Dirk, Implicit, Settings
 from .implicit.tables import DIRK
 from .method import MEMBERS, Method
-from .nystrom import Nystrom
-from .nystrom_tables import NYSTROM
-from .short_runge_kutta import runge_kutta
-from .symplectic import LEAPFROG, YOSHIDA4
-from .tableau import ButcherTableau, NystromTableau
+from .methods.adams import Adams
+from .methods.auto import Auto
+from .methods.butcher_tables import BUTCHER
+from .methods.nystrom import Nystrom
+from .methods.nystrom_tables import NYSTROM
+from .methods.short_runge_kutta import runge_kutta
+from .methods.symplectic import LEAPFROG, YOSHIDA4
+from .methods.tableau import ButcherTableau, NystromTableau
 
 _RUNGE_KUTTA = {name: runge_kutta(tableau) for name, tableau in BUTCHER.items()}
 _NYSTROM = {name: Nystrom(tableau) for name, tableau in NYSTROM.items()}

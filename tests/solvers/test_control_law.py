@@ -23,8 +23,8 @@ from hbode.solvers import (
     solve_in_blocks,
     solve_per_sample,
 )
-from hbode.solvers.control import PID_COEFFICIENTS
-from hbode.solvers.control_law import Control, Numbers, propose, settle
+from hbode.solvers.loops.control import PID_COEFFICIENTS
+from hbode.solvers.loops.control_law import Control, Numbers, propose, settle
 
 F64 = torch.float64
 K = 5

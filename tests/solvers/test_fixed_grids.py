@@ -15,7 +15,7 @@ from torch import Tensor
 import hbode.compat
 from hbode import FirstOrder, hbodeint
 from hbode._compat.methods import NAMES
-from hbode.solvers.adams import integration_weights, number_weights
+from hbode.solvers.methods.adams import integration_weights, number_weights
 
 METHODS = ("euler", "midpoint", "heun2", "heun3", "rk4", "explicit_adams", "implicit_adams")
 STAGES = {"euler": 1, "midpoint": 2, "heun2": 2, "heun3": 3, "ralston": 2, "rk4": 4, "rk38": 4}

@@ -11,8 +11,8 @@ from torch import nn
 
 from hbode import METHODS, FirstOrder, HeavyBall, hbodeint
 from hbode.solvers import Auto, Field
+from hbode.solvers.loops.stiffness import BOUNDARY
 from hbode.solvers.method import stiffness
-from hbode.solvers.stiffness import BOUNDARY
 
 PROBED = [name for name, method in METHODS.items() if stiffness(method) is not None and name != "auto"]
 RUNGE_KUTTA = [name for name in PROBED if not METHODS[name].damped]

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from ..field import Field
-from ..hermite import Hermite
 from ..linear import combine, lift
 from ..method import Carry
+from ..methods.hermite import Hermite
 from .dirk import Dirk, DirkTableau
 from .stage import slope, solve_stage
 from .step import Implicit, ImplicitStages

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from ..coefficients import check_length, check_orders, check_quadrature, check_sum
 from ..field import Field
-from ..hermite import Hermite
 from ..method import Carry
+from ..methods.hermite import Hermite
 from .inner import NewtonKrylov
 from .quartic import Quartic
 from .stage import Settings, acceleration, fixed_point, slope, solve_stage, tolerance

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from ..field import Field
-from ..hermite import Hermite
 from ..method import Carry
+from ..methods.hermite import Hermite
 from .stage import slope, solve_stage
 from .step import Implicit, ImplicitStages
 

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from ..coefficients import check_error_weights, check_length, check_orders, check_quadrature, check_sum
 from ..field import Field
-from ..hermite import Hermite
 from ..method import Carry
+from ..methods.hermite import Hermite
 from .quartic import Quartic
 from .stage import Settings, slope, solve_stage
 from .step import Implicit, ImplicitStages, Interpolant

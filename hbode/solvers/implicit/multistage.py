@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ..field import Field
-from ..hermite import Hermite
 from ..method import Carry
+from ..methods.hermite import Hermite
 from .stage import solve_stage
 from .step import Implicit, ImplicitStages
 

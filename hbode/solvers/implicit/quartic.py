@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
-from ..hermite import Hermite
 from ..linear import lift
+from ..methods.hermite import Hermite
 
 
 class Quartic(NamedTuple):

@@ -10,8 +10,8 @@ from typing import NamedTuple
 from torch import Tensor
 
 from ..field import Field
-from ..hermite import Hermite
 from ..method import Carry
+from ..methods.hermite import Hermite
 from .quartic import Quartic
 from .stage import Settings, slope
 

@@ -1,0 +1,286 @@
+"""The continuous adjoint: the heavy-ball adjoint equation, solved backwards with steps of its own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...solvers import KEEP_ALL, METHODS, Carry, Clock, Coupled, Field, Method, Plan, Tape, is_explicit_one_step, solve
+from ..backprop import Backprop, differentiates_steps
+from ..captured import Guard
+from ..problem import Explicit, Problem, Solved
+from ..without_graph import same_autocast, without_graph
+from .event_gradients import along_slope, differentiable_events
+from .linearisation import Linearisation
+from .trajectories import Interpolated, SolvedBackwards, stops_between
+from .transposed import Impulses, States, Transposed
+
+
+@dataclass(frozen=True)
+class ContinuousAdjoint:
+    """Solve the adjoint equation along the solution, with tolerances of its own.
+
+    With a = ∂L/∂h and p = ∂L/∂m: a' = -p (∂f/∂h - ξ), p' = -a ⊙ σ'(m) + γ p, which for σ = id is a heavy ball for p
+    with the same damping (Xia et al. 2021, Propositions 1 and 2). One sweep goes back over all output times: the steps
+    do not end there, cotangents enter by the transpose of the method's interpolant. The gradients of parameters are
+    sums over the same products. The gradient is that of the exact solution to within the tolerances of both
+    solves, not that of the computed one.
+
+    Parameters
+    ----------
+    adjoint_rtol, adjoint_atol
+        Tolerances (default: those of the solve). Absolute errors are in units of the largest cotangent of an output,
+        so that they do not depend on how the loss is scaled.
+    adjoint_method
+        Explicit one-step method (default: that of the solve; dopri5 where that cannot take the adjoint equation).
+    adjoint_state
+        Where the states come from: "interpolating", the interpolants of all steps, kept; "backsolve", a second solve
+        backwards in constant memory, which damping makes unstable between outputs many 1/γ apart.
+    adjoint_norm
+        What the step size is chosen by: the error of "state" (a, p), or of the integrals as well, "full".
+    """
+
+    adjoint_rtol: float | Tensor | None = None
+    adjoint_atol: float | Tensor | None = None
+    adjoint_method: str | None = None
+    adjoint_state: str = "interpolating"
+    adjoint_norm: str = "state"
+
+    def __post_init__(self) -> None:
+        for key, allowed in (("adjoint_state", ("interpolating", "backsolve")), ("adjoint_norm", ("state", "full"))):
+            if getattr(self, key) not in allowed:
+                raise ValueError(f"{key} must be one of {', '.join(allowed)}, got {getattr(self, key)!r}")
+        one_step = [name for name, method in METHODS.items() if is_explicit_one_step(method)]
+        if self.adjoint_method is not None and self.adjoint_method not in one_step:
+            raise ValueError(f"adjoint_method must be one of {', '.join(one_step)}, got {self.adjoint_method!r}")
+        for key in ("adjoint_rtol", "adjoint_atol"):
+            tol = getattr(self, key)
+            if tol is not None and not bool((torch.as_tensor(tol) >= 0).all()):
+                raise ValueError(f"{key} must not be negative, got {tol!r}")
+
+    def adapt(self, method: Method) -> Method:
+        return method
+
+    def solve(self, problem: Problem, on_backward: Callable[[int], None]) -> Solved:
+        """Solve without a graph; `on_backward` receives the evaluations that a backward pass made."""
+        if problem.clock.per_sample:
+            raise ValueError(
+                "gradient='continuous_adjoint' needs one time axis and step size for the batch; with times or steps "
+                "per sample take gradient='discrete_adjoint'"
+            )
+        if problem.plan.updates is not None:
+            raise ValueError(
+                "gradient='continuous_adjoint' takes no updates: its adjoint is not made to jump; take "
+                "gradient='discrete_adjoint'"
+            )
+        one_step = is_explicit_one_step(problem.method) and not isinstance(problem.method, Coupled)
+        if problem.plan.keep_interpolants and not one_step:
+            raise ValueError(
+                "dense=True with gradient='continuous_adjoint' needs an explicit one-step method without coupling; "
+                "take gradient='discrete_adjoint'"
+            )
+        if differentiates_steps():
+            return Backprop().solve(problem, on_backward)
+        self.method(problem.method, problem.bind(problem.explicit, True)[0] if problem.damped else None)
+        self.tolerances(problem.plan)
+        tape, (rows, event_t, event_y, *nodes) = without_graph(_Sweep, problem, self, on_backward)
+        if not rows.requires_grad:
+            return Solved(tape, rows, (event_t, event_y))
+        clock = problem.clock
+        field, crossings = problem.bind(problem.explicit)
+        if tape.event_index:
+            event_t, event_y = differentiable_events(problem, field, crossings, tape, event_t, event_y)
+
+        def carry(n: int) -> Carry:
+            step, y = tape.steps[n], nodes[0][n]
+            t = clock.at(step.start)
+            if n and t.requires_grad:  # a node moves with the times, and the state with it
+                y = y + problem.slope(field, t, y) * (t - t.detach()).to(y.real.dtype)
+            return problem.method.start(field.within(step.sides), t, y)
+
+        return Solved(tape, rows, (event_t, event_y), carry if nodes else None)
+
+    def tolerances(self, forward: Plan) -> tuple[float | Tensor, float | Tensor]:
+        """Return the tolerances of the adjoint."""
+        rtol = forward.control.rtol if self.adjoint_rtol is None else self.adjoint_rtol
+        atol = forward.control.atol if self.adjoint_atol is None else self.adjoint_atol
+        if self.adjoint_norm == "full" and max(torch.as_tensor(tol).numel() for tol in (rtol, atol)) > 1:
+            raise ValueError("adjoint_rtol and adjoint_atol must be numbers where adjoint_norm is 'full'")
+        return rtol, atol
+
+    def method(self, forward: Method, field: Field | None) -> Method:
+        """Return the method of the adjoint, for the damped form of the field if there is one."""
+        base = forward.base if isinstance(forward, Coupled) else forward
+        chosen = base if self.adjoint_method is None else METHODS[self.adjoint_method]
+        fits = is_explicit_one_step(chosen) and not (chosen.damped and (field is None or field.sigma is not None))
+        if not fits and self.adjoint_method is not None:
+            raise ValueError(
+                f"adjoint_method={self.adjoint_method!r} needs a heavy ball with h' = m; take dopri5 for this system"
+            )
+        return chosen if fits else METHODS["dopri5"]
+
+
+class _Sweep(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        problem: Problem,
+        mode: ContinuousAdjoint,
+        field: Field,
+        start: Carry | None,
+        on_backward: Callable[[int], None],
+        tapes: list[Tape],
+        *inputs: Tensor,
+    ) -> tuple[Tensor, ...]:
+        y0, times, *_ = inputs
+        dense = problem.plan.keep_interpolants
+        interpolants = dense or mode.adjoint_state == "interpolating"
+        plan = replace(problem.plan, keep=KEEP_ALL if dense else None, keep_interpolants=interpolants)
+        frozen = replace(problem, y0=y0.detach(), clock=replace(problem.clock, times=times.detach()), plan=plan)
+        tape = frozen.solve(field, start)
+        outputs = tape.gathered()
+        tapes.append(tape)
+        ctx.save_for_backward(*inputs, outputs[0])
+        ctx.autocast = same_autocast(y0.device.type)
+        ctx.set_materialize_grads(False)
+        ctx.problem, ctx.mode, ctx.on_backward = frozen, mode, on_backward
+        ctx.tape = replace(tape, row_blocks=[])
+        ctx.mark_non_differentiable(outputs[1])
+        return outputs if not dense or not tape.steps else (*outputs, torch.stack([s.carry[0] for s in tape.steps]))
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
+        if all(bar is None for bar in cotangents):
+            return (None,) * (6 + len(ctx.saved_tensors) - 1)
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "gradient='continuous_adjoint' gives first derivatives only; for create_graph=True, and any second "
+                "derivative, solve with gradient='discrete_adjoint' or 'backprop'"
+            )
+        if differentiates_steps():
+            raise RuntimeError(
+                "gradient='continuous_adjoint' takes one cotangent at a time; for batched ones, as of a vectorised "
+                "Jacobian, solve with gradient='discrete_adjoint' or 'backprop'"
+            )
+        with ctx.autocast:
+            return (None,) * 6 + _swept(ctx, cotangents)
+
+
+def _swept(ctx: Any, cotangents: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+    problem, mode, tape = ctx.problem, ctx.mode, ctx.tape
+    y0, times, *inputs, rows = ctx.saved_tensors
+    explicit, captured = problem.divided(inputs)
+    explicit = explicit.filled([x.detach().requires_grad_(x.requires_grad) for x in explicit.present])
+    instead = {id(x): x.detach().requires_grad_() for x in captured if not x.is_leaf}
+    leaves = [instead.get(id(x), x) for x in captured]
+    coefficients = [explicit.gamma, explicit.xi] if problem.damped else []
+    others = explicit.args if problem.damped else explicit.present
+    wanted = [x for x in (*others, *leaves) if x.requires_grad]
+    guard = Guard(wanted, instead, strict=problem.leaves is None)
+    field, _ = problem.bind(explicit, problem.damped)
+    linear = Linearisation(field, problem.damped, coefficients, wanted, guard)
+
+    y0_bar, met, slack = _cotangents(problem, tape, cotangents)
+    found = linear.zeros()
+    forward, _ = problem.bind(explicit.detach())
+    t0_bar = times.new_zeros(())
+    sign = 1.0 if times[-1] >= times[0] else -1.0
+    if met:
+        z, found, calls = _swept_back(problem, mode, tape, linear, explicit, met, slack, (times.tolist(), rows))
+        y0_bar = y0_bar + z
+        if times.requires_grad:
+            t0_bar = -along_slope(
+                z, problem.slope(forward.within(problem.plan.sides(float(times[0]), sign)), times[0], y0)
+            )
+    else:
+        calls = 0
+    times_bar = None
+    if times.requires_grad:
+        times_bar = torch.zeros_like(times)
+        times_bar[0] = t0_bar
+        lead = tape.lead
+        bars = cotangents[0][lead:] if cotangents[0] is not None else ()
+        for i, bar in enumerate(bars, lead):
+            seen = problem.seen_before(forward, times[i], sign)
+            times_bar[i] = along_slope(bar, problem.slope(seen, times[i], rows[i]))
+    ctx.on_backward(field.calls + forward.calls + calls)
+    names = [x for x in (*coefficients, *wanted) if x is not None and x.requires_grad]
+    sums = {id(x): total for x, total in zip(names, found, strict=True)}
+    return y0_bar, times_bar, *(sums.get(id(x)) for x in explicit.present), *(sums.get(id(x)) for x in leaves)
+
+
+def _cotangents(
+    problem: Problem, tape: Tape, cotangents: tuple[Tensor | None, ...]
+) -> tuple[Tensor, list[tuple[float, Tensor]], float]:
+    """Return the cotangent of y0 itself, times and cotangents of later states in order, and the rounding of a time.
+
+    States at the first time but for rounding are y0.
+    """
+    rows_bar, _, event_bar, *nodes_bar = cotangents
+    clock, lead = problem.clock, tape.lead
+    y0_bar = torch.zeros_like(problem.y0)
+    met: list[tuple[float, Tensor]] = []
+    if rows_bar is not None:
+        y0_bar = y0_bar + clock.fold(rows_bar[:lead], ())
+        met += zip(clock.times[lead:].tolist(), rows_bar[lead:], strict=False)
+    if event_bar is not None:
+        met += zip(torch.cat(tape.event_t_blocks).tolist(), event_bar, strict=True)
+    if nodes_bar and nodes_bar[0] is not None:
+        y0_bar = y0_bar + nodes_bar[0][0]
+        met += zip(tape.t[1:], nodes_bar[0][1:], strict=False)
+    if met:
+        alive = torch.stack([bar.any() for _, bar in met]).tolist()
+        met = [entry for entry, kept in zip(met, alive, strict=True) if kept]
+    start = clock.origin or 0.0
+    slack = 8 * math.ulp(max((abs(t) for t, _ in met), default=0.0) + abs(start))
+    met.sort(key=lambda entry: abs(entry[0] - start))
+    while met and abs(met[0][0] - start) <= slack:
+        y0_bar = y0_bar + met.pop(0)[1]
+    return y0_bar, met, slack
+
+
+def _swept_back(
+    problem: Problem,
+    mode: ContinuousAdjoint,
+    tape: Tape,
+    linear: Linearisation,
+    explicit: Explicit,
+    met: list[tuple[float, Tensor]],
+    slack: float,
+    known: tuple[list[float], Tensor],
+) -> tuple[Tensor, list[Tensor], int]:
+    """Return the adjoint at the first time, the integrals, and evaluations that were made beside the field's own."""
+    forward = problem.plan
+    method = mode.method(problem.method, linear.field if problem.damped else None)
+    adaptive = method.error_order is not None and (forward.adaptive or mode.adjoint_method is not None)
+    rtol, atol = mode.tolerances(forward)
+    first_step = max(abs(dt) for dt in tape.dt[-2:])  # the last one may have been cut to end the solve
+    control = replace(forward.control, rtol=rtol, atol=atol, norm=None, first_step=first_step)
+    points = forward.jumps if adaptive else (*tape.t, *forward.jumps)
+    start, end = met[-1][0], tape.t[0]
+    plan = Plan(control, adaptive, stops_between(start, end, points), jumps=forward.jumps, max_steps=forward.max_steps)
+
+    along: States = Interpolated(problem.method, tape)
+    again, _ = problem.bind(explicit.detach(), method.damped)
+    if mode.adjoint_state == "backsolve":
+        at, rows = known
+        states = [*at[: len(rows)], tape.t[-1] + tape.dt[-1]], [*rows, tape.carry[0]]
+        along = SolvedBackwards(method, again, plan, points, states)
+    bars = torch.stack([bar for _, bar in met])
+    scale = torch.linalg.vector_norm(bars, math.inf)
+    impulses = Impulses([t for t, _ in met], bars.div_(scale), math.copysign(1.0, start - end), slack)
+    backwards = Transposed(method, linear, along, impulses, mode.adjoint_norm == "full")
+    z = backwards.joined(torch.zeros_like(bars[0]))
+    swept = solve(backwards, linear.field, z, Clock.of(torch.tensor([start, end], dtype=torch.float64)), plan)
+    (status,) = swept.status
+    if status.failed:
+        raise RuntimeError(
+            f"the adjoint solve failed at t = {swept.failed_at[0][0]:.6g} with {status.name}: {status.remedy}"
+        )
+    z, sums = backwards.divided(swept.carry)
+    return z * scale, [x * scale for x in sums], again.calls

@@ -1,0 +1,118 @@
+"""Where the adjoint takes the forward solution from: the tape's interpolants, or a second solve backwards."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...solvers import Carry, Clock, Field, Method, Node, Plan, Tape, solve
+
+
+class Interpolated:
+    """The dense output of a tape whose interpolants were kept."""
+
+    def __init__(self, method: Method, tape: Tape) -> None:
+        self.method, self.tape = method, tape
+        self.sign = 1.0 if not tape.dt or tape.dt[0] > 0 else -1.0
+        self.starts = [self.sign * t for t in tape.t]
+
+    @torch.no_grad()
+    def states(self, times: Sequence[float], end: float) -> Tensor:
+        """Return the states at times within the tape, in the direction of time, shape (n, *y)."""
+        owners = [max(bisect_right(self.starts, self.sign * t) - 1, 0) for t in times]
+        blocks = []
+        for owner in dict.fromkeys(owners):
+            start, span = self.tape.t[owner], self.tape.dt[owner]
+            theta = [(t - start) / span for t, mine in zip(times, owners, strict=True) if mine == owner]
+            blocks.append(self._read(self.tape.interpolants[owner], theta))
+        return torch.cat(blocks)
+
+    def _read(self, stages: Any, theta: list[float]) -> Tensor:
+        at = torch.tensor(theta, dtype=torch.float64, device=self.tape.carry[0].device)
+        return self.method.interpolate(stages, at)
+
+
+class SolvedBackwards:
+    """The solution solved once more, from its end back, as far as it is asked for; what was passed is forgotten.
+
+    It starts afresh from a known state, an output of the forward solve, wherever that solves little twice: errors of
+    the way back, which damping amplifies, then do not add up.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        field: Field,
+        plan: Plan,
+        points: Sequence[float],
+        known: tuple[Sequence[float], Sequence[Tensor]],
+    ) -> None:
+        self.method, self.field, self.points = method, field, points
+        self.plan = replace(plan, keep_interpolants=True)
+        self.times, self.rows = known
+        self.sign = 1.0 if self.times[-1] > self.times[0] else -1.0
+        self.reached = self.times[-1]
+        self.carry: Carry = (self.rows[-1],)
+        self.windows: list[Interpolated] = []
+
+    @torch.no_grad()
+    def states(self, times: Sequence[float], end: float) -> Tensor:
+        """Return the states at times in the direction of the forward solve, shape (n, *y).
+
+        What is later than `end` is not asked for again.
+        """
+        if times[0] != self.reached and (not self.windows or not self._covers(self.windows[-1], times[0])):
+            self._solve_to(times[0], end)
+        if not self.windows:
+            return self.carry[0].expand(len(times), *self.carry[0].shape)
+        while len(self.windows) > 1 and self._covers(self.windows[1], end):
+            del self.windows[0]
+        backwards = list(reversed(times))
+        split = [next(i for i, w in enumerate(self.windows) if self._covers(w, t)) for t in backwards]
+        blocks = [
+            window.states([t for t, owner in zip(backwards, split, strict=True) if owner == i], end)
+            for i, window in enumerate(self.windows)
+            if i in split
+        ]
+        return torch.cat(blocks).flip(0)
+
+    def _solve_to(self, t: float, end: float) -> None:
+        """Add a window that goes back to t, or one in place of all that goes back from a known state at `end`."""
+        plan = self.plan
+        if self.windows:
+            longest = max(abs(dt) for dt in self.windows[-1].tape.dt)
+            plan = replace(plan, control=replace(plan.control, first_step=longest))
+        at = bisect_left([self.sign * time for time in self.times], self.sign * end)
+        if at < len(self.times) and abs(self.times[at] - self.reached) <= 0.5 * abs(self.reached - t):
+            self.reached, self.carry, self.windows = self.times[at], (self.rows[at],), []
+        fresh = len(self.carry) == 1 or self.reached in plan.jumps
+        start: Carry | None = None if fresh else self.carry
+        times = torch.tensor([self.reached, t], dtype=torch.float64, device=self.carry[0].device)
+        plan = replace(plan, stops=stops_between(self.reached, t, self.points))
+        tape = solve(self.method, self.field, self.carry[0], Clock.of(times), plan, start)
+        (status,) = tape.status
+        if status.failed:
+            raise RuntimeError(
+                f"solving backwards failed at t = {tape.failed_at[0][0]:.6g} with {status.name}, as damped systems do "
+                "over long spans; take the state from the tape (adjoint_state='interpolating')"
+            )
+        self.windows.append(Interpolated(self.method, tape))
+        self.reached, self.carry = t, tape.carry
+
+    def _covers(self, window: Interpolated, t: float) -> bool:
+        tape = window.tape
+        ends = (tape.t[0], tape.t[-1] + tape.dt[-1], self.reached if window is self.windows[-1] else tape.t[0])
+        inside: bool = min(ends) <= t <= max(ends)
+        return inside
+
+
+def stops_between(start: float, end: float, points: Sequence[float]) -> tuple[Node, ...]:
+    """Return the stops of a solve by Clock.of((start, end)): the points inside, in order, then the end."""
+    low, high = min(start, end), max(start, end)
+    inside = sorted((t for t in points if low < t < high), reverse=end < start)
+    return (*(Node(t, None) for t in inside), Node(end, 1))

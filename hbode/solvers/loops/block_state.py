@@ -1,0 +1,149 @@
+"""What a block of steps starts from, goes by and leaves: the numbers and tensors between host and kernel."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..clock import Nodes
+from ..precision import real_dtype
+from ..tape.tape import Tape
+from .control import Controller, norm, norm_samples
+
+
+class LoopState(NamedTuple):
+    """What a step changes besides the carry: numbers of one tensor, float64, shape (13,) or (13, B), or of Python.
+
+    The first are those of `Control`; then how many stops have been passed and how many steps were accepted in the
+    block, how many attempts were accepted and refused in all, how many accepted steps were looked at for stiffness, and
+    how many of these stability held back.
+    """
+
+    t: Any
+    dt: Any
+    last: Any
+    before: Any
+    refused: Any
+    failure: Any
+    status: Any
+    stop: Any
+    filled: Any
+    accepted: Any
+    rejected: Any
+    looked: Any
+    stiff: Any
+
+
+class BlockInputs(NamedTuple):
+    """What a block goes by.
+
+    Of `numbers`, float64, shape (7 + K,) or (7 + K, B): the direction of time (±1), the most steps that may be tried,
+    rtol, atol, the end, which of the next stops is the last of all, the stop that was passed last (or the start), and
+    the next K stops, as many as a block can pass or all.
+    Tolerances that are no numbers, rtol and atol, come by themselves. Where samples step by themselves, `axes` is the
+    number of axes of h; if they are `tied`, the error of the batch decides for all of them.
+    """
+
+    numbers: Tensor
+    tolerances: tuple[Tensor, ...]
+    axes: int | None = None
+    tied: bool = False
+
+    def stop(self, which: Tensor) -> Tensor:
+        """Return a stop, or the last one beyond it; -1: the one that was passed last."""
+        index = (which.long() + 7).clamp(max=len(self.numbers) - 1)
+        return self.numbers.gather(0, index.unsqueeze(0)).squeeze(0)
+
+    @property
+    def sign(self) -> Tensor:
+        return self.numbers[0]
+
+    @property
+    def max_steps(self) -> Tensor:
+        return self.numbers[1]
+
+    @property
+    def end(self) -> Tensor:
+        return self.numbers[4]
+
+    @property
+    def last(self) -> Tensor:
+        return self.numbers[5]
+
+    def wide(self, x: Tensor) -> Tensor:
+        """Give numbers the shape in which they meet the state."""
+        return x if self.axes is None else x.reshape(*x.shape, *[1] * (self.axes - 1))
+
+    def relative_and_absolute(self, y: Tensor) -> tuple[Tensor, ...]:
+        """Return rtol and atol in the shape and dtype in which they meet the sizes of a state."""
+        return self.tolerances or tuple(self.wide(x).to(real_dtype(y)) for x in self.numbers[2:4].unbind())
+
+    def norm(self, x: Tensor) -> Tensor:
+        """Return root-mean-square norms."""
+        if self.axes is None:
+            return norm(x)
+        return norm_samples(x, x.ndim - self.axes)
+
+    def bounded(self, x: Tensor) -> Tensor:
+        """Return whether all entries are finite."""
+        if self.axes is not None:
+            return x.movedim(x.ndim - self.axes, 0).reshape(x.shape[-self.axes], -1).isfinite().all(1)
+        largest: Tensor = torch.linalg.vector_norm(x, math.inf)
+        return largest.isfinite()
+
+
+class BlockBuffers(NamedTuple):
+    """What is written down of the accepted steps of a block.
+
+    Of step n: its start and how many stops lay behind it in ``start[n]``, (2,) or (2, B), its carry in
+    ``carry[i][n]``, and its record of k columns in ``record[n k : (n + 1) k]``. Carry and record are empty where nobody
+    wants them. There is a place beyond the last step for what is not to be kept.
+    """
+
+    start: Tensor
+    carry: tuple[Tensor, ...]
+    record: tuple[Tensor, ...]
+
+
+class Start(NamedTuple):
+    """Where a solve stands before its first step, and where it goes.
+
+    Attributes
+    ----------
+    tape
+        With the first outputs and the first carry.
+    state
+        The numbers of `LoopState`; the length of the first step is NaN where it is to be estimated.
+    nodes
+        The first time and the stops in order, (1 + K,) or (1 + K, B); who has fewer repeats the last one.
+    limits
+        The first six numbers of `BlockInputs`, before a stop was passed.
+    tolerances, axes, tied
+        As in `BlockInputs`.
+    """
+
+    tape: Tape
+    state: Tensor
+    nodes: Nodes
+    limits: Tensor
+    tolerances: tuple[Tensor, ...]
+    axes: int | None = None
+    tied: bool = False
+
+    def inputs(self, passed: Tensor, steps: int) -> BlockInputs:
+        """Return what a block of so many steps goes by after so many stops, () or (B,)."""
+        window = torch.arange(steps + 1, device=passed.device).view(-1, *[1] * passed.ndim) + passed
+        stops = self.nodes.value.gather(0, window.clamp(max=len(self.nodes.value) - 1))
+        numbers = torch.cat((self.limits[:5], (self.limits[5:] - passed), stops))
+        return BlockInputs(numbers, self.tolerances, self.axes, self.tied)
+
+
+def tolerances(control: Controller, y: Tensor) -> tuple[float, float, tuple[Tensor, ...]]:
+    """Return rtol and atol as numbers, or, if one is a tensor, zeros and both as tensors like y."""
+    rtol, atol = control.rtol, control.atol
+    if isinstance(rtol, Tensor) or isinstance(atol, Tensor):
+        return 0.0, 0.0, tuple(torch.as_tensor(tol, dtype=y.dtype, device=y.device) for tol in (rtol, atol))
+    return rtol, atol, ()

@@ -1,0 +1,171 @@
+"""Blocks of steps whose control is done by tensors: nobody looks before a block is over.
+
+A block is a pure function of tensors but for what it writes down of its steps, and compiles whole. Its numbers are
+those of a batch that steps as one, of shape (), or those of samples that step by themselves, (B,).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..field import Field
+from ..method import Carry, Method, Uniform, stiffness
+from ..status import Status
+from .block_state import BlockBuffers, BlockInputs, LoopState
+from .control import first_steps, scaled, tie
+from .control_law import CODES, Attempt, Control, propose, settle
+from .plan import Plan
+from .stiffness import BOUNDARY
+
+STEPS = 32
+"""How many accepted steps fill a block that runs as one compiled loop."""
+TRIES = 8
+"""How many steps are tried on an accelerator before the host looks: it waits for the device once in so many."""
+
+
+RunBlock = Callable[[Uniform, Field, Plan, BlockInputs, BlockBuffers, Tensor, Carry], tuple[Tensor, Carry]]
+
+
+def run_block(
+    method: Uniform, field: Field, plan: Plan, inputs: BlockInputs, buffers: BlockBuffers, state: Tensor, carry: Carry
+) -> tuple[Tensor, Carry]:
+    """Step until the block is full or the solve is over: `torch.while_loop`, to be compiled."""
+    size, field = len(buffers.start) - 1, field.anew()
+    method.prepare(field, inputs.axes or 0)
+
+    def estimate(state: Tensor, carry: Carry) -> Tensor:
+        return with_first_step(method, field, plan, inputs, state, carry)
+
+    def keep(state: Tensor, carry: Carry) -> Tensor:
+        return state.clone()
+
+    if plan.adaptive:
+        now = LoopState(*state.unbind())
+        fresh = now.dt.isnan() & (now.accepted + now.rejected == 0) & (now.status < 0)
+        state = torch.cond(fresh.any(), estimate, keep, (state, carry))
+
+    def on(state: Tensor, carry: Carry) -> Tensor:
+        now = LoopState(*state.unbind())
+        going: Tensor = (now.status < 0) & (now.filled < size)
+        return going.any()
+
+    def advance(state: Tensor, carry: Carry) -> tuple[Tensor, Carry]:
+        return step_once(method, field, plan, inputs, buffers, state, carry)
+
+    done: tuple[Tensor, Carry] = torch.while_loop(on, advance, (state, carry))
+    return done
+
+
+def with_first_step(
+    method: Method, field: Field, plan: Plan, inputs: BlockInputs, state: Tensor, carry: Carry
+) -> Tensor:
+    """Estimate the lengths of the first steps."""
+    now = LoopState(*state.unbind())
+    rtol, atol = inputs.relative_and_absolute(carry[0])
+    scale, end = atol + rtol * carry[0].abs(), inputs.end
+    dt = first_steps(
+        method, field, inputs.wide(now.t), inputs.wide(end), carry, scale, inputs.norm, plan.control.max_step
+    )
+    if inputs.tied:
+        dt = tie(dt, (end - now.t).abs(), now.status < 0)
+    return torch.cat((state[:1], dt.unsqueeze(0), state[2:]))
+
+
+def run_tries(
+    method: Uniform,
+    field: Field,
+    plan: Plan,
+    inputs: BlockInputs,
+    buffers: BlockBuffers,
+    state: Tensor,
+    carry: Carry,
+    step: RunBlock | None = None,
+) -> tuple[Tensor, Carry]:
+    """Try as many steps as fit into the block, without a look at how they go; those after the last change nothing."""
+    method.prepare(field, inputs.axes or 0)
+    for i in range(len(buffers.start) - 1):
+        if step is None:
+            state, carry = step_once(method, field, plan, inputs, buffers, state, carry, look=not i)
+        else:
+            state, carry = step(method, field, plan, inputs, buffers, state, carry)
+    return state, carry
+
+
+def step_once(
+    method: Uniform,
+    field: Field,
+    plan: Plan,
+    inputs: BlockInputs,
+    buffers: BlockBuffers,
+    state: Tensor,
+    carry: Carry,
+    look: bool = True,
+) -> tuple[Tensor, Carry]:
+    """Try one step, as `solve` does, and write it down; where the solve is over or the block full, change nothing.
+
+    `look` says whether the step is looked at for stiffness.
+    """
+    now = LoopState(*state.unbind())
+    control, attempt = ahead(plan, inputs, now, (now.status < 0) & (now.filled < len(buffers.start) - 1))
+    span = attempt.end - now.t
+    if inputs.axes is not None:
+        span = torch.where(attempt.active, span, 0.0)
+    carry1, stages = method.step(field, inputs.wide(now.t), inputs.wide(span), carry)
+    onward, accept = judged(method, plan, inputs, now, control, attempt, carry[0], carry1[0], stages, None, look)
+    done = accept & attempt.lands & (now.stop == inputs.last)
+    onward = onward._replace(status=torch.where(done, CODES[Status.SUCCESS], onward.status))
+
+    at = now.filled.reshape(-1)[:1].long()
+    buffers.start.index_copy_(0, at, torch.stack((now.t, now.stop)).unsqueeze(0))
+    for buffer, x in zip(buffers.carry, carry, strict=False):
+        buffer.index_copy_(0, at, x.unsqueeze(0))
+    for buffer in buffers.record:
+        record = method.record(stages)
+        buffer.index_copy_(0, at * len(record) + torch.arange(len(record), device=at.device), record)
+    mask = inputs.wide(accept)
+    return torch.stack(onward), tuple(torch.where(mask, new, old) for new, old in zip(carry1, carry, strict=True))
+
+
+def ahead(plan: Plan, inputs: BlockInputs, now: LoopState, active: Tensor) -> tuple[Control, Attempt]:
+    """Return the control, and the next attempts of those who are active."""
+    stop, passed = inputs.stop(now.stop), inputs.stop(now.stop - 1)
+    exhausted = now.accepted + now.rejected >= inputs.max_steps
+    return propose(plan, Control(*now[:7]), inputs.sign, stop, passed, active, exhausted)
+
+
+def judged(
+    method: Method,
+    plan: Plan,
+    inputs: BlockInputs,
+    now: LoopState,
+    control: Control,
+    attempt: Attempt,
+    y0: Tensor,
+    y1: Tensor,
+    stages: Any,
+    solved: Tensor | None,
+    look: bool,
+) -> tuple[LoopState, Tensor]:
+    """Return the state after attempts that led from y0 to y1, and which are accepted."""
+    if plan.adaptive:
+        rtol, atol = inputs.relative_and_absolute(y0)
+        error = inputs.norm(scaled(method.error(stages), y0, y1, rtol, atol))
+        if inputs.tied:
+            error = error.square().mean().sqrt().expand(error.shape)
+    else:
+        error = torch.zeros_like(now.t)
+        if plan.check_finite or inputs.axes is not None:
+            error = torch.where(inputs.bounded(y1), error, math.nan)
+    control, accept = settle(plan, (method.error_order or 0) + 1, control, attempt, error, solved)
+    looked, stiff = now.looked, now.stiff
+    ratio = stiffness(method) if plan.adaptive and look else None
+    if ratio is not None:
+        looked, stiff = looked + accept, stiff + (accept & (ratio(stages) > BOUNDARY))
+    stop, filled = now.stop + (accept & attempt.lands), now.filled + accept.any()
+    accepted, rejected = now.accepted + accept, now.rejected + (attempt.active & ~accept)
+    return LoopState(*control, stop, filled, accepted, rejected, looked, stiff), accept

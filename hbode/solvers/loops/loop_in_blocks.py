@@ -1,0 +1,111 @@
+"""The loop in blocks: the host looks once a block, and enters into the tape what the block has written down."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..clock import Clock, Nodes, SampleClock
+from ..field import Field
+from ..method import Carry, Uniform
+from ..status import Status
+from ..tape.outputs import Block, Outputs
+from ..tape.tape import Tape
+from .block_state import BlockBuffers, LoopState, Start, tolerances
+from .blocks import TRIES, RunBlock, run_tries, with_first_step
+from .loop import begin
+from .loop_per_sample import begin_samples
+from .plan import Plan
+
+
+def solve_in_blocks(
+    method: Uniform,
+    field: Field,
+    y0: Tensor,
+    clock: Clock | SampleClock,
+    plan: Plan,
+    start: Carry | None = None,
+    tied: bool = False,
+    run: RunBlock = run_tries,
+    steps: int = TRIES,
+    keep_records: bool = False,
+    estimates: bool = False,
+) -> Tape:
+    """Integrate as the other loops do, for plans without crossings, discontinuities, hooks and norms of their own.
+
+    `run` runs a block of so many steps; `estimates` says that it also estimates the length of the first step, given as
+    NaN. With `keep_records` the blocks of the tape have the records that outputs were read off.
+    """
+    if isinstance(clock, Clock):
+        begun = _begin_shared(method, field, y0, clock, plan, start)
+    else:
+        begun = begin_samples(method, field, y0, clock, plan, start, tied)
+    tape, state, nodes, limits = begun[:4]
+    carry, calls, first = tape.carry, field.calls, tape.rows()
+    done, rows = len(first), first.new_empty(clock.times.numel(), *first.shape[1:])
+    rows[:done] = first
+    columns, *entry = method.record_shape(y0)
+    record = y0.new_empty(columns * (steps + 1) if _reads_between(clock, plan) else 0, *entry)
+    method.lay_out(y0.device)
+    active, fresh = bool((state[6] < 0).any()), plan.adaptive and plan.control.first_step is None
+    passed = torch.zeros_like(state[0]).long()
+    while active:
+        inputs = begun.inputs(passed, steps)
+        if fresh:
+            fresh, calls = False, calls + 1
+            if not estimates:
+                state = with_first_step(method, field, plan, inputs, state, carry)
+        if keep_records:  # else it is used again, as it is read before the next block
+            record = torch.empty_like(record)
+        kept = carry if plan.keep is not None else carry[: int(clock.per_sample or clock.times.shape[-1] > 2)]
+        buffers = BlockBuffers(
+            state.new_empty(steps + 1, *state[:2].shape),
+            tuple(x.new_empty(steps + 1, *x.shape) for x in kept),
+            (record,) if len(record) else (),
+        )
+        state, carry = run(method, field, plan, inputs, buffers, state, carry)
+        now = LoopState(*state.unbind())
+        filled, going = (int(x) for x in torch.stack((now.filled.max(), (now.status < 0).sum())).tolist())
+        at = torch.cat((buffers.start[:filled], torch.stack((now.t, now.stop)).unsqueeze(0)))
+        anchors = nodes.anchor.gather(0, (passed + at[:, 1].long()).view(filled + 1, *passed.shape))
+        kept_records = buffers.record if keep_records else ()
+        block = Block.of(clock, Nodes(at[:, 0], anchors), limits[0], buffers.carry, kept_records)
+        outputs = Outputs(method, field, y0, block)
+        after = [*buffers.carry[0][1:filled], carry[0]] if buffers.carry else [carry[0]] * filled
+        outputs.read(rows[done : done + block.rows], after, buffers.record)
+        done += block.rows
+        tape.row_places += block.places
+        tape.t += block.t
+        tape.dt += block.dt
+        if plan.keep is not None:
+            tape.blocks.append(outputs)
+        passed, active, tape.carry = passed + now.stop.long(), going > 0, carry
+        state = torch.stack(now._replace(filled=torch.zeros_like(now.filled), stop=torch.zeros_like(now.stop)))
+
+    tape.row_blocks, tape.ends = [rows[:done]], []
+    tape.end(LoopState(*state.unbind()), begun.inputs(passed, 1).stop(torch.zeros_like(passed)))
+    tries = [a + r for a, r in zip(tape.accepted, tape.rejected, strict=True)]
+    tape.evaluations, tape.products = [calls + n * method.evaluations for n in tries], [0] * len(tries)
+    return tape
+
+
+def _begin_shared(method: Uniform, field: Field, y0: Tensor, clock: Clock, plan: Plan, start: Carry | None) -> Start:
+    """Return where a batch that steps as one stands before its first step."""
+    tape, _, row, sign, dt, status = begin(method, field, y0, clock, plan, start, estimate=False)
+    code = -1.0 if status is None and row < len(clock.values) else float(status or Status.SUCCESS)
+    points = [clock.values[0], *(stop.value for stop in plan.stops)]
+    anchors = [0, *(-1 if stop.anchor is None else stop.anchor for stop in plan.stops)]
+    rtol, atol, own = tolerances(plan.control, y0)
+    limits = [sign, plan.max_steps, rtol, atol, clock.values[-1], len(plan.stops) - 1]
+    state = [clock.values[0], dt, 1.0, 1.0, 0.0, 0.0, code, *[0.0] * 6]
+    numbers = torch.tensor([*state, *limits, *points], dtype=torch.float64, device=y0.device)
+    nodes = Nodes(numbers[19:], torch.tensor(anchors, device=y0.device))
+    return Start(tape, numbers[:13], nodes, numbers[13:19], own)
+
+
+def _reads_between(clock: Clock | SampleClock, plan: Plan) -> bool:
+    """Return whether outputs may fall between the ends of steps; of samples always, for one shape to compile for."""
+    return isinstance(clock, SampleClock) or not {*clock.values} <= {
+        clock.values[0],
+        *(stop.value for stop in plan.stops),
+    }

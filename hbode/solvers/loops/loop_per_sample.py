@@ -1,0 +1,191 @@
+"""The loop for samples with times, and on request steps, of their own: times and step sizes are tensors (B,)."""
+
+from __future__ import annotations
+
+import math
+from itertools import zip_longest
+
+import torch
+from torch import Tensor
+
+from ..clock import Nodes, SampleClock
+from ..field import Field
+from ..method import Carry, Method, convergence
+from ..noise import noise_state
+from ..status import Status
+from ..tape.outputs import Block
+from ..tape.sample_step import SampleStep, batch_first, find_sample_crossings, sample_values
+from ..tape.tape import Tape
+from ..tape.updates import SampleUpdate
+from .block_state import LoopState, Start, tolerances
+from .blocks import ahead, judged, with_first_step
+from .control import tie
+from .plan import Plan
+from .stiffness import EVERY
+
+
+def begin_samples(
+    method: Method, field: Field, y0: Tensor, clock: SampleClock, plan: Plan, start: Carry | None, tied: bool
+) -> Start:
+    """Return where samples stand before their first steps."""
+    times = clock.times.detach()
+    batch, count = times.shape
+    sign = torch.where(times[:, -1] >= times[:, 0], 1.0, -1.0).to(times)
+    row = ((times == times[:, :1]).long().cumprod(1)).sum(1)
+    first = batch_first(y0, clock.ndim)
+    lead = torch.arange(count, device=times.device).unsqueeze(1) < row
+    rows = first.unsqueeze(0).expand(count, *first.shape)[lead]
+    tape = Tape(lead=len(rows), carry=(y0,), row_blocks=[rows], row_places=[lead.nonzero()])
+    status = torch.where(row == count, float(Status.SUCCESS), -1.0).to(times)
+    dt = torch.full_like(sign, (plan.control.first_step or math.nan) if plan.adaptive else plan.step_size)
+    if (status < 0).any():
+        tape.carry = start or method.start(field, clock.start(), y0)
+        slope = batch_first(method.slope(field, tape.carry), clock.ndim).reshape(batch, -1)
+        broken = ~torch.isfinite(slope.detach()).all(1)
+        status = torch.where((status < 0) & broken, float(Status.NON_FINITE), status)
+    if tied and plan.adaptive and plan.control.first_step is not None:
+        dt = tie(dt, (times[:, -1] - times[:, 0]).abs(), status < 0)
+    one, zero = torch.ones_like(dt), torch.zeros_like(dt)
+    state = torch.stack((times[:, 0], dt, one, one, zero, zero, status, *[zero] * 6))
+    nodes, last = _nodes(times, sign, plan)
+    rtol, atol, own = tolerances(plan.control, y0)
+    same = [torch.full_like(dt, float(x)) for x in (plan.max_steps, rtol, atol)]
+    limits = torch.stack((sign, *same, times[:, -1], last))
+    return Start(tape, state, nodes, limits, own, clock.ndim, tied)
+
+
+def solve_per_sample(
+    method: Method,
+    field: Field,
+    y0: Tensor,
+    clock: SampleClock,
+    plan: Plan,
+    start: Carry | None = None,
+    tied: bool = False,
+) -> Tape:
+    """Integrate every sample over its own times, shape (B, T).
+
+    With `tied`, all samples take the same fraction of their span in a step, decided by the error of the batch.
+    Samples that are done, or failed, stay where they are while the others go on.
+    """
+    begun = begin_samples(method, field, y0, clock, plan, start, tied)
+    tape, state, nodes, limits = begun[:4]
+    carry, sign, times, device = tape.carry, limits[0], clock.times.detach(), y0.device
+    inputs = begun.inputs(torch.zeros_like(sign).long(), len(nodes.value) - 1)
+    if plan.adaptive and plan.control.first_step is None and (state[6] < 0).any():
+        state = with_first_step(method, field, plan, inputs, state, carry)
+    now = LoopState(*state.unbind())
+    node = Nodes(times[:, 0], nodes.anchor[0])
+    evaluations, products = torch.full_like(node.anchor, field.calls), torch.zeros_like(node.anchor)
+    values = sample_values(plan.crossings, times[:, 0], y0) if plan.crossings else None
+    convergent = convergence(method)
+    tries = 0
+    which = torch.zeros_like(node.anchor)
+
+    def updated(node: Nodes, carry: Carry, who: Tensor) -> Carry:
+        """Return the carry after the updates at the nodes where some of the samples arrived."""
+        if plan.updates is None or not plan.updates.count:
+            return carry
+        due = plan.updates.anchors.T
+        moved = who & (due.gather(0, which.clamp(max=len(due) - 1).unsqueeze(0)).squeeze(0) == node.anchor)
+        moved &= which < len(due)
+        if not moved.any():
+            return carry
+        noise = noise_state(device) if plan.noise else None
+        calls = field.calls
+        step = SampleUpdate(carry, node, plan.updates, which.clone(), moved, noise=noise)
+        place = torch.stack((times.shape[1] + which[moved], moved.nonzero().flatten()), -1)
+        tape.update(step, step.replay(method, field, clock, ()), place)
+        evaluations.add_(moved * (field.calls - calls))
+        which.add_(moved)
+        plan.enter(tape, step, None)
+        return tape.carry
+
+    carry = updated(node, carry, now.status < 0)
+
+    while True:
+        control, attempt = ahead(plan, inputs, now, now.status < 0)
+        active = attempt.active
+        if not active.any():
+            break
+        anchor = nodes.anchor.gather(0, (now.stop + (active & attempt.lands)).long().unsqueeze(0)).squeeze(0)
+        end = Nodes(attempt.end, anchor)
+        nothing = node.anchor.new_zeros((0, len(sign)))
+        noise = noise_state(device) if plan.noise else None
+        step = SampleStep(carry, node, end, active, nothing, nothing.bool(), noise=noise)
+        calls, made = field.calls, field.products
+        carry1, stages = step.run(method, field, clock)
+        tries += 1
+        with torch.no_grad():
+            solved = None if convergent is None else convergent(stages)
+            given = control, attempt, carry[0], carry1[0], stages, solved, tries % EVERY == EVERY // 2
+            now, accept = judged(method, plan, inputs, now, *given)
+        evaluations += active * (field.calls - calls)
+        products += active * (field.products - made)
+        if not accept.any():
+            continue
+        step.moved = accept
+        if torch.is_grad_enabled() and (active & (now.failure > 0)).any():
+            carry1, stages = step.run(method, field, clock)
+        else:
+            carry1 = step.hold(clock, carry1, carry)
+        reach = torch.where(accept, end.value, node.value)
+        over = lost = torch.zeros_like(accept)
+        if values is not None:
+            sighted, values = find_sample_crossings(method, clock, plan.crossings, values, step, carry1, stages, accept)
+            if sighted is not None:
+                step.found, limit, lost = sighted
+                over = accept & (limit <= 1.0)
+                reach = torch.where(over, node.value + limit.clamp(max=1.0) * (reach - node.value), reach)
+        block = Block.of(clock, Nodes(torch.stack((node.value, reach)), torch.stack((node.anchor, end.anchor))), sign)
+        step.index, step.inside = block.window[:2]
+        tape.add(step.read(method, clock, plan.crossings, carry1, stages))
+        tape.row_places += block.places
+        for zeros in step.found:
+            who = zeros.met.nonzero().flatten().tolist()
+            tape.event_index += [zeros.which] * len(who)
+            tape.event_sample += who
+        tape.t.append(torch.where(accept, node.value, math.nan))
+        tape.dt.append(torch.where(accept, end.value - node.value, math.nan))
+        plan.enter(tape, step, stages)
+        done = accept & (block.row[1] == times.shape[1])
+        status = torch.where(done, float(Status.SUCCESS), now.status)
+        status = torch.where(over, float(Status.EVENT), status)
+        now = now._replace(status=torch.where(lost, float(Status.NON_FINITE), status))
+        node, carry = end.where(accept, node), carry1
+        carry = updated(node, carry, accept & attempt.lands & ~over & ~lost)
+
+    tape.carry = carry
+    tape.end(now._replace(status=control.status, dt=control.dt), inputs.stop(now.stop))
+    tape.evaluations, tape.products = evaluations.tolist(), products.tolist()
+    return tape
+
+
+def _nodes(times: Tensor, sign: Tensor, plan: Plan) -> tuple[Nodes, Tensor]:
+    """Return the first times and those that steps must end on in order, (1 + K, B), and the number of the last (B,).
+
+    Who has fewer repeats the last one.
+    """
+    keys = (times * sign.unsqueeze(1)).T
+    anchors = torch.arange(len(keys), device=times.device).unsqueeze(1).expand_as(keys)
+    if plan.adaptive or math.isfinite(plan.step_size):
+        common = times.new_tensor([node.value for node in plan.stops if node.anchor is None]).unsqueeze(1)
+        rows = list(zip_longest(*plan.sample_stops, fillvalue=math.nan))
+        own = times.new_tensor(rows).reshape(len(rows), len(times))
+        extra = torch.cat((common.expand(-1, len(times)), own)) * sign
+        extra = torch.where((extra > keys[0]) & (extra < keys[-1]), extra, keys[-1])
+        tied = torch.full_like(extra, -1).long()
+        if plan.updates is not None:
+            tied = torch.cat((plan.updates.anchors.T, tied))
+            own = plan.updates.anchors.T
+            extra = torch.cat((keys.gather(0, torch.where(own < 0, len(keys) - 1, own)), extra))
+        extra, tied = torch.cat((extra, keys[-1:])), torch.cat((tied, anchors[-1:]))
+        order = extra.argsort(dim=0, stable=True)
+        keys = torch.cat((keys[:1], extra.gather(0, order)))
+        anchors = torch.cat((anchors[:1], torch.where(keys[1:] == keys[-1], times.shape[1] - 1, tied.gather(0, order))))
+    ahead = keys.diff(dim=0) > 0
+    order = torch.where(ahead, keys[1:], math.inf).argsort(dim=0, stable=True)  # without repetition, the rest last
+    number = ahead.sum(0)
+    places = torch.arange(len(order), device=keys.device).unsqueeze(1).minimum((number - 1).clamp(min=0))
+    order = torch.cat((torch.zeros_like(number).unsqueeze(0), order.gather(0, places) + 1))
+    return Nodes((keys * sign).gather(0, order), anchors.gather(0, order)), number - 1.0

@@ -1,0 +1,86 @@
+"""Structure-preserving steps for h' = σ(m), m' = -γ m + f(t, h) - ξ h."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..field import Field, damped_slope
+from ..linear import lift
+from ..method import Carry
+from .hermite import Hermite, hermite_weights
+
+
+class Leapfrog:
+    """Damped leapfrog, or a symmetric composition of it.
+
+    Half a step of exact damping, half a kick, a drift, half a kick, half a step of damping. The scheme is
+    reversible, and for σ = id and f = -∇V conformally symplectic: Φᵀ Ω Φ = e^(-γs) Ω, step by step. The Jacobian
+    determinant over N positions is e^(-γNs) for any f. `substeps` are the lengths, in steps, of the leapfrogs
+    that are composed: (1,) is order 2, Yoshida's triple jump is order 4 (Yoshida, Phys. Lett. A 150, 1990).
+
+    The carry is (y, f(t, h)) with y = (h, m) stacked.
+    """
+
+    damped = True
+    identity_only = False
+    error_order: int | None = None
+
+    def __init__(self, order: int, substeps: tuple[float, ...]) -> None:
+        self.order = order
+        self.substeps = substeps
+        self.evaluations = len(substeps)
+
+    def start(self, field: Field, t: Tensor, y: Tensor) -> Carry:
+        return y, field(t, y[0])
+
+    def resume(self, field: Field, t: Tensor, carry: Carry) -> Carry:
+        return self.start(field, t, carry[0])
+
+    def step(self, field: Field, t: Tensor, dt: Tensor, carry: Carry) -> tuple[Carry, Hermite]:
+        y, force = carry
+        h, m = y.unbind()
+        gamma, xi = field.damping.gamma_h, field.damping.xi_h
+        for fraction in self.substeps:
+            t = t + fraction * dt
+            s = (fraction * dt).to(h.dtype)
+            decay = torch.exp(-0.5 * s * gamma)
+            m = m * decay + 0.5 * s * (force if xi is None else force - xi * h)
+            h = h + s * (m if field.sigma is None else field.sigma(m))
+            force = field(t, h)
+            m = (m + 0.5 * s * (force if xi is None else force - xi * h)) * decay
+        carry1 = torch.stack((h, m)), force
+        slopes = damped_slope(field, carry), damped_slope(field, carry1)
+        return carry1, Hermite(y, slopes[0], carry1[0], slopes[1], dt.to(h.dtype))
+
+    def undo(self, field: Field, t: Tensor, dt: Tensor, carry: Carry) -> Carry:
+        return self.step(field, t + dt, -dt, carry)[0]
+
+    def slope(self, field: Field, carry: Carry) -> Tensor:
+        return damped_slope(field, carry)
+
+    def error(self, stages: Hermite) -> Tensor:
+        raise NotImplementedError("leapfrog has no error estimate; it runs on a fixed grid")
+
+    def interpolate(self, stages: Hermite, theta: Tensor) -> Tensor:
+        return stages(theta)
+
+    def lay_out(self, device: torch.device) -> None:
+        """Do nothing: there are no constants."""
+
+    def prepare(self, field: Field, axes: int) -> None:
+        """Do nothing: a step makes all that it needs."""
+
+    def record_shape(self, y: Tensor) -> tuple[int, ...]:
+        return 4, *y.shape
+
+    def record(self, stages: Hermite) -> Tensor:
+        return stages.columns()
+
+    def reading(self, field: Field, theta: Tensor, dt: Tensor, y: Tensor) -> Tensor:
+        return lift(hermite_weights(theta.to(y.dtype)), y.ndim, keep=2)
+
+
+_W1 = 1 / (2 - 2 ** (1 / 3))
+LEAPFROG = Leapfrog(2, (1.0,))
+YOSHIDA4 = Leapfrog(4, (_W1, 1 - 2 * _W1, _W1))

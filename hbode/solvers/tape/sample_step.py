@@ -1,0 +1,165 @@
+"""One step of samples that step by themselves, and the events inside it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..clock import Nodes, SampleClock
+from ..field import Field
+from ..method import Carry, Invertible, Method
+from ..noise import Noise, restore_noise
+from .crossings import Array, Sighted, Stretch, Zeros, find_zeros, on_host
+from .shared_step import moving_zero
+from .tape import Crossing, Replayed
+
+
+@dataclass(slots=True)
+class SampleStep:
+    """One step of the batch in which at least one sample was accepted; the others took a step of length zero."""
+
+    carry: Carry
+    start: Nodes
+    end: Nodes
+    moved: Tensor
+    index: Tensor
+    inside: Tensor
+    found: tuple[Zeros, ...] = ()
+    sides: tuple[float, float] | None = None
+    noise: Noise | None = None
+    restart: bool = False
+
+    @property
+    def rows(self) -> int:
+        return int(self.inside.sum())
+
+    @property
+    def events(self) -> int:
+        return sum(int(zeros.met.sum()) for zeros in self.found)
+
+    def run(self, method: Method, field: Field, clock: SampleClock) -> tuple[Carry, Any]:
+        """Take the step; samples that do not move keep their carry."""
+        if self.noise is not None:
+            restore_noise(self.noise, clock.times.device)
+        carry, stages = method.step(field, *self._span(clock), self.carry)
+        return self.hold(clock, carry, self.carry), stages
+
+    def undo(self, method: Invertible, field: Field, clock: SampleClock, carry: Carry) -> Carry:
+        return self.hold(clock, method.undo(field, *self._span(clock), carry), carry)
+
+    def hold(self, clock: SampleClock, carry: Carry, held: Carry) -> Carry:
+        """Return `carry` for the samples that move in the step and `held` for the others."""
+        return hold(clock, self.moved, carry, held)
+
+    def _span(self, clock: SampleClock) -> tuple[Tensor, Tensor]:
+        """Return start and length of the step, in the shape in which they meet the state."""
+        start = clock.at(self.start)
+        dt = torch.where(self.moved, clock.at(self.end) - start, torch.zeros_like(start))
+        return clock.wide(start), clock.wide(dt)
+
+    def read(
+        self, method: Method, clock: SampleClock, crossings: Sequence[Crossing], carry: Carry, stages: Any
+    ) -> Replayed:
+        """Return what the step gives out: rows (K, *row) in the order of `inside`, events likewise."""
+        rows = None
+        start, end = clock.at(self.start), clock.at(self.end)
+        span = torch.where(self.moved, end - start, torch.ones_like(start))
+        axis = clock.ndim
+        if self.inside.any():
+            at = clock.times.gather(1, self.index.T).T  # (n, B)
+            theta = torch.where(self.inside, (at - start) / span, torch.zeros_like(at))
+            states = method.interpolate(stages, clock.wide(theta))
+            exact = (theta == 1.0) & ((self.index == self.end.anchor) | (clock.constant))
+            states = torch.where(clock.wide(exact).reshape(_row_mask(exact, states, axis)), carry[0], states)
+            rows = batch_first(states, axis, lead=1)[self.inside]
+        if not self.found:
+            return Replayed(carry, rows, None, None)
+        event_t, event_y = [], []
+        for zeros in self.found:
+            where = self._locate(method, clock, crossings[zeros.which], zeros, stages, start, span)
+            states = method.interpolate(stages, clock.wide(where.unsqueeze(0)))
+            event_t.append((start + where * span)[zeros.met])
+            event_y.append(batch_first(states, axis, lead=1)[0][zeros.met])
+        return Replayed(carry, rows, torch.cat(event_t), torch.cat(event_y))
+
+    def replay(self, method: Method, field: Field, clock: SampleClock, crossings: tuple[Crossing, ...]) -> Replayed:
+        return self.read(method, clock, crossings, *self.run(method, field, clock))
+
+    def _locate(
+        self,
+        method: Method,
+        clock: SampleClock,
+        crossing: Crossing,
+        zeros: Zeros,
+        stages: Any,
+        start: Tensor,
+        span: Tensor,
+    ) -> Tensor:
+        """Return the fractions with the derivatives of the implicit function, as `SharedStep` does."""
+
+        def value(at: Tensor) -> Tensor:
+            return crossing.fn(start + at * span, method.interpolate(stages, clock.wide(at.unsqueeze(0)))[0])
+
+        return moving_zero(value, zeros.theta, zeros.before)
+
+
+def hold(clock: SampleClock, moved: Tensor, carry: Carry, held: Carry) -> Carry:
+    """Return `carry` for the samples that have moved, (B,), and `held` for the others."""
+    if moved.all():
+        return carry
+    mask = clock.wide(moved)
+    return tuple(
+        torch.where(mask, new, old) if new.shape == old.shape else new for new, old in zip(carry, held, strict=True)
+    )
+
+
+def batch_first(x: Tensor, ndim: int, lead: int = 0) -> Tensor:
+    """Move the batch axis of states, which has `ndim` axes of h at the end, next to the `lead` leading axes."""
+    return x.movedim(x.ndim - ndim, lead)
+
+
+def _row_mask(mask: Tensor, states: Tensor, ndim: int) -> tuple[int, ...]:
+    """The shape in which a mask (n, B) meets states (n, *y)."""
+    return (mask.shape[0], *[1] * (states.ndim - 1 - ndim), mask.shape[1], *[1] * (ndim - 1))
+
+
+@torch.no_grad()
+def find_sample_crossings(
+    method: Method,
+    clock: SampleClock,
+    crossings: Sequence[Crossing],
+    values: Array,
+    step: SampleStep,
+    carry: Carry,
+    stages: Any,
+    accept: Tensor,
+) -> tuple[Sighted | None, Array]:
+    """Return what the samples that were accepted met in a step, and the values at its end, (C, B)."""
+    start = step.start.value
+    span = torch.where(accept, step.end.value - start, 1.0)
+    ends = sample_values(crossings, step.end.value, carry[0])
+    theta = (clock.times.detach().T - start) / span  # (T, B)
+    inside = accept & (theta > 0) & (theta < 1)
+    most = int(inside.sum(0).max())
+    rows = torch.where(inside, theta, 1.0).sort(dim=0).values[:most] if most else None
+    stretch = Stretch(
+        start,
+        start + span,
+        torch.finfo(carry[0].dtype).eps,
+        lambda theta: method.interpolate(stages, clock.wide(theta)),
+        lambda crossing, t, y: crossing.fn(t, y).double(),
+    )
+    moving = accept.cpu().numpy()
+    sighted = find_zeros(stretch, crossings, values, ends, rows, moving)
+    return sighted, np.where(moving, ends, values)
+
+
+@torch.no_grad()
+def sample_values(crossings: Sequence[Crossing], t: Tensor, y: Tensor) -> Array:
+    """Return the event functions at times (B,) and states, shape (C, B)."""
+    return on_host(torch.stack([c.fn(t, y).double() for c in crossings]))
