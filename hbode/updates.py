@@ -9,11 +9,14 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from .solvers import Updates, real_dtype
 from .solvers.field import checked
 from .state_tree import State
+
+Tensors = tuple[Tensor, ...]
+Jump = Callable[[Tensor, Tensor, Tensors], Tensor]
 
 
 @dataclass(frozen=True)
@@ -122,7 +125,7 @@ def merge(update: Update, times: Tensor, h0: Tensor, second_order: bool) -> Merg
     number = torch.arange(count, device=at.device).expand_as(order)
     return Merged(
         grid,
-        Updates(torch.where(present, anchors, -2), _apply(update, order, h0, second_order)),
+        Updates(torch.where(present, anchors, -2), *_jump(update, order, h0, second_order)),
         torch.where(same, total + latest, outputs),
         _as_given(mine, present, order),
         _as_given(total + number, present, order),
@@ -142,26 +145,35 @@ def _check_times(keys: Tensor, present: Tensor, first: Tensor, last: Tensor) -> 
         raise ValueError("Update.t must not hold a time twice: join the updates at one time in fn")
 
 
-def _apply(update: Update, order: Tensor, h0: Tensor, second_order: bool) -> Callable[[Any, Tensor, Tensor], Tensor]:
-    real, samples = real_dtype(h0), torch.arange(len(h0) if h0.ndim else 0, device=h0.device)
+def _jump(update: Update, order: Tensor, h0: Tensor, second_order: bool) -> tuple[Jump, Callable[[Tensor], Tensors]]:
+    """Return what the update makes of a state, and what of its data belongs to updates by their order in time."""
+    real, fn, user_data = real_dtype(h0), update.fn, update.data is not None
+    leaves, form = tree_flatten(update.data)
+    places = [i for i, x in enumerate(leaves) if x is not None]
+    blank: list[Any] = [None] * len(leaves)
 
-    def apply(k: Any, t: Tensor, y: Tensor) -> Tensor:
-        if isinstance(k, Tensor):
-            which = order.gather(1, k.clamp(max=order.shape[1] - 1).unsqueeze(1)).squeeze(1)
-            data = tree_map(lambda x: None if x is None else x[samples, which], update.data)
+    def data(which: Tensor) -> Tensors:
+        if order.ndim == 1:
+            chosen: Any = order[which]
         else:
-            data = tree_map(lambda x: None if x is None else x[order[k]], update.data)
-        given = () if update.data is None else (data,)
+            chosen = torch.arange(len(order), device=order.device).expand_as(which), order.T.gather(0, which)
+        return tuple(leaves[i][chosen] for i in places)
+
+    def jump(t: Tensor, y: Tensor, data_k: Tensors) -> Tensor:
+        filled = [*blank]
+        for i, x in zip(places, data_k, strict=True):
+            filled[i] = x
+        given = (tree_unflatten(filled, form),) if user_data else ()
         t = t.to(real)
         if not second_order:
-            return checked(update.fn(t, y, *given), y)
+            return checked(fn(t, y, *given), y)
         h, m = y.unbind()
-        out = update.fn(t, h, m, *given)
+        out = fn(t, h, m, *given)
         if not isinstance(out, tuple) or len(out) != 2:
             raise TypeError(f"Update.fn must return (h, m), got {_told(out)}")
         return torch.stack((checked(out[0], h), checked(out[1], m)))
 
-    return apply
+    return jump, data
 
 
 def _told(x: Any) -> str:

@@ -18,8 +18,10 @@ from ..solvers import (
     SampleClock,
     Tape,
     Uniform,
+    Updates,
     compiled,
     is_uniform,
+    jump,
     warn_of_eager,
 )
 from .changed import differs, refuse
@@ -48,7 +50,7 @@ class BlockCotangents(NamedTuple):
 
     Starts and lengths of the steps (K,), or (K, B, 1, …, 1) with zero for samples that do not move; their carries,
     (K, ...) each; the cotangents of the states that they end with, (K, *y), and of their records, joined, if any
-    outputs of the solve were read off records.
+    outputs of the solve were read off records. Where there are updates, who makes one, like the lengths, and the data.
     """
 
     start: Tensor
@@ -56,12 +58,19 @@ class BlockCotangents(NamedTuple):
     carry: tuple[Tensor, ...]
     ends: Tensor
     record: tuple[Tensor, ...]
+    due: tuple[Tensor, ...] = ()
+    data: tuple[Tensor, ...] = ()
+
+
+Pulled = tuple[Carry, tuple[Tensor, ...], Tensor]
+"""Cotangents of a carry and of what is wanted, and whether a step has changed."""
 
 
 def pull_block(
     method: Uniform,
     field: Field,
     bind: Bind,
+    updates: Updates | None,
     held: ParameterSource,
     names: tuple[str, ...],
     explicit: Explicit,
@@ -91,35 +100,63 @@ def pull_block(
         at: Tensor, carry_bar: Carry, totals: tuple[Tensor, ...], after: Tensor, changed: Tensor
     ) -> tuple[Tensor, Carry, tuple[Tensor, ...], Tensor, Tensor]:
         n = at.view(1)
-        t, dt = (x.index_select(0, n).squeeze(0) for x in (block.start, block.dt))
-        carry = tuple(book.index_select(0, n).squeeze(0) for book in block.carry)
-        y_bar = carry_bar[0] + block.ends.index_select(0, n).squeeze(0)
+
+        def of(books: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            return tuple(book.index_select(0, n).squeeze(0) for book in books)
+
+        t, dt, end_bar = of((block.start, block.dt, block.ends))
+        carry, due, data = of(block.carry), of(block.due), of(block.data)
         record_bar: tuple[Tensor, ...] = ()
         for book in block.record:
             k = len(book) // len(block.start)
             record_bar = (book.index_select(0, n * k + torch.arange(k, device=n.device)),)
 
-        def step(carry: Carry, *wanted: Tensor) -> tuple[Tensor, ...]:
-            values = explicit.present
-            for slot, x in zip(slots, wanted, strict=False):
-                values[slot] = x
+        def stepped(own: Field, carry: Carry) -> tuple[Tensor, ...]:
+            carry1, stages = method.step(own, t, dt, carry)
+            if dt.ndim:
+                carry1 = tuple(torch.where(dt != 0, new, old) for new, old in zip(carry1, carry, strict=True))
+            return (*carry1, method.record(stages)) if record_bar else carry1
 
-            def run() -> tuple[Tensor, ...]:
-                own = bind(explicit.filled(values))[0] if slots else field
-                carry1, stages = method.step(own, t, dt, carry)
-                if dt.ndim:
-                    carry1 = tuple(torch.where(dt != 0, new, old) for new, old in zip(carry1, carry, strict=True))
-                return (*carry1, method.record(stages)) if record_bar else carry1
+        def through(advance: Callable[[Field, Carry], tuple[Tensor, ...]], who: Tensor, bars: Carry) -> Pulled:
+            def given(carry: Carry, *wanted: Tensor) -> tuple[Tensor, ...]:
+                values = explicit.present
+                for slot, x in zip(slots, wanted, strict=False):
+                    values[slot] = x
+                parameters = dict(zip(names, wanted[len(slots) :], strict=True))
 
-            given: tuple[Tensor, ...] = functional_call(
-                held, dict(zip(names, wanted[len(slots) :], strict=True)), (run,)
-            )
-            return given
+                def run() -> tuple[Tensor, ...]:
+                    return advance(bind(explicit.filled(values))[0] if slots else field, carry)
 
-        given, back = vjp(step, carry, *wanted)[:2]
-        before, *bars = back((y_bar, *carry_bar[1:], *record_bar))
-        changed = changed | differs(given[0], carry[0], after)
-        return at - 1, before, tuple(a + b for a, b in zip(totals, bars, strict=True)), carry[0].clone(), changed
+                outputs: tuple[Tensor, ...] = functional_call(held, parameters, (run,))
+                return outputs
+
+            outputs, back = vjp(given, carry, *wanted)[:2]
+            before, *own = back(bars)
+            end = torch.where(who, after, outputs[0])
+            return before, tuple(own), differs(outputs[0], carry[0], end)
+
+        def none(carry_bar: Carry) -> Pulled:
+            return tuple(x.clone() for x in carry_bar), tuple(map(torch.zeros_like, totals)), torch.zeros_like(changed)
+
+        carry_bar = (carry_bar[0] + end_bar, *carry_bar[1:])
+        if updates is None:
+            carry_bar, own, other = through(stepped, torch.ones_like(dt, dtype=torch.bool), (*carry_bar, *record_bar))
+        else:
+
+            def replaced(own: Field, carry: Carry) -> Carry:
+                return jump(method, own, updates, t, due[0], data, carry)
+
+            def update(carry_bar: Carry) -> Pulled:
+                return through(replaced, due[0], carry_bar)
+
+            def step(carry_bar: Carry) -> Pulled:
+                return through(stepped, ~due[0], (*carry_bar, *record_bar))
+
+            carry_bar, first, wrong = torch.cond(due[0].any(), update, none, (carry_bar,))
+            carry_bar, own, other = torch.cond((dt != 0).any(), step, none, (carry_bar,))
+            own, other = tuple(a + b for a, b in zip(own, first, strict=True)), other | wrong
+        totals = tuple(a + b for a, b in zip(totals, own, strict=True))
+        return at - 1, carry_bar, totals, carry[0].clone(), changed | other
 
     done: Any = torch.while_loop(on, pull, (at, carry_bar, totals, after, changed))
     return done[1], done[2], done[4]
@@ -161,9 +198,10 @@ def pull_blocks(
     wanted = (*(fixed.present[i] for i in slots), *leaves)
     carry_bar: Carry = tuple(torch.zeros_like(x) for x in tape.carry)
     totals = tuple(torch.zeros_like(x) for x in wanted)
-    row = len(rows_bar)
+    row, stepped, made = len(rows_bar), 0, 0
     after, changed = tape.carry[0].detach().clone(), torch.zeros((), dtype=torch.bool, device=rows_bar.device)
-    between = any(any(outputs.inner) for outputs in tape.blocks)
+    between = any(outputs.inner for outputs in tape.blocks)
+    updates = problem.plan.updates
     for outputs in reversed(tape.blocks):
         block = outputs.block
         if not len(block):
@@ -176,8 +214,13 @@ def pull_blocks(
         with torch.no_grad():
             ends, record = outputs.spread(bar, size, between)
             cotangents = BlockCotangents(start, dt, block.carry, ends, record)
+            if updates is not None and block.which is not None:
+                missing = block.which.new_full((size - len(block), *block.which.shape[1:]), -1)
+                which = torch.cat((block.which, missing))
+                due, data = clock.wide(which >= 0), updates.data(which.clamp(min=0))
+                cotangents = cotangents._replace(due=(due,), data=data)
             try:
-                given = (method, frozen, problem.bind, held, names, fixed, slots, wanted, cotangents)
+                given = (method, frozen, problem.bind, updates, held, names, fixed, slots, wanted, cotangents)
                 carry_bar, totals, changed = pull(*given, last, carry_bar, totals, after, changed)
             except CannotCompileError as error:
                 warn_of_eager(error)
@@ -186,9 +229,11 @@ def pull_blocks(
         for book in block.record:
             own = outputs.anew(field).weights_bar(bar, book, free)
             totals = (*(a if b is None else a + b for a, b in zip(totals, own, strict=False)), *totals[len(slots) :])
+        stepped += len(block) if block.which is None else int(block.moving.sum())
+        made += 0 if block.which is None else int((block.which >= 0).view(len(block), -1).any(1).sum())
     if bool(changed):
         refuse("a step ends elsewhere")
-    frozen.counts.calls += tape.count * method.evaluations
+    frozen.counts.calls += stepped * method.evaluations + made
     return carry_bar, totals
 
 

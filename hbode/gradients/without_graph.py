@@ -47,13 +47,13 @@ def without_graph(
     if torch.is_grad_enabled():
         within = [reachable(owner) for owner in problem.owners] if problem.leaves is None else []
         found = _look(problem, field, crossings, within)
-        start = found.carry
+        start, used = found.carry, found.used
+        if problem.plan.updates is not None and problem.leaves is None:
+            used |= {id(x) for x in reachable(problem.plan.updates).tensors}
         problem = replace(
             problem,
             compilation=problem.compilation
-            and problem.compilation._replace(
-                used=found.used, modules=tuple(module for r in within for module in r.modules)
-            ),
+            and problem.compilation._replace(used=used, modules=tuple(module for r in within for module in r.modules)),
             noise=found.noise,
             changing=found.changing,
         )

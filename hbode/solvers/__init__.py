@@ -3,7 +3,7 @@
 from .clock import Clock, Node, SampleClock
 from .field import Damping, Field
 from .implicit import INNER, Collocation, CollocationTableau, Dirk, DirkTableau, Implicit, Settings
-from .loops.blocks import STEPS, TRIES, run_block, run_tries, step_once
+from .loops.blocks import STEPS, TRIES, jump, run_block, run_tries, step_once
 from .loops.compiled import CannotCompileError, compiled
 from .loops.control import PID_COEFFICIENTS, Controller
 from .loops.loop import solve
@@ -72,6 +72,7 @@ __all__ = [
     "is_explicit_one_step",
     "integrate",
     "is_uniform",
+    "jump",
     "max_growth",
     "real_dtype",
     "run_block",

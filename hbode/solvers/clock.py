@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -17,6 +19,18 @@ class Node(NamedTuple):
 
     value: float
     anchor: int | None
+
+
+class Passed(NamedTuple):
+    """How many requested times lie behind points of the grid, (n,) or (n, B), and what lies in each interval between.
+
+    How many of them a sample has there at most, how many all samples have together, and whether all are at its end.
+    """
+
+    row: Tensor
+    most: list[int]
+    counts: list[int]
+    exact: list[bool]
 
 
 def constant(times: Tensor) -> bool:
@@ -40,6 +54,7 @@ class Clock:
     times: Tensor
     values: tuple[float, ...]
     per_sample = False
+    ndim = 0
 
     @classmethod
     def of(cls, times: Tensor) -> Clock:
@@ -85,6 +100,21 @@ class Clock:
     def wide(self, x: Tensor) -> Tensor:
         """Return what is in the shape in which it meets the state: one number for all of it."""
         return x
+
+    @cached_property
+    def sign(self) -> float:
+        """The direction of time, ±1."""
+        return 1.0 if self.values[-1] >= self.values[0] else -1.0
+
+    def passed(self, points: Tensor) -> Passed:
+        """Return what lies between points of the grid, (n,)."""
+        sign, ends = self.sign, points.tolist()
+        keys = self.values if sign > 0 else [-t for t in self.values]
+        row = [bisect_right(keys, sign * t) for t in ends]
+        at_end = [n - bisect_left(keys, sign * t) for n, t in zip(row, ends, strict=True)]
+        most = [b - a for a, b in pairwise(row)]
+        exact = [n <= m for n, m in zip(most, at_end[1:], strict=True)]
+        return Passed(torch.tensor(row, device=points.device), most, most, exact)
 
     def at(self, node: Node) -> Tensor:
         """Return the time of a node, shape ()."""
@@ -165,6 +195,21 @@ class SampleClock:
     def requested(self, index: Tensor) -> Tensor:
         """Return requested times of every sample, shape (n, B) like the index, without a graph."""
         return self.times.detach().gather(1, index.T).T
+
+    @cached_property
+    def sign(self) -> Tensor:
+        """The directions of time, ±1, (B,)."""
+        times = self.times.detach()
+        return torch.where(times[:, -1] >= times[:, 0], 1.0, -1.0).to(times)
+
+    def passed(self, points: Tensor) -> Passed:
+        """Return what lies between points of the grids, (n, B)."""
+        direction = self.sign.unsqueeze(1)
+        ends, times = (points.T * direction).contiguous(), self.times.detach() * direction
+        row = torch.searchsorted(times, ends, right=True).T
+        passed, at_end = row.diff(dim=0), (row - torch.searchsorted(times, ends).T)[1:]
+        most, counts, exact = torch.stack((passed.amax(1), passed.sum(1), (passed <= at_end).all(1).long())).tolist()
+        return Passed(row, most, counts, [bool(x) for x in exact])
 
     def at(self, nodes: Nodes) -> Tensor:
         """Return the times of the nodes, shape (B,)."""

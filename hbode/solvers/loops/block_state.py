@@ -11,6 +11,7 @@ from torch import Tensor
 from ..clock import Nodes
 from ..precision import real_dtype
 from ..tape.tape import Tape
+from ..tape.updates import Updates
 from .control import Controller, norm, norm_samples
 
 
@@ -44,13 +45,29 @@ class BlockInputs(NamedTuple):
     rtol, atol, the end, which of the next stops is the last of all, the stop that was passed last (or the start), and
     the next K stops, as many as a block can pass or all.
     Tolerances that are no numbers, rtol and atol, come by themselves. Where samples step by themselves, `axes` is the
-    number of axes of h; if they are `tied`, the error of the batch decides for all of them.
+    number of axes of h; if they are `tied`, the error of the batch decides for all of them. If there are `updates`: for
+    each of the next stops, whether it is one, and what data belong to it, (K, ...) or (K, B, ...).
     """
 
     numbers: Tensor
     tolerances: tuple[Tensor, ...]
     axes: int | None = None
     tied: bool = False
+    updates: tuple[Tensor, ...] = ()
+
+    def due(self, which: Tensor) -> Tensor:
+        """Return whether a stop is an update."""
+        return self.updates[0].gather(0, self._bounded(which).unsqueeze(0)).squeeze(0)
+
+    def data(self, which: Tensor) -> tuple[Tensor, ...]:
+        """Return the data of a stop, (...) or (B, ...)."""
+        index = self._bounded(which)
+        if self.axes is None:
+            return tuple(x.index_select(0, index.view(1)).squeeze(0) for x in self.updates[1:])
+        return tuple(x[index, torch.arange(len(index), device=index.device)] for x in self.updates[1:])
+
+    def _bounded(self, which: Tensor) -> Tensor:
+        return which.long().clamp(max=len(self.updates[0]) - 1)
 
     def stop(self, which: Tensor) -> Tensor:
         """Return a stop, or the last one beyond it; -1: the one that was passed last."""
@@ -123,6 +140,8 @@ class Start(NamedTuple):
         The first six numbers of `BlockInputs`, before a stop was passed.
     tolerances, axes, tied
         As in `BlockInputs`.
+    which
+        Which update each node is, -1 for none, like the nodes; None where there are no updates.
     """
 
     tape: Tape
@@ -132,13 +151,23 @@ class Start(NamedTuple):
     tolerances: tuple[Tensor, ...]
     axes: int | None = None
     tied: bool = False
+    which: Tensor | None = None
 
-    def inputs(self, passed: Tensor, steps: int) -> BlockInputs:
+    def updated(self, updates: Updates) -> Start:
+        """Return the same with the updates among its stops."""
+        nodes, which, last = updates.stops(self.nodes, self.limits[5] + 1)
+        return self._replace(nodes=nodes, limits=torch.cat((self.limits[:5], last.unsqueeze(0) - 1)), which=which)
+
+    def inputs(self, passed: Tensor, steps: int, updates: Updates | None = None) -> BlockInputs:
         """Return what a block of so many steps goes by after so many stops, () or (B,)."""
         window = torch.arange(steps + 1, device=passed.device).view(-1, *[1] * passed.ndim) + passed
-        stops = self.nodes.value.gather(0, window.clamp(max=len(self.nodes.value) - 1))
-        numbers = torch.cat((self.limits[:5], (self.limits[5:] - passed), stops))
-        return BlockInputs(numbers, self.tolerances, self.axes, self.tied)
+        window = window.clamp_(max=len(self.nodes.value) - 1)
+        numbers = torch.cat((self.limits[:5], self.limits[5:] - passed, self.nodes.value.gather(0, window)))
+        given = BlockInputs(numbers, self.tolerances, self.axes, self.tied)
+        if self.which is None or updates is None:
+            return given
+        which = self.which.gather(0, window[1:])
+        return given._replace(updates=(which >= 0, *updates.data(which.clamp(min=0))))
 
 
 def tolerances(control: Controller, y: Tensor) -> tuple[float, float, tuple[Tensor, ...]]:

@@ -16,6 +16,7 @@ from torch import Tensor
 from ..field import Field
 from ..method import Carry, Method, Uniform, stiffness
 from ..status import Status
+from ..tape.updates import Updates
 from .block_state import BlockBuffers, BlockInputs, LoopState
 from .control import first_steps, scaled, tie
 from .control_law import CODES, Attempt, Control, propose, settle
@@ -37,6 +38,7 @@ def run_block(
     """Step until the block is full or the solve is over: `torch.while_loop`, to be compiled."""
     size, field = len(buffers.start) - 1, field.anew()
     method.prepare(field, inputs.axes or 0)
+    state = begun(state)
 
     def estimate(state: Tensor, carry: Carry) -> Tensor:
         return with_first_step(method, field, plan, inputs, state, carry)
@@ -55,10 +57,30 @@ def run_block(
         return going.any()
 
     def advance(state: Tensor, carry: Carry) -> tuple[Tensor, Carry]:
-        return step_once(method, field, plan, inputs, buffers, state, carry)
+        return step_once(method, field, plan, inputs, buffers, state, carry, branch=torch.cond)
 
-    done: tuple[Tensor, Carry] = torch.while_loop(on, advance, (state, carry))
-    return done
+    state, carry = torch.while_loop(on, advance, (state, carry))
+    write_down(buffers, LoopState(*state.unbind()), carry)
+    return state, carry
+
+
+def begun(state: Tensor) -> Tensor:
+    """Return the numbers of the loop at the start of a block: no stop passed, no step written down."""
+    return torch.cat((state[:7], torch.zeros_like(state[7:9]), state[9:]))
+
+
+def write_down(buffers: BlockBuffers, now: LoopState, carry: Carry) -> Tensor:
+    """Write down what the next step of a block starts from, and return its place."""
+    at: Tensor = now.filled.reshape(-1)[:1].long()
+    buffers.start.index_copy_(0, at, torch.stack((now.t, now.stop)).unsqueeze(0))
+    for buffer, x in zip(buffers.carry, carry, strict=False):
+        buffer.index_copy_(0, at, x.unsqueeze(0))
+    return at
+
+
+def always(condition: Tensor, yes: Callable[..., Any], no: Callable[..., Any], given: tuple[Any, ...]) -> Any:
+    """Do what changes nothing where the condition does not hold: nobody waits for the device to say so."""
+    return yes(*given)
 
 
 def with_first_step(
@@ -71,8 +93,9 @@ def with_first_step(
     dt = first_steps(
         method, field, inputs.wide(now.t), inputs.wide(end), carry, scale, inputs.norm, plan.control.max_step
     )
-    if inputs.tied:
-        dt = tie(dt, (end - now.t).abs(), now.status < 0)
+    if inputs.tied:  # all the same fraction of their spans, the least that a sample asks for
+        span = (end - now.t).abs()
+        dt = span * (dt / span).where((span > 0) & (now.status < 0), math.inf).min()
     return torch.cat((state[:1], dt.unsqueeze(0), state[2:]))
 
 
@@ -88,11 +111,13 @@ def run_tries(
 ) -> tuple[Tensor, Carry]:
     """Try as many steps as fit into the block, without a look at how they go; those after the last change nothing."""
     method.prepare(field, inputs.axes or 0)
+    state = begun(state)
     for i in range(len(buffers.start) - 1):
         if step is None:
             state, carry = step_once(method, field, plan, inputs, buffers, state, carry, look=not i)
         else:
             state, carry = step(method, field, plan, inputs, buffers, state, carry)
+    write_down(buffers, LoopState(*state.unbind()), carry)
     return state, carry
 
 
@@ -105,35 +130,77 @@ def step_once(
     state: Tensor,
     carry: Carry,
     look: bool = True,
+    branch: Callable[..., Any] = always,
 ) -> tuple[Tensor, Carry]:
-    """Try one step, as `solve` does, and write it down; where the solve is over or the block full, change nothing.
+    """Try one step, as `solve` does, or make the updates that are due, and write it down.
 
-    `look` says whether the step is looked at for stiffness.
+    Where the solve is over or the block full, nothing changes. `look` says whether the step is looked at for stiffness.
+    Where there are updates, ``branch(condition, yes, no, given)``, as `torch.cond`, leaves out what nobody does.
     """
     now = LoopState(*state.unbind())
-    control, attempt = ahead(plan, inputs, now, (now.status < 0) & (now.filled < len(buffers.start) - 1))
-    span = attempt.end - now.t
-    if inputs.axes is not None:
-        span = torch.where(attempt.active, span, 0.0)
-    carry1, stages = method.step(field, inputs.wide(now.t), inputs.wide(span), carry)
-    onward, accept = judged(method, plan, inputs, now, control, attempt, carry[0], carry1[0], stages, None, look)
-    done = accept & attempt.lands & (now.stop == inputs.last)
-    onward = onward._replace(status=torch.where(done, CODES[Status.SUCCESS], onward.status))
+    active = (now.status < 0) & (now.filled < len(buffers.start) - 1)
+    updates = plan.updates
+    stepping, due = active, torch.zeros_like(active)
+    if updates is not None:
+        due = active & inputs.due(now.stop)
+        stepping = active & ~(due.any() if inputs.tied else due)
 
-    at = now.filled.reshape(-1)[:1].long()
-    buffers.start.index_copy_(0, at, torch.stack((now.t, now.stop)).unsqueeze(0))
-    for buffer, x in zip(buffers.carry, carry, strict=False):
-        buffer.index_copy_(0, at, x.unsqueeze(0))
-    for buffer in buffers.record:
-        record = method.record(stages)
+    def tried(state: Tensor, carry: Carry) -> tuple[Tensor, Carry, tuple[Tensor, ...]]:
+        now = LoopState(*state.unbind())
+        control, attempt = ahead(plan, inputs, now, stepping)
+        span = attempt.end - now.t
+        if inputs.axes is not None:
+            span = torch.where(attempt.active, span, 0.0)
+        carry1, stages = method.step(field, inputs.wide(now.t), inputs.wide(span), carry)
+        onward, accept = judged(method, plan, inputs, now, control, attempt, carry[0], carry1[0], stages, None, look)
+        done = accept & attempt.lands & (now.stop == inputs.last)
+        onward = onward._replace(status=torch.where(done, CODES[Status.SUCCESS], onward.status))
+        mask = inputs.wide(accept)
+        carry1 = tuple(torch.where(mask, new, old) for new, old in zip(carry1, carry, strict=True))
+        return torch.stack(onward), carry1, tuple(method.record(stages) for _ in buffers.record)
+
+    def kept(state: Tensor, carry: Carry) -> tuple[Tensor, Carry, tuple[Tensor, ...]]:
+        records = tuple(x.new_zeros(len(x) // len(buffers.start), *x.shape[1:]) for x in buffers.record)
+        return state.clone(), tuple(x.clone() for x in carry), records
+
+    def replaced(state: Tensor, carry: Carry) -> Carry:
+        now = LoopState(*state.unbind())
+        return jump(method, field, updates, inputs.wide(now.t), inputs.wide(due), inputs.data(now.stop), carry)
+
+    def blank(state: Tensor, carry: Carry) -> Carry:
+        return tuple(map(torch.zeros_like, carry))
+
+    at = write_down(buffers, now, carry)
+    if updates is None:
+        state, carry, records = tried(state, carry)
+    else:
+        state, carry, records = branch(stepping.any(), tried, kept, (state, carry))
+        fresh, mask = branch(due.any(), replaced, blank, (state, carry)), inputs.wide(due)
+        carry = tuple(torch.where(mask, new, old) for new, old in zip(fresh, carry, strict=True))
+        after = LoopState(*state.unbind())
+        status = torch.where(due & (now.stop == inputs.last), CODES[Status.SUCCESS], after.status)
+        state = torch.stack(after._replace(stop=after.stop + due, status=status))
+    for buffer, record in zip(buffers.record, records, strict=True):
         buffer.index_copy_(0, at * len(record) + torch.arange(len(record), device=at.device), record)
-    mask = inputs.wide(accept)
-    return torch.stack(onward), tuple(torch.where(mask, new, old) for new, old in zip(carry1, carry, strict=True))
+    after = LoopState(*state.unbind())
+    wrote = ((after.accepted > now.accepted) | (after.stop > now.stop)).any()
+    return torch.stack(after._replace(filled=now.filled + wrote)), carry
+
+
+def jump(
+    method: Method, field: Field, updates: Updates, t: Tensor, due: Tensor, data: tuple[Tensor, ...], carry: Carry
+) -> Carry:
+    """Return the carry after updates of those that are due; times and mask have the shape that meets the state."""
+    y = carry[0]
+    y = torch.where(due, updates.fn(t.reshape(-1) if t.ndim else t, y, data), y)
+    return tuple(torch.where(due, new, old) for new, old in zip(method.start(field, t, y), carry, strict=True))
 
 
 def ahead(plan: Plan, inputs: BlockInputs, now: LoopState, active: Tensor) -> tuple[Control, Attempt]:
     """Return the control, and the next attempts of those who are active."""
     stop, passed = inputs.stop(now.stop), inputs.stop(now.stop - 1)
+    if inputs.tied and plan.adaptive:  # all arrive at their next stops together
+        now = now._replace(dt=tie(now.dt, (stop - now.t).abs(), active))
     exhausted = now.accepted + now.rejected >= inputs.max_steps
     return propose(plan, Control(*now[:7]), inputs.sign, stop, passed, active, exhausted)
 
@@ -166,6 +233,6 @@ def judged(
     ratio = stiffness(method) if plan.adaptive and look else None
     if ratio is not None:
         looked, stiff = looked + accept, stiff + (accept & (ratio(stages) > BOUNDARY))
-    stop, filled = now.stop + (accept & attempt.lands), now.filled + accept.any()
+    stop = now.stop + (accept & attempt.lands)
     accepted, rejected = now.accepted + accept, now.rejected + (attempt.active & ~accept)
-    return LoopState(*control, stop, filled, accepted, rejected, looked, stiff), accept
+    return LoopState(*control, stop, now.filled, accepted, rejected, looked, stiff), accept

@@ -105,7 +105,9 @@ def _compile(function: Callable[..., Any], key: Any, kind: Any, device: str) -> 
         raise TypeError(f"function must be a plain function, got {type(function).__name__}")
     own = FunctionType(function.__code__.replace(), function.__globals__, function.__name__)
     on_cpu: dict[str, Any] = {"cpp_wrapper": True, "cpp.min_chunk_size": 4096}
-    options = {"guard_filter_fn": _worth_guarding, **(on_cpu if device == "cpu" else {})}
+    # Ordered for peak memory, a branch in a loop overwrites what it is still to read (torch 2.13).
+    options = {"guard_filter_fn": _worth_guarding, "reorder_for_peak_memory": False}
+    options |= on_cpu if device == "cpu" else {}
     return torch.compile(own, fullgraph=True, dynamic=False, options=options)
 
 

@@ -99,8 +99,12 @@ def ulp(t: Tensor) -> Tensor:
 
 
 def tie(dt: Tensor, span: Tensor, active: Tensor) -> Tensor:
-    """Return steps that are the same fraction of every span, the least that an active sample asks for."""
-    return span * (dt / span).where((span > 0) & active, math.inf).min()
+    """Return steps of active samples that are the same fraction of their spans, the longest as long as it was.
+
+    Not the least fraction that a sample asks for: that of a sample whose last span was short would hold back all.
+    """
+    longest, widest = (x.where(active, 0.0).max() for x in (dt, span))
+    return torch.where(active, span * (longest / widest), dt)
 
 
 def scaled(error: Tensor, y0: Tensor, y1: Tensor, rtol: float | Tensor, atol: float | Tensor) -> Tensor:

@@ -92,7 +92,7 @@ def solve(method: Method, field: Field, y0: Tensor, clock: Clock, plan: Plan, st
         if which == len(due) or due[which] != node.anchor or plan.updates is None:
             return carry
         noise = noise_state(y0.device) if plan.noise else None
-        step = SharedUpdate(carry, node, plan.updates, which, sides, noise)
+        step = SharedUpdate(carry, node, plan.updates, torch.tensor(which, device=y0.device), sides, noise)
         tape.update(step, step.replay(method, field, clock, ()), torch.tensor([count + which]))
         plan.enter(tape, step, None)
         return tape.carry

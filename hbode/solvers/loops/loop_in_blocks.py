@@ -9,9 +9,10 @@ from ..clock import Clock, Nodes, SampleClock
 from ..field import Field
 from ..method import Carry, Uniform
 from ..status import Status
-from ..tape.outputs import Block, Outputs
+from ..tape.block import Block
+from ..tape.outputs import Outputs
 from ..tape.tape import Tape
-from .block_state import BlockBuffers, LoopState, Start, tolerances
+from .block_state import BlockBuffers, Start, tolerances
 from .blocks import TRIES, RunBlock, run_tries, with_first_step
 from .loop import begin
 from .loop_per_sample import begin_samples
@@ -40,17 +41,19 @@ def solve_in_blocks(
         begun = _begin_shared(method, field, y0, clock, plan, start)
     else:
         begun = begin_samples(method, field, y0, clock, plan, start, tied)
-    tape, state, nodes, limits = begun[:4]
-    carry, calls, first = tape.carry, field.calls, tape.rows()
-    done, rows = len(first), first.new_empty(clock.times.numel(), *first.shape[1:])
+    tape, state, nodes = begun[:3]
+    updates, carry, calls, first = plan.updates, tape.carry, field.calls, tape.rows()
+    restart, total = calls, clock.times.numel() + (0 if updates is None else updates.anchors.numel())
+    done, rows = len(first), first.new_empty(total, *first.shape[1:])
     rows[:done] = first
     columns, *entry = method.record_shape(y0)
     record = y0.new_empty(columns * (steps + 1) if _reads_between(clock, plan) else 0, *entry)
     method.lay_out(y0.device)
-    active, fresh = bool((state[6] < 0).any()), plan.adaptive and plan.control.first_step is None
-    passed = torch.zeros_like(state[0]).long()
-    while active:
-        inputs = begun.inputs(passed, steps)
+    fresh = plan.adaptive and plan.control.first_step is None
+    passed = made = torch.zeros_like(state[0], dtype=torch.long)
+    going = _least(state)[6] < 0
+    while going:
+        inputs = begun.inputs(passed, steps, updates)
         if fresh:
             fresh, calls = False, calls + 1
             if not estimates:
@@ -64,29 +67,40 @@ def solve_in_blocks(
             (record,) if len(record) else (),
         )
         state, carry = run(method, field, plan, inputs, buffers, state, carry)
-        now = LoopState(*state.unbind())
-        filled, going = (int(x) for x in torch.stack((now.filled.max(), (now.status < 0).sum())).tolist())
-        at = torch.cat((buffers.start[:filled], torch.stack((now.t, now.stop)).unsqueeze(0)))
-        anchors = nodes.anchor.gather(0, (passed + at[:, 1].long()).view(filled + 1, *passed.shape))
-        kept_records = buffers.record if keep_records else ()
-        block = Block.of(clock, Nodes(at[:, 0], anchors), limits[0], buffers.carry, kept_records)
+        least = _least(state)
+        filled, going = int(least[8]), least[6] < 0
+        value, stop = buffers.start[: filled + 1].unbind(1)
+        place = (passed + stop.long()).clamp_(max=len(nodes.value) - 1)
+        which = None
+        if begun.which is not None:
+            which = begun.which.gather(0, place[1:]).where(stop.diff(dim=0) > 0, -1)
+            made = made + (which >= 0).sum(0)
+        at = Nodes(value, nodes.anchor.gather(0, place))
+        block = Block.of(clock, at, buffers.carry, buffers.record if keep_records else (), updates, which)
         outputs = Outputs(method, field, y0, block)
-        after = [*buffers.carry[0][1:filled], carry[0]] if buffers.carry else [carry[0]] * filled
-        outputs.read(rows[done : done + block.rows], after, buffers.record)
+        end = buffers.carry[0][1 : filled + 1] if buffers.carry else carry[0].expand(filled, *y0.shape)
+        outputs.read(rows[done : done + block.rows], end, buffers.record)
         done += block.rows
         tape.row_places += block.places
         tape.t += block.t
         tape.dt += block.dt
-        if plan.keep is not None:
+        if plan.keep is not None and filled:
             tape.blocks.append(outputs)
-        passed, active, tape.carry = passed + now.stop.long(), going > 0, carry
-        state = torch.stack(now._replace(filled=torch.zeros_like(now.filled), stop=torch.zeros_like(now.stop)))
+        passed, tape.carry = place[-1], carry
 
     tape.row_blocks, tape.ends = [rows[:done]], []
-    tape.end(LoopState(*state.unbind()), begun.inputs(passed, 1).stop(torch.zeros_like(passed)))
+    tape.end(state, nodes.value.gather(0, (passed + 1).clamp_(max=len(nodes.value) - 1).unsqueeze(0)))
     tries = [a + r for a, r in zip(tape.accepted, tape.rejected, strict=True)]
-    tape.evaluations, tape.products = [calls + n * method.evaluations for n in tries], [0] * len(tries)
+    extra = [calls + restart * n for n in made.reshape(-1).tolist()]
+    tape.evaluations = [n + k * method.evaluations for n, k in zip(extra, tries, strict=True)]
+    tape.products = [0] * len(tries)
     return tape
+
+
+def _least(state: Tensor) -> list[float]:
+    """Return the least of the numbers of a loop among samples, all of which have filled as much of a block."""
+    least: list[float] = state.view(len(state), -1).amin(1).tolist()
+    return least
 
 
 def _begin_shared(method: Uniform, field: Field, y0: Tensor, clock: Clock, plan: Plan, start: Carry | None) -> Start:
@@ -100,7 +114,8 @@ def _begin_shared(method: Uniform, field: Field, y0: Tensor, clock: Clock, plan:
     state = [clock.values[0], dt, 1.0, 1.0, 0.0, 0.0, code, *[0.0] * 6]
     numbers = torch.tensor([*state, *limits, *points], dtype=torch.float64, device=y0.device)
     nodes = Nodes(numbers[19:], torch.tensor(anchors, device=y0.device))
-    return Start(tape, numbers[:13], nodes, numbers[13:19], own)
+    begun = Start(tape, numbers[:13], nodes, numbers[13:19], own)
+    return begun if plan.updates is None else begun.updated(plan.updates)
 
 
 def _reads_between(clock: Clock | SampleClock, plan: Plan) -> bool:

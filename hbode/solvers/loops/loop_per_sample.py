@@ -13,7 +13,7 @@ from ..field import Field
 from ..method import Carry, Method, convergence
 from ..noise import noise_state
 from ..status import Status
-from ..tape.outputs import Block
+from ..tape.block import Block
 from ..tape.sample_step import SampleStep, batch_first, find_sample_crossings, sample_values
 from ..tape.tape import Tape
 from ..tape.updates import SampleUpdate
@@ -30,7 +30,7 @@ def begin_samples(
     """Return where samples stand before their first steps."""
     times = clock.times.detach()
     batch, count = times.shape
-    sign = torch.where(times[:, -1] >= times[:, 0], 1.0, -1.0).to(times)
+    sign = clock.sign
     row = ((times == times[:, :1]).long().cumprod(1)).sum(1)
     first = batch_first(y0, clock.ndim)
     lead = torch.arange(count, device=times.device).unsqueeze(1) < row
@@ -51,7 +51,8 @@ def begin_samples(
     rtol, atol, own = tolerances(plan.control, y0)
     same = [torch.full_like(dt, float(x)) for x in (plan.max_steps, rtol, atol)]
     limits = torch.stack((sign, *same, times[:, -1], last))
-    return Start(tape, state, nodes, limits, own, clock.ndim, tied)
+    begun = Start(tape, state, nodes, limits, own, clock.ndim, tied)
+    return begun if plan.updates is None else begun.updated(plan.updates)
 
 
 def solve_per_sample(
@@ -80,30 +81,23 @@ def solve_per_sample(
     values = sample_values(plan.crossings, times[:, 0], y0) if plan.crossings else None
     convergent = convergence(method)
     tries = 0
-    which = torch.zeros_like(node.anchor)
-
-    def updated(node: Nodes, carry: Carry, who: Tensor) -> Carry:
-        """Return the carry after the updates at the nodes where some of the samples arrived."""
-        if plan.updates is None or not plan.updates.count:
-            return carry
-        due = plan.updates.anchors.T
-        moved = who & (due.gather(0, which.clamp(max=len(due) - 1).unsqueeze(0)).squeeze(0) == node.anchor)
-        moved &= which < len(due)
-        if not moved.any():
-            return carry
-        noise = noise_state(device) if plan.noise else None
-        calls = field.calls
-        step = SampleUpdate(carry, node, plan.updates, which.clone(), moved, noise=noise)
-        place = torch.stack((times.shape[1] + which[moved], moved.nonzero().flatten()), -1)
-        tape.update(step, step.replay(method, field, clock, ()), place)
-        evaluations.add_(moved * (field.calls - calls))
-        which.add_(moved)
-        plan.enter(tape, step, None)
-        return tape.carry
-
-    carry = updated(node, carry, now.status < 0)
 
     while True:
+        if plan.updates is not None and begun.which is not None:
+            which = begun.which.gather(0, (now.stop.long() + 1).clamp_(max=len(begun.which) - 1).unsqueeze(0)).squeeze(
+                0
+            )
+            due = (now.status < 0) & (which >= 0)
+            if due.any():
+                noise, calls = noise_state(device) if plan.noise else None, field.calls
+                update = SampleUpdate(carry, node, plan.updates, which, due, noise=noise)
+                place = torch.stack((times.shape[1] + which[due], due.nonzero().flatten()), -1)
+                tape.update(update, update.replay(method, field, clock, ()), place)
+                plan.enter(tape, update, None)
+                evaluations += due * (field.calls - calls)
+                carry, over = tape.carry, due & (now.stop == inputs.last)
+                status = torch.where(over, float(Status.SUCCESS), now.status)
+                now = now._replace(stop=now.stop + due, status=status)
         control, attempt = ahead(plan, inputs, now, now.status < 0)
         active = attempt.active
         if not active.any():
@@ -119,6 +113,7 @@ def solve_per_sample(
         with torch.no_grad():
             solved = None if convergent is None else convergent(stages)
             given = control, attempt, carry[0], carry1[0], stages, solved, tries % EVERY == EVERY // 2
+            stop = now.stop
             now, accept = judged(method, plan, inputs, now, *given)
         evaluations += active * (field.calls - calls)
         products += active * (field.products - made)
@@ -137,8 +132,8 @@ def solve_per_sample(
                 step.found, limit, lost = sighted
                 over = accept & (limit <= 1.0)
                 reach = torch.where(over, node.value + limit.clamp(max=1.0) * (reach - node.value), reach)
-        block = Block.of(clock, Nodes(torch.stack((node.value, reach)), torch.stack((node.anchor, end.anchor))), sign)
-        step.index, step.inside = block.window[:2]
+        block = Block.of(clock, Nodes(torch.stack((node.value, reach)), torch.stack((node.anchor, end.anchor))))
+        step.index, step.inside = block.lines[:2]
         tape.add(step.read(method, clock, plan.crossings, carry1, stages))
         tape.row_places += block.places
         for zeros in step.found:
@@ -148,15 +143,15 @@ def solve_per_sample(
         tape.t.append(torch.where(accept, node.value, math.nan))
         tape.dt.append(torch.where(accept, end.value - node.value, math.nan))
         plan.enter(tape, step, stages)
-        done = accept & (block.row[1] == times.shape[1])
+        done = accept & attempt.lands & (stop == inputs.last)
         status = torch.where(done, float(Status.SUCCESS), now.status)
         status = torch.where(over, float(Status.EVENT), status)
         now = now._replace(status=torch.where(lost, float(Status.NON_FINITE), status))
         node, carry = end.where(accept, node), carry1
-        carry = updated(node, carry, accept & attempt.lands & ~over & ~lost)
 
     tape.carry = carry
-    tape.end(now._replace(status=control.status, dt=control.dt), inputs.stop(now.stop))
+    now = now._replace(status=control.status, dt=control.dt)
+    tape.end(torch.stack(now), inputs.stop(now.stop).unsqueeze(0))
     tape.evaluations, tape.products = evaluations.tolist(), products.tolist()
     return tape
 

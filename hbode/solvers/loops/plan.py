@@ -65,7 +65,6 @@ class Plan:
         """What the host must see or do between two steps, if anything."""
         named = {
             "events": self.crossings,
-            "updates": self.updates,
             "points of discontinuity": self.jumps,
             "a norm of their own": self.control.norm,
             "dense output": self.keep_interpolants,

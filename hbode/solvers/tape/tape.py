@@ -107,7 +107,10 @@ class Tape:
     @property
     def steps(self) -> list[Any]:
         """The steps that were kept, one by one."""
-        return [step for outputs in self.blocks for step in outputs.block.steps] if self.blocks else self.kept
+        blocks = [outputs.block for outputs in self.blocks]
+        ends = [*(tuple(buffer[0] for buffer in block.carry) for block in blocks[1:]), self.carry]
+        steps = [step for block, end in zip(blocks, ends, strict=False) for step in block.steps(end)]
+        return steps if blocks else self.kept
 
     @property
     def count(self) -> int:
@@ -144,13 +147,12 @@ class Tape:
         """Return event times (E,) and event states (E, *row), if there are any."""
         return (torch.cat(self.event_t_blocks), torch.cat(self.event_y_blocks)) if self.event_t_blocks else None
 
-    def end(self, state: Any, stop: Tensor) -> None:
-        """Enter what the numbers of a loop say at its end, () or (B,) each, with the next stops."""
-        tried = torch.minimum(state.dt, (stop - state.t).abs())
-        counts = state.status, state.accepted, state.rejected, state.looked, state.stiff
-        numbers: list[list[float]] = torch.stack([x.reshape(-1) for x in (state.t, tried, *counts)]).tolist()
-        t, dt, status, *rest = numbers
-        self.failed_at = list(zip(t, dt, strict=True))
+    def end(self, state: Tensor, stop: Tensor) -> None:
+        """Enter what the numbers of a loop (see `LoopState`) say at its end, with the next stops, (1,) or (1, B)."""
+        numbers: list[list[float]] = torch.cat((state, stop)).view(len(state) + 1, -1).tolist()
+        t, dt, *_, stops = numbers
+        status, *rest = numbers[6], numbers[9], numbers[10], numbers[11], numbers[12]
+        self.failed_at = [(now, min(step, abs(end - now))) for now, step, end in zip(t, dt, stops, strict=True)]
         self.status = [Status(int(s)) for s in status]
         self.accepted, self.rejected, self.looked, self.stiff = ([int(x) for x in row] for row in rest)
 

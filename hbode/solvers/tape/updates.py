@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -16,8 +16,6 @@ from ..noise import Noise, restore_noise
 from .sample_step import batch_first, hold
 from .tape import Crossing, Replayed
 
-Apply = Callable[[Any, Tensor, Tensor], Tensor]
-
 
 @dataclass(frozen=True)
 class Updates:
@@ -28,17 +26,50 @@ class Updates:
     anchors
         The place of each update among the requested times, which its time is one of: (K,), or (B, K) in the order of
         time for samples with times of their own, -2 after the last.
-    apply
-        ``apply(k, t, y)`` returns the state after update k at t: a number and shape (), or (B,) each, of every sample.
+    fn
+        ``fn(t, y, data_k)`` returns the state after an update at t, shape (), or (B,) for every sample.
+    data
+        ``data(which)`` returns what belongs to updates, (N, ...) for N numbers, or (N, B, ...) for (N, B) of them.
     """
 
     anchors: Tensor
-    apply: Apply
+    fn: Callable[[Tensor, Tensor, tuple[Tensor, ...]], Tensor]
+    data: Callable[[Tensor], tuple[Tensor, ...]]
 
     @property
     def count(self) -> int:
         """How many there are, of a sample at most."""
         return self.anchors.shape[-1]
+
+    def apply(self, which: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        """Return the state after an update, () or (B,)."""
+        return self.fn(t, y, tuple(x.squeeze(0) for x in self.data(which.clamp(min=0).unsqueeze(0))))
+
+    def stops(self, nodes: Nodes, last: Tensor) -> tuple[Nodes, Tensor, Tensor]:
+        """Return the stops with one more for each update, after that of the same time, and which update it is.
+
+        Nodes have shape (N,) or (N, B), and so have the numbers of the updates, -1 for a stop that is none. `last` is
+        the number of the last stop, before and after.
+        """
+        value, anchor = (x.view(len(x), -1) for x in nodes)
+        anchors = self.anchors.view(-1, self.count).T  # (K, B)
+        size = int(torch.cat((anchor, anchors)).max()) + 1 if anchor.numel() else 1
+        number = torch.arange(self.count, device=anchor.device).unsqueeze(1).expand_as(anchors)
+        table = torch.full((size + 1, anchor.shape[1]), -1, device=anchor.device)
+        table.scatter_(0, torch.where(anchors < 0, size, anchors), number)
+        table[size] = -1
+        places = torch.arange(len(anchor), device=anchor.device).unsqueeze(1)
+        which = table.gather(0, torch.where(anchor < 0, size, anchor)).where(places <= last.view(1, -1), -1)
+        has = (which >= 0).long()
+        at = places + has.cumsum(0) - has
+
+        def spread(x: Tensor, fill: Tensor, twin: Tensor) -> Tensor:
+            full = fill.expand(len(x) + self.count, -1).clone()
+            return full.scatter(0, at + has, twin).scatter(0, at, x).view(-1, *nodes.value.shape[1:])
+
+        none = torch.full_like(which, -1)
+        stops = Nodes(spread(value, value[-1:], value), spread(anchor, anchor[-1:], anchor))
+        return stops, spread(none, none[-1:], which), last + has.sum(0).view(last.shape)
 
 
 @dataclass(slots=True)
@@ -48,7 +79,7 @@ class SharedUpdate:
     carry: Carry
     start: Node
     updates: Updates
-    which: int
+    which: Tensor
     sides: tuple[float, float] | None = None
     noise: Noise | None = None
     restart: bool = True
