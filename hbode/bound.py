@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from .arguments import as_coefficient
 from .piecewise import Pieces
 from .solvers import Autocast, Damping, Field, real_dtype
 from .solvers.field import checked
-from .systems import System
+from .systems import OfTime, System
 
 
 def bound_field(
@@ -25,9 +27,12 @@ def bound_field(
 ) -> Field:
     """Return what a solver steps by, in the damped form or as y' = f(t, y).
 
-    With the knots of an input, the first of the arguments are its coefficients, in whose place f gets its value.
+    γ and ξ are those that are constant. With the knots of an input, the first of the arguments are its coefficients, in
+    whose place f gets its value.
     """
     given = _constant(args) if knots is None else _driven(Pieces(knots, args[0]), args[1:])
+    if system.varying != (None, None):
+        return _varying_field(system, damped, h0, gamma, xi, given, precision)
     real = real_dtype(h0)
     damping = Damping.of(gamma, xi, h0)
     if damped:
@@ -36,6 +41,46 @@ def bound_field(
         return Field(force, real, damping, system.activation)
     g, x = (None if c is None else c.to(h0.dtype) for c in (gamma, xi))
     return Field(precision.around(lambda t, y: system.rhs(t, y, g, x, *given(t))), real, damping)
+
+
+def _varying_field(
+    system: System,
+    damped: bool,
+    h0: Tensor,
+    gamma: Tensor | None,
+    xi: Tensor | None,
+    given: Callable[[Tensor], Sequence[Any]],
+    precision: Autocast,
+) -> Field:
+    """Return the field where γ or ξ depend on the time; in the damped form, -ξ h is a part of the force."""
+    real, like = real_dtype(h0), h0.new_zeros(())
+    gamma_at, xi_at = (_of_time(*pair, h0) for pair in zip(system.varying, (gamma, xi), strict=True))
+
+    def damping(t: Tensor) -> Damping:
+        return Damping.of(gamma_at(t), None, like)
+
+    linear = damping if gamma is None else Damping.of(gamma, None, like)
+    if damped:
+        f = system.f
+        own = precision.around(lambda t, h: checked(f(t, h, *given(t)), h))
+
+        def force(t: Tensor, h: Tensor) -> Tensor:
+            x = xi_at(t)
+            return own(t, h) if x is None else torch.addcmul(own(t, h), x.to(h.dtype), h, value=-1)
+
+        return Field(force, real, linear, system.activation)
+    rhs = precision.around(lambda t, y, g, x: system.rhs(t, y, g, x, *given(t)))
+
+    def slope(t: Tensor, y: Tensor) -> Tensor:
+        return rhs(t, y, *(None if c is None else c.to(h0.dtype) for c in (gamma_at(t), xi_at(t))))
+
+    return Field(slope, real, linear)
+
+
+def _of_time(function: OfTime | None, constant: Tensor | None, h0: Tensor) -> Callable[[Tensor], Tensor | None]:
+    if function is None:
+        return lambda t: constant
+    return lambda t: as_coefficient(function(t), h0)
 
 
 def _constant(args: Sequence[Any]) -> Callable[[Tensor], Sequence[Any]]:

@@ -16,6 +16,8 @@ from .solvers.field import checked
 
 VectorField = Callable[..., Any]
 Activation = Callable[[Tensor], Tensor]
+OfTime = Callable[[Tensor], Tensor]
+"""A coefficient as a function of the time, of shape (), or (B, 1, …, 1) for samples; its value broadcasts to h."""
 
 _ACTIVATIONS: dict[str, Activation] = {
     "tanh": torch.tanh,
@@ -48,18 +50,28 @@ class System(nn.Module):
         does not come by here.
         """
         own = {id(parameter) for _, parameter in self.named_parameters()}
-        for module in [] if isinstance(self.f, nn.Module) or not recurse else reachable(self.f).modules:
-            if any(x.requires_grad and id(x) not in own for _, x in module.named_parameters()):
-                warnings.warn(
-                    f"the parameters of this {type(self).__name__} are not those of the {type(module).__name__} that f "
-                    "uses, which an optimiser over them will not train. Give f as a torch.nn.Module that holds it, or "
-                    "give its parameters to the optimiser as well",
-                    stacklevel=2,
-                )
+        functions = zip(("f", "gamma", "xi"), (self.f, *self.varying), strict=True)
+        for name, function in functions if recurse else ():
+            for module in [] if isinstance(function, nn.Module) else reachable(function).modules:
+                if any(x.requires_grad and id(x) not in own for _, x in module.named_parameters()):
+                    warnings.warn(
+                        f"the parameters of this {type(self).__name__} are not those of the {type(module).__name__} "
+                        f"that {name} uses, which an optimiser over them will not train. Give {name} as a "
+                        "torch.nn.Module that holds it, or give its parameters to the optimiser as well",
+                        stacklevel=2,
+                    )
         return super().parameters(recurse)
 
-    def coefficients(self) -> tuple[Tensor | None, Tensor | None]:
-        """Return γ and ξ, shape () or per channel; None where the system has none."""
+    @property
+    def varying(self) -> tuple[OfTime | None, OfTime | None]:
+        """γ and ξ where they are functions of the time; None where they are not."""
+        return None, None
+
+    def coefficients(self, t: Tensor | None = None) -> tuple[Tensor | None, Tensor | None]:
+        """Return γ and ξ, shape () or per channel; None where the system has none.
+
+        Where they are functions of the time, their values at t, without which there are none: `ValueError`.
+        """
         return None, None
 
     def force(self, t: Tensor, h: Tensor, *args: Any) -> Tensor:
@@ -119,10 +131,17 @@ class HeavyBall(System):
     gamma
         Damping at the start, in 1/time: a number, or a tensor per channel, shape (C,) against the last axis of h,
         or any shape that broadcasts to h without its batch. Default: ε sigmoid(-3) ≈ 0.0474 ε.
+        Or a function γ(t) of such values, such as `NesterovDamping`: a callable of a time of shape (), or
+        (B, 1, …, 1) against h (B, ...) where samples step by themselves. A module is trained by its own parameters.
     epsilon
         Upper bound ε of a trainable γ = ε sigmoid(ω).
     trainable
         Whether γ is learned, through ω. A fixed γ may have any value.
+
+    Attributes
+    ----------
+    gamma
+        The damping γ: a tensor of shape () or per channel, or the function γ(t).
     """
 
     damped = True
@@ -130,7 +149,7 @@ class HeavyBall(System):
     def __init__(
         self,
         f: VectorField,
-        gamma: float | Tensor | None = None,
+        gamma: float | Tensor | OfTime | None = None,
         *,
         epsilon: float = 1.0,
         trainable: bool = True,
@@ -139,6 +158,10 @@ class HeavyBall(System):
         if not epsilon > 0:
             raise ValueError(f"epsilon must be positive, got {epsilon}")
         self.epsilon = float(epsilon)
+        self.trainable = trainable
+        self.gamma_of_time = gamma if callable(gamma) else None
+        if callable(gamma):
+            return
         if gamma is None:
             gamma = self.epsilon / (1.0 + math.exp(3.0))
         value = _value(gamma, trainable)
@@ -152,17 +175,22 @@ class HeavyBall(System):
             self.omega = nn.Parameter(torch.logit(share.double()).to(value.dtype))
         else:
             self.register_buffer("fixed_gamma", value)
-        self.trainable = trainable
 
     @property
-    def gamma(self) -> Tensor:
-        """The damping γ, shape () or per channel."""
+    def gamma(self) -> Tensor | OfTime:
+        """The damping γ, shape () or per channel, or a function of the time."""
+        if self.gamma_of_time is not None:
+            return self.gamma_of_time
         if self.trainable:
             return self.epsilon * torch.sigmoid(self.omega)
         return torch.as_tensor(self.fixed_gamma)
 
-    def coefficients(self) -> tuple[Tensor | None, Tensor | None]:
-        return self.gamma, None
+    @property
+    def varying(self) -> tuple[OfTime | None, OfTime | None]:
+        return self.gamma_of_time, None
+
+    def coefficients(self, t: Tensor | None = None) -> tuple[Tensor | None, Tensor | None]:
+        return _at("gamma", self.gamma, t), None
 
     def rhs(self, t: Tensor, y: Tensor, gamma: Tensor | None, xi: Tensor | None, *args: Any) -> Tensor:
         h, m = y.unbind()
@@ -183,7 +211,7 @@ class GeneralizedHeavyBall(HeavyBall):
         As for `HeavyBall`; `trainable` holds for ξ too.
     xi
         Restoring coefficient at the start, in 1/time²: a number or per channel, like `gamma`. Trainable as
-        ξ = softplus(χ), for which it must be positive. Default: softplus(0) = ln 2.
+        ξ = softplus(χ), for which it must be positive. Default: softplus(0) = ln 2. Or a function ξ(t), as for γ.
     activation
         σ: "tanh", "hardtanh" (between -5 and 5), any elementwise callable, or None for the identity.
     """
@@ -191,8 +219,8 @@ class GeneralizedHeavyBall(HeavyBall):
     def __init__(
         self,
         f: VectorField,
-        gamma: float | Tensor | None = None,
-        xi: float | Tensor | None = None,
+        gamma: float | Tensor | OfTime | None = None,
+        xi: float | Tensor | OfTime | None = None,
         activation: str | Activation | None = "tanh",
         *,
         epsilon: float = 1.0,
@@ -200,6 +228,9 @@ class GeneralizedHeavyBall(HeavyBall):
     ) -> None:
         super().__init__(f, gamma, epsilon=epsilon, trainable=trainable)
         self.activation = _activation(activation)
+        self.xi_of_time = xi if callable(xi) else None
+        if callable(xi):
+            return
         xi = math.log(2.0) if xi is None else xi
         value = _value(xi, trainable)
         if trainable:
@@ -213,14 +244,20 @@ class GeneralizedHeavyBall(HeavyBall):
             self.register_buffer("fixed_xi", value)
 
     @property
-    def xi(self) -> Tensor:
-        """The restoring coefficient ξ, shape () or per channel."""
+    def xi(self) -> Tensor | OfTime:
+        """The restoring coefficient ξ, shape () or per channel, or a function of the time."""
+        if self.xi_of_time is not None:
+            return self.xi_of_time
         if self.trainable:
             return F.softplus(self.chi)
         return torch.as_tensor(self.fixed_xi)
 
-    def coefficients(self) -> tuple[Tensor | None, Tensor | None]:
-        return self.gamma, self.xi
+    @property
+    def varying(self) -> tuple[OfTime | None, OfTime | None]:
+        return self.gamma_of_time, self.xi_of_time
+
+    def coefficients(self, t: Tensor | None = None) -> tuple[Tensor | None, Tensor | None]:
+        return _at("gamma", self.gamma, t), _at("xi", self.xi, t)
 
 
 class JoinedField(nn.Module):
@@ -232,7 +269,7 @@ class JoinedField(nn.Module):
 
     def forward(self, t: Tensor, y: Tensor) -> Tensor:
         """Return dy/dt, shape of y."""
-        gamma, xi = self.system.coefficients()
+        gamma, xi = self.system.coefficients(t)
         if not self.system.second_order:
             return self.system.rhs(t, y, gamma, xi)
         return join(*self.system.rhs(t, torch.stack(split(y)), gamma, xi).unbind())
@@ -283,6 +320,15 @@ def _activation(activation: str | Activation | None) -> Activation | None:
     if activation not in _ACTIVATIONS:
         raise ValueError(f"activation must be one of {sorted(_ACTIVATIONS)}, a callable or None, got {activation!r}")
     return _ACTIVATIONS[activation]
+
+
+def _at(name: str, coefficient: Tensor | OfTime, t: Tensor | None) -> Tensor:
+    """Return a coefficient, at a time if it is a function."""
+    if isinstance(coefficient, Tensor):
+        return coefficient
+    if t is None:
+        raise ValueError(f"{name} must be constant here: it is a function of the time, with values at a time alone")
+    return coefficient(t)
 
 
 def _value(coefficient: float | Tensor, trainable: bool) -> Tensor:

@@ -15,6 +15,7 @@ from .method import Carry, Invertible, Method, Uniform, is_uniform, max_growth
 from .methods.adams import Adams
 from .methods.auto import Auto
 from .methods.coupled import Coupled
+from .methods.normal_form import NormalForm
 from .methods.nystrom import Nystrom
 from .methods.runge_kutta import RungeKutta
 from .methods.tableau import ButcherTableau, NystromTableau
@@ -54,6 +55,7 @@ __all__ = [
     "Keep",
     "Method",
     "Node",
+    "NormalForm",
     "Nystrom",
     "NystromTableau",
     "Plan",

@@ -92,7 +92,8 @@ class Field:
     dtype
         Real dtype in which ``fn`` receives the time. Steps carry the time in float64.
     damping
-        The linear part of the equation: what damped methods add to the force, and what others may know.
+        The linear part of the equation: what damped methods add to the force, and what others may know. A function
+        of the time where γ depends on it.
     sigma
         For damped methods: the function of the momentum that drives the position (None: the identity).
 
@@ -110,7 +111,7 @@ class Field:
         self,
         fn: Rhs,
         dtype: torch.dtype,
-        damping: Damping | None = None,
+        damping: Damping | Callable[[Tensor], Damping] | None = None,
         sigma: Callable[[Tensor], Tensor] | None = None,
         counts: Counts | None = None,
         sides: tuple[float, float] | None = None,
@@ -130,12 +131,7 @@ class Field:
         elif t.dtype != self.dtype:
             t = t.to(self.dtype)
         if self.sides is not None:
-            after, before = self.sides
-            inside = t.detach().clamp(min=self._next(after, torch.inf), max=self._next(before, -torch.inf))
-            if t.requires_grad:  # a time that was moved by more than its rounding stays where the interval ends
-                near = (inside - t.detach()).abs() <= 4 * torch.finfo(self.dtype).eps * inside.abs()
-                inside = torch.where(near, t + (inside - t.detach()), inside)
-            t = inside
+            t = self._seen_from(self.sides, t)
         if torch.compiler.is_compiling():  # a compiled loop counts its evaluations, and writes to the field's memory
             return self.fn(t, y).clone()
         self.counts.calls += 1
@@ -144,10 +140,26 @@ class Field:
 
     @property
     def damping(self) -> Damping:
-        """The linear part of the equation."""
-        if self._damping is None:
-            self._damping = Damping.of(None, None, torch.zeros((), dtype=self.dtype))
+        """The linear part of the equation, where that is constant."""
+        if isinstance(self._damping, Damping):
+            return self._damping
+        if self._damping is not None:
+            raise TypeError("the damping of this field depends on the time: a method asks for damping_at(t)")
+        self._damping = Damping.of(None, None, torch.zeros((), dtype=self.dtype))
         return self._damping
+
+    def damping_at(self, t: Tensor, dt: Tensor | None = None, c: float = 0.0) -> Damping:
+        """Return the linear part of the equation at the time t + c dt, which has the shape of a step's."""
+        if not callable(self._damping):
+            return self.damping
+        t = (t if dt is None else t + c * dt).to(self.dtype)
+        return self._damping(t if self.sides is None else self._seen_from(self.sides, t))
+
+    def at(self, t: Tensor) -> Field:
+        """Return the field with the damping that it has at a time, for what looks at that time alone."""
+        if not callable(self._damping):
+            return self
+        return Field(self.fn, self.dtype, self.damping_at(t), self.sigma, self.counts, self.sides)
 
     @property
     def calls(self) -> int:
@@ -183,19 +195,33 @@ class Field:
         seen.memory, seen.results = self.memory, self.results
         return seen
 
+    def _seen_from(self, sides: tuple[float, float], t: Tensor) -> Tensor:
+        after, before = sides
+        inside = t.detach().clamp(min=self._next(after, torch.inf), max=self._next(before, -torch.inf))
+        if t.requires_grad:  # a time that was moved by more than its rounding stays where the interval ends
+            near = (inside - t.detach()).abs() <= 4 * torch.finfo(self.dtype).eps * inside.abs()
+            inside = torch.where(near, t + (inside - t.detach()), inside)
+        return inside
+
     def _next(self, t: float, towards: float) -> float:
         at = torch.tensor(t, dtype=self.dtype)
         return torch.nextafter(at, torch.tensor(towards, dtype=self.dtype)).item()
 
 
-def damped_slope(field: Field, carry: tuple[Tensor, ...]) -> Tensor:
-    """Return (σ(m), F - γ m - ξ h) stacked, from a carry ((h, m), F) of a damped method."""
+def damped_slope(field: Field, carry: tuple[Tensor, ...], damping: Damping | None = None) -> Tensor:
+    """Return (σ(m), F - γ m - ξ h) stacked, from a carry ((h, m), F) of a damped method.
+
+    With a damping that depends on the time, the one there is to be given.
+    """
     h, m = carry[0].unbind()
-    acceleration = carry[1]
-    acceleration = torch.addcmul(acceleration, field.damping.gamma_h, m, value=-1)
-    if field.damping.xi_h is not None:
-        acceleration = torch.addcmul(acceleration, field.damping.xi_h, h, value=-1)
-    return torch.stack((m if field.sigma is None else field.sigma(m), acceleration))
+    damping = field.damping if damping is None else damping
+    return torch.stack((m if field.sigma is None else field.sigma(m), acceleration(damping, carry[1], h, m)))
+
+
+def acceleration(damping: Damping, force: Tensor, h: Tensor, m: Tensor) -> Tensor:
+    """Return F - γ m - ξ h."""
+    out = torch.addcmul(force, damping.gamma_h, m, value=-1)
+    return out if damping.xi_h is None else torch.addcmul(out, damping.xi_h, h, value=-1)
 
 
 def checked(out: Any, h: Tensor, path: str = "") -> Tensor:
