@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .arguments import as_coefficient
 from .piecewise import Pieces
-from .solvers import Autocast, Damping, Field, real_dtype
+from .solvers import Autocast, Damping, Field, VaryingDamping, real_dtype
 from .solvers.field import checked
 from .systems import OfTime, System
 
@@ -53,33 +53,28 @@ def _varying_field(
     precision: Autocast,
 ) -> Field:
     """Return the field where γ or ξ depend on the time; in the damped form, -ξ h is a part of the force."""
-    real, like = real_dtype(h0), h0.new_zeros(())
-    gamma_at, xi_at = (_of_time(*pair, h0) for pair in zip(system.varying, (gamma, xi), strict=True))
-
-    def damping(t: Tensor) -> Damping:
-        return Damping.of(gamma_at(t), None, like)
-
-    linear = damping if gamma is None else Damping.of(gamma, None, like)
+    real = real_dtype(h0)
+    of_gamma, of_xi = (None if function is None else _of_time(function, h0) for function in system.varying)
+    linear = Damping.of(gamma, None, h0) if of_gamma is None else VaryingDamping(of_gamma, h0.new_zeros(()))
     if damped:
         f = system.f
         own = precision.around(lambda t, h: checked(f(t, h, *given(t)), h))
 
         def force(t: Tensor, h: Tensor) -> Tensor:
-            x = xi_at(t)
+            x = xi if of_xi is None else of_xi(t)
             return own(t, h) if x is None else torch.addcmul(own(t, h), x.to(h.dtype), h, value=-1)
 
         return Field(force, real, linear, system.activation)
     rhs = precision.around(lambda t, y, g, x: system.rhs(t, y, g, x, *given(t)))
 
     def slope(t: Tensor, y: Tensor) -> Tensor:
-        return rhs(t, y, *(None if c is None else c.to(h0.dtype) for c in (gamma_at(t), xi_at(t))))
+        g, x = gamma if of_gamma is None else of_gamma(t), xi if of_xi is None else of_xi(t)
+        return rhs(t, y, *(None if c is None else c.to(h0.dtype) for c in (g, x)))
 
     return Field(slope, real, linear)
 
 
-def _of_time(function: OfTime | None, constant: Tensor | None, h0: Tensor) -> Callable[[Tensor], Tensor | None]:
-    if function is None:
-        return lambda t: constant
+def _of_time(function: OfTime, h0: Tensor) -> OfTime:
     return lambda t: as_coefficient(function(t), h0)
 
 

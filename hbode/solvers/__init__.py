@@ -1,7 +1,7 @@
 """Numerics: pure steps, the loops that drive them, and the tape they leave. Imports torch, nothing of hbode."""
 
 from .clock import Clock, Node, SampleClock
-from .field import Damping, Field
+from .field import Damping, Field, VaryingDamping
 from .implicit import INNER, Collocation, CollocationTableau, Dirk, DirkTableau, Implicit, Settings
 from .loops.blocks import STEPS, TRIES, run_block, run_tries, step_once
 from .loops.compiled import CannotCompileError, compiled
@@ -67,6 +67,7 @@ __all__ = [
     "Tape",
     "Uniform",
     "Updates",
+    "VaryingDamping",
     "switching",
     "as_method",
     "batch_first",

@@ -37,6 +37,21 @@ class Damping(NamedTuple):
         return cls(gamma, kappa, gamma.to(own), kappa.to(own), None if xi is None else xi.to(own))
 
 
+class VaryingDamping(NamedTuple):
+    """The damping of h'' + γ(t) h' = f.
+
+    γ is a function of a time in the dtype in which the field reads it, and has the form that `Damping` has; `like` has
+    the dtype of the state.
+    """
+
+    gamma: Callable[[Tensor], Tensor]
+    like: Tensor
+
+    def at(self, t: Tensor) -> Damping:
+        """Return the damping at a time."""
+        return Damping.of(self.gamma(t), None, self.like)
+
+
 class Counts:
     """How often a field was evaluated, products with its Jacobian included, and how many of these were products."""
 
@@ -92,8 +107,7 @@ class Field:
     dtype
         Real dtype in which ``fn`` receives the time. Steps carry the time in float64.
     damping
-        The linear part of the equation: what damped methods add to the force, and what others may know. A function
-        of the time where γ depends on it.
+        The linear part of the equation: what damped methods add to the force, and what others may know.
     sigma
         For damped methods: the function of the momentum that drives the position (None: the identity).
 
@@ -111,7 +125,7 @@ class Field:
         self,
         fn: Rhs,
         dtype: torch.dtype,
-        damping: Damping | Callable[[Tensor], Damping] | None = None,
+        damping: Damping | VaryingDamping | None = None,
         sigma: Callable[[Tensor], Tensor] | None = None,
         counts: Counts | None = None,
         sides: tuple[float, float] | None = None,
@@ -150,14 +164,20 @@ class Field:
 
     def damping_at(self, t: Tensor, dt: Tensor | None = None, c: float = 0.0) -> Damping:
         """Return the linear part of the equation at the time t + c dt, which has the shape of a step's."""
-        if not callable(self._damping):
+        if not isinstance(self._damping, VaryingDamping):
             return self.damping
         t = (t if dt is None else t + c * dt).to(self.dtype)
-        return self._damping(t if self.sides is None else self._seen_from(self.sides, t))
+        return self._damping.at(t if self.sides is None else self._seen_from(self.sides, t))
+
+    def gamma_at(self, t: Tensor) -> Tensor:
+        """Return γ, float64, at a time in the dtype in which the field reads it."""
+        if not isinstance(self._damping, VaryingDamping):
+            return self.damping.gamma
+        return self._damping.gamma(t if self.sides is None else self._seen_from(self.sides, t))
 
     def at(self, t: Tensor) -> Field:
         """Return the field with the damping that it has at a time, for what looks at that time alone."""
-        if not callable(self._damping):
+        if not isinstance(self._damping, VaryingDamping):
             return self
         return Field(self.fn, self.dtype, self.damping_at(t), self.sigma, self.counts, self.sides)
 

@@ -28,17 +28,15 @@ from .nystrom import Damped, Nystrom, NystromStages, damped_weights
 
 
 class Interpolation(NamedTuple):
-    """The polynomial through values at Gauss-Lobatto points x of [0, 1], by matrices from these values, float64.
+    """The polynomial through values at Gauss-Lobatto points x of [0, 1], float64.
 
-    To its coefficients, of rising powers; and to its values, derivatives and integrals from zero at the nodes of a
-    method.
+    The matrix takes these values to the polynomial's own at the nodes of a method, its derivatives and its integrals
+    from zero there, and its coefficients, of rising powers: so many of each as `sizes` has.
     """
 
-    x: tuple[float, ...]
-    coefficients: Tensor
-    values: Tensor
-    derivatives: Tensor
-    integrals: Tensor
+    x: Tensor
+    matrix: Tensor
+    sizes: list[int]
 
 
 class NormalFormStages(NamedTuple):
@@ -81,13 +79,12 @@ class NormalForm:
         h, m = y.unbind()
         w, plain = self.base.weights(y.device), self._plain(field, dt.ndim, y)
         along = _interpolation(self.points, self.base.tableau.c, y.device)
-        known = torch.stack([field.damping_at(t, dt, x).gamma for x in along.x])
+        known = torch.stack([field.gamma_at(at) for at in stage_times(t, dt, along.x, field.dtype)])
         known = known.reshape(len(known), *(known.shape[1:] or [1] * dt.ndim))
-        gamma = combine_rows(along.values, known)
-        half = 0.5 * dt * combine_rows(along.integrals, known)
-        length = torch.where(dt == 0, 1.0, dt)  # of samples that wait, γ does not change
-        q = 0.25 * gamma * gamma + 0.5 / length * combine_rows(along.derivatives, known)
-        gamma, q, grow, decay = (x.to(y.dtype) for x in (gamma, q, half.exp(), (-half).exp()))
+        gamma, rate, integral, coefficients = combine_rows(along.matrix, known).split(along.sizes)
+        half = 0.5 * dt * integral
+        q = 0.25 * gamma * gamma + 0.5 * rate / torch.where(dt == 0, 1.0, dt)  # while samples wait, γ does not change
+        gamma, q, grow, decay = (x.to(y.dtype).unbind() for x in (gamma, q, half.exp(), (-half).exp()))
 
         constant, linear, square = plain.step.unbind()
         rows = torch.addcmul(constant, torch.addcmul(linear, square, dt), dt)
@@ -98,9 +95,7 @@ class NormalForm:
             force = field(t_i, h)
             sums.add(torch.addcmul(force, q[i + 1], h) * grow[i + 1])
         m = torch.addcmul(sums.row(-3) * decay[-1], gamma[-1], h, value=-0.5)
-        stages = NormalFormStages(
-            NystromStages(sums, dt, w, plain), combine_rows(along.coefficients, known), gamma[-1], decay[-1]
-        )
+        stages = NormalFormStages(NystromStages(sums, dt, w, plain), coefficients, gamma[-1], decay[-1])
         return (torch.stack((h, m)), torch.addcmul(force, gamma[-1], m, value=-1)), stages
 
     def slope(self, field: Field, carry: Carry) -> Tensor:
@@ -144,8 +139,9 @@ def _interpolation(points: int, nodes: tuple[float, ...], device: torch.device) 
     inner = Legendre.basis(points - 1, domain=[0.0, 1.0]).deriv().roots()
     x = np.array([0.0, *np.sort(inner), 1.0])
     k, c = np.arange(points), np.array(nodes)[:, None]
-    coefficients = np.linalg.inv(np.vander(x, increasing=True))
-    rows = c**k, k * c ** np.maximum(k - 1, 0), c ** (k + 1) / (k + 1)
-    with torch.inference_mode(False), torch.no_grad():
-        made = [torch.from_numpy(a).to(device) for a in (coefficients, *(row @ coefficients for row in rows))]
-    return Interpolation(tuple(x.tolist()), *made)
+    of_powers = c**k, k * c ** np.maximum(k - 1, 0), c ** (k + 1) / (k + 1), np.eye(points)
+    matrix = np.concatenate(of_powers) @ np.linalg.inv(np.vander(x, increasing=True))
+    with torch.inference_mode(False):
+        return Interpolation(
+            torch.from_numpy(x).to(device), torch.from_numpy(matrix).to(device), [len(rows) for rows in of_powers]
+        )
