@@ -31,7 +31,7 @@ class Interpolation(NamedTuple):
     """The polynomial through values at Gauss-Lobatto points x of [0, 1], float64.
 
     The matrix takes these values to the polynomial's own at the nodes of a method, its derivatives and its integrals
-    from zero there, and its coefficients, of rising powers: so many of each as `sizes` has.
+    from zero there, and its coefficients, of rising powers of 2 θ - 1: so many of each as `sizes` has.
     """
 
     x: Tensor
@@ -40,7 +40,7 @@ class Interpolation(NamedTuple):
 
 
 class NormalFormStages(NamedTuple):
-    """One step: that of u, the coefficients of γ in θ, shape (K, ...), float64, and γ and e^(-Γ/2) at its end."""
+    """One step: that of u, the coefficients of γ in 2 θ - 1, shape (K, ...), float64, and γ and e^(-Γ/2) at its end."""
 
     of_u: NystromStages
     gamma: Tensor
@@ -111,11 +111,13 @@ class NormalForm:
     def interpolate(self, stages: NormalFormStages, theta: Tensor) -> Tensor:
         states = self.base.interpolate(stages.of_u, theta)
         x = theta.reshape(len(theta), *(theta.shape[1:] or [1] * (stages.gamma.ndim - 1)))
+        x = torch.cat((torch.zeros_like(x[:1]), x)) * 2 - 1
         gamma, integral = torch.zeros_like(x), torch.zeros_like(x)
         for k, coefficient in reversed(list(enumerate(stages.gamma.unbind()))):
             gamma = gamma * x + coefficient
             integral = integral * x + coefficient / (k + 1)
-        decay = torch.exp(-0.5 * stages.of_u.dt * x * integral)
+        gamma, integral = gamma[1:], integral * x
+        decay = torch.exp(-0.25 * stages.of_u.dt * (integral[1:] - integral[:1]))
         axes = [1] * (states.ndim - 1 - gamma.ndim)
         gamma, decay = (x.reshape(len(x), *axes, *x.shape[1:]).to(states.dtype) for x in (gamma, decay))
         return _in_h(states.movedim(1, 0), gamma, decay).movedim(0, 1)
@@ -136,12 +138,11 @@ def _in_h(u: Tensor, gamma: Tensor, decay: Tensor) -> Tensor:
 @cache
 def _interpolation(points: int, nodes: tuple[float, ...], device: torch.device) -> Interpolation:
     """Return the matrices for so many Gauss-Lobatto points."""
-    inner = Legendre.basis(points - 1, domain=[0.0, 1.0]).deriv().roots()
-    x = np.array([0.0, *np.sort(inner), 1.0])
-    k, c = np.arange(points), np.array(nodes)[:, None]
-    of_powers = c**k, k * c ** np.maximum(k - 1, 0), c ** (k + 1) / (k + 1), np.eye(points)
+    x = np.array([-1.0, *np.sort(Legendre.basis(points - 1).deriv().roots()), 1.0])
+    k, c = np.arange(points), 2 * np.array(nodes)[:, None] - 1
+    integrals = (c ** (k + 1) - (-1.0) ** (k + 1)) / (2 * k + 2)
+    of_powers = c**k, 2 * k * c ** np.maximum(k - 1, 0), integrals, np.eye(points)
     matrix = np.concatenate(of_powers) @ np.linalg.inv(np.vander(x, increasing=True))
     with torch.inference_mode(False):
-        return Interpolation(
-            torch.from_numpy(x).to(device), torch.from_numpy(matrix).to(device), [len(rows) for rows in of_powers]
-        )
+        points_of, matrix_of = (torch.from_numpy(a).to(device) for a in ((x + 1) / 2, matrix))
+        return Interpolation(points_of, matrix_of, [len(rows) for rows in of_powers])
