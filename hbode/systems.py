@@ -134,7 +134,7 @@ class HeavyBall(System):
         Or a function γ(t) of such values, such as `NesterovDamping`: a callable of a time of shape (), or
         (B, 1, …, 1) against h (B, ...) where samples step by themselves. A module is trained by its own parameters.
     epsilon
-        Upper bound ε of a trainable γ = ε sigmoid(ω).
+        Upper bound ε of a trainable γ = ε sigmoid(ω); not for a γ(t).
     trainable
         Whether γ is learned, through ω. A fixed γ may have any value.
 
@@ -161,6 +161,10 @@ class HeavyBall(System):
         self.trainable = trainable
         self.gamma_of_time = gamma if callable(gamma) else None
         if callable(gamma):
+            if epsilon != 1.0:
+                raise ValueError(
+                    f"epsilon must not be given with a gamma that is a function of the time, got {epsilon}"
+                )
             return
         if gamma is None:
             gamma = self.epsilon / (1.0 + math.exp(3.0))

@@ -8,7 +8,17 @@ import torch
 from scenarios import assert_same
 from torch import nn
 
-from hbode import METHODS, Event, FirstOrder, GeneralizedHeavyBall, HeavyBall, NesterovDamping, hbodeint
+from hbode import (
+    METHODS,
+    Event,
+    FirstOrder,
+    GeneralizedHeavyBall,
+    HeavyBall,
+    LinearInput,
+    NesterovDamping,
+    Update,
+    hbodeint,
+)
 from hbode.analysis import gradient_flow, stiffness
 from hbode.solvers import Implicit, Nystrom
 
@@ -271,6 +281,35 @@ def test_a_damping_that_jumps_is_seen_from_the_side_of_the_step():
     assert sol.stats.rejected <= 2
 
 
+@pytest.mark.parametrize("what", ["complex", "driven", "updated", "tied"])
+def test_the_normal_form_and_the_first_order_form_agree(what):
+    """At errors of the tolerances, 1e-9."""
+    t, h0, extra, f = [1.0, 2.0, 3.0], torch.ones(2, 1, dtype=F64), {}, lambda t, h: -torch.sin(h)
+    if what == "complex":
+        h0, f = torch.tensor([1 + 0.5j], dtype=torch.complex128), lambda t, h: -1j * h
+    elif what == "driven":
+        values = torch.tensor([0.3, -0.5, 1.0, 0.2], dtype=F64).unsqueeze(1)
+        extra["inputs"], f = LinearInput(torch.arange(4.0, dtype=F64), values), lambda t, h, u: u - h
+    elif what == "updated":
+        extra["updates"] = Update(torch.tensor([1.5, 2.0], dtype=F64), lambda t, h, m: (h + 1, 0.5 * m))
+    else:
+        t = torch.tensor([t, [2.0, 4.5, 5.0]], dtype=F64)
+    call = {"gamma": nesterov, "xi": restoring, "rtol": 1e-9, "atol": 1e-11, **extra}
+    first, second = (hbodeint(f, h0, t, method=name, **call) for name in ("dprkn6", "dopri5"))
+    torch.testing.assert_close(torch.stack((*first,)), torch.stack((*second,)), rtol=0, atol=1e-7)
+
+
+def test_second_derivatives():
+    found = []
+    for gradient in ("discrete_adjoint", "backprop"):
+        gamma = NesterovDamping(trainable=True).double()
+        h0 = torch.ones(1, dtype=F64, requires_grad=True)
+        sol = hbodeint(HeavyBall(lambda t, h: -torch.sin(h), gamma), h0, [1.0, 3.0], gradient=gradient)
+        first = torch.autograd.grad(sol.h.square().sum(), (h0, gamma.r), create_graph=True)
+        found.append(torch.autograd.grad(first[0].sum() + first[1], (h0, gamma.r)))
+    assert_same(*found)
+
+
 def test_states_of_several_tensors_share_a_function(net):
     h0 = {"a": H0[:, :1], "b": H0[:, 1]}
 
@@ -378,6 +417,11 @@ def test_functions_are_checked_before_any_work(given, t, error, named, counted):
 def test_nesterov_damping_takes_finite_numbers(arguments):
     with pytest.raises(ValueError, match=next(iter(arguments))):
         NesterovDamping(**arguments)
+
+
+def test_an_upper_bound_is_for_a_constant():
+    with pytest.raises(ValueError, match="epsilon"):
+        HeavyBall(nn.Linear(2, 2), nesterov, epsilon=2.0)
 
 
 def test_parameters_of_a_module_that_a_function_uses_are_missed_with_a_warning():
