@@ -66,7 +66,8 @@ class Known:
         y0 = (f(torch.tensor(start, dtype=F64)) for f in (self.h, self.m))
         h0, m0 = y0
         step = (end - start) / count
-        call = {"method": name, "rtol": 1e-13, "atol": 1e-13, "options": {"step_size": abs(step)}, "dense": True}
+        options = {"step_size": abs(step)} | ({"max_iters": 60} if name == "implicit_adams" else {})
+        call = {"method": name, "rtol": 1e-13, "atol": 1e-13, "options": options, "dense": True}
         sol = hbodeint(self, h0, [start, end], m0=m0, gamma=self.gamma, xi=self.xi, **call)
         between = (start + step * (torch.arange(count, dtype=F64).unsqueeze(1) + torch.tensor(inside))).flatten()
 
