@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .coefficients import Activation, OfTime
 from .solvers import Auto, Implicit, Method, real_dtype
-from .systems import Activation, GeneralizedHeavyBall, HeavyBall, OfTime, System
+from .systems import GeneralizedHeavyBall, HeavyBall, System
 
 
 def as_system(

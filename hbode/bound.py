@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from .arguments import as_coefficient
+from .coefficients import OfTime
 from .piecewise import Pieces
 from .solvers import Autocast, Damping, Field, VaryingDamping, real_dtype
 from .solvers.field import checked
-from .systems import OfTime, System
+from .systems import System
 
 
 def bound_field(

@@ -24,6 +24,7 @@ from .arguments import (
     too_fine,
 )
 from .bound import bound_field
+from .coefficients import Activation, OfTime
 from .dense import DenseOutput
 from .events import EventLike, as_events, crossing
 from .gradients import Compilation, ContinuousAdjoint, Explicit, Gradient, Problem
@@ -35,7 +36,7 @@ from .reference_solvers import solve_by_reference
 from .solution import Solution, Stats, event_records, raise_failure, stats_of
 from .solvers import Autocast, ButcherTableau, Clock, Field, Method, NystromTableau, SampleClock, as_method, real_dtype
 from .state_tree import State, StateTree, halves
-from .systems import Activation, OfTime, System
+from .systems import System
 from .updates import Sides, Update, UpdateRecord, merge
 
 

@@ -11,18 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .coefficients import Activation, OfTime, as_activation, as_value, at_time, shortened
 from .gradients.captured import reachable
 from .solvers.field import checked
 
 VectorField = Callable[..., Any]
-Activation = Callable[[Tensor], Tensor]
-OfTime = Callable[[Tensor], Tensor]
-"""A coefficient as a function of the time, of shape (), or (B, 1, …, 1) for samples; its value broadcasts to h."""
-
-_ACTIVATIONS: dict[str, Activation] = {
-    "tanh": torch.tanh,
-    "hardtanh": lambda m: F.hardtanh(m, -5.0, 5.0),
-}
 
 
 class System(nn.Module):
@@ -42,6 +35,8 @@ class System(nn.Module):
         if not callable(f):
             raise TypeError(f"f must be callable as f(t, h), got {type(f).__name__}")
         self.f = f
+        self.gamma_of_time: OfTime | None = None
+        self.xi_of_time: OfTime | None = None
 
     def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
         """Return the parameters of the system, and of f if it is a module; a warning says which modules f uses besides.
@@ -65,7 +60,7 @@ class System(nn.Module):
     @property
     def varying(self) -> tuple[OfTime | None, OfTime | None]:
         """γ and ξ where they are functions of the time; None where they are not."""
-        return None, None
+        return self.gamma_of_time, self.xi_of_time
 
     def coefficients(self, t: Tensor | None = None) -> tuple[Tensor | None, Tensor | None]:
         """Return γ and ξ, shape () or per channel; None where the system has none.
@@ -137,11 +132,6 @@ class HeavyBall(System):
         Upper bound ε of a trainable γ = ε sigmoid(ω); not for a γ(t).
     trainable
         Whether γ is learned, through ω. A fixed γ may have any value.
-
-    Attributes
-    ----------
-    gamma
-        The damping γ: a tensor of shape () or per channel, or the function γ(t).
     """
 
     damped = True
@@ -159,8 +149,8 @@ class HeavyBall(System):
             raise ValueError(f"epsilon must be positive, got {epsilon}")
         self.epsilon = float(epsilon)
         self.trainable = trainable
-        self.gamma_of_time = gamma if callable(gamma) else None
         if callable(gamma):
+            self.gamma_of_time = gamma
             if epsilon != 1.0:
                 raise ValueError(
                     f"epsilon must not be given with a gamma that is a function of the time, got {epsilon}"
@@ -168,13 +158,13 @@ class HeavyBall(System):
             return
         if gamma is None:
             gamma = self.epsilon / (1.0 + math.exp(3.0))
-        value = _value(gamma, trainable)
+        value = as_value(gamma, trainable)
         if trainable:
             share = value.detach() / self.epsilon
             if not bool(((share > 0) & (share < 1)).all()):
                 raise ValueError(
                     f"gamma must lie strictly between 0 and epsilon={self.epsilon:g} to be trainable as "
-                    f"epsilon * sigmoid(omega), got {_short(value)}; set trainable=False or raise epsilon"
+                    f"epsilon * sigmoid(omega), got {shortened(value)}; set trainable=False or raise epsilon"
                 )
             self.omega = nn.Parameter(torch.logit(share.double()).to(value.dtype))
         else:
@@ -189,12 +179,8 @@ class HeavyBall(System):
             return self.epsilon * torch.sigmoid(self.omega)
         return torch.as_tensor(self.fixed_gamma)
 
-    @property
-    def varying(self) -> tuple[OfTime | None, OfTime | None]:
-        return self.gamma_of_time, None
-
     def coefficients(self, t: Tensor | None = None) -> tuple[Tensor | None, Tensor | None]:
-        return _at("gamma", self.gamma, t), None
+        return at_time("gamma", self.gamma, t), None
 
     def rhs(self, t: Tensor, y: Tensor, gamma: Tensor | None, xi: Tensor | None, *args: Any) -> Tensor:
         h, m = y.unbind()
@@ -231,17 +217,17 @@ class GeneralizedHeavyBall(HeavyBall):
         trainable: bool = True,
     ) -> None:
         super().__init__(f, gamma, epsilon=epsilon, trainable=trainable)
-        self.activation = _activation(activation)
-        self.xi_of_time = xi if callable(xi) else None
+        self.activation = as_activation(activation)
         if callable(xi):
+            self.xi_of_time = xi
             return
         xi = math.log(2.0) if xi is None else xi
-        value = _value(xi, trainable)
+        value = as_value(xi, trainable)
         if trainable:
             start = value.detach().double()
             if not bool((start > 0).all()):
                 raise ValueError(
-                    f"xi must be positive to be trainable as softplus(chi), got {_short(value)}; set trainable=False"
+                    f"xi must be positive to be trainable as softplus(chi), got {shortened(value)}; set trainable=False"
                 )
             self.chi = nn.Parameter((start + torch.log(-torch.expm1(-start))).to(value.dtype))
         else:
@@ -256,12 +242,8 @@ class GeneralizedHeavyBall(HeavyBall):
             return F.softplus(self.chi)
         return torch.as_tensor(self.fixed_xi)
 
-    @property
-    def varying(self) -> tuple[OfTime | None, OfTime | None]:
-        return self.gamma_of_time, self.xi_of_time
-
     def coefficients(self, t: Tensor | None = None) -> tuple[Tensor | None, Tensor | None]:
-        return _at("gamma", self.gamma, t), _at("xi", self.xi, t)
+        return at_time("gamma", self.gamma, t), at_time("xi", self.xi, t)
 
 
 class JoinedField(nn.Module):
@@ -291,7 +273,7 @@ class LangevinField(nn.Module):
             raise ValueError(f"as_sde needs a second-order system, got {type(system).__name__}")
         value = torch.as_tensor(noise, dtype=torch.get_default_dtype() if isinstance(noise, float | int) else None)
         if not bool((value >= 0).all()):
-            raise ValueError(f"noise must be zero or positive, got {_short(value)}")
+            raise ValueError(f"noise must be zero or positive, got {shortened(value)}")
         self.drift = system.as_ode()
         self.register_buffer("noise", value)
 
@@ -316,33 +298,3 @@ def split(y: Tensor) -> tuple[Tensor, Tensor]:
         raise ValueError(f"y must have an even number of entries on its last axis, got shape {tuple(y.shape)}")
     h, m = y.chunk(2, -1)
     return h, m
-
-
-def _activation(activation: str | Activation | None) -> Activation | None:
-    if activation is None or callable(activation):
-        return activation
-    if activation not in _ACTIVATIONS:
-        raise ValueError(f"activation must be one of {sorted(_ACTIVATIONS)}, a callable or None, got {activation!r}")
-    return _ACTIVATIONS[activation]
-
-
-def _at(name: str, coefficient: Tensor | OfTime, t: Tensor | None) -> Tensor:
-    """Return a coefficient, at a time if it is a function."""
-    if isinstance(coefficient, Tensor):
-        return coefficient
-    if t is None:
-        raise ValueError(f"{name} must be constant here: it is a function of the time, with values at a time alone")
-    return coefficient(t)
-
-
-def _value(coefficient: float | Tensor, trainable: bool) -> Tensor:
-    """Return γ or ξ as a tensor; a fixed number keeps every digit, for states in float64."""
-    if isinstance(coefficient, Tensor):
-        return coefficient
-    if isinstance(coefficient, dict):
-        raise TypeError(f"gamma and xi of a system must be numbers or tensors, got {type(coefficient).__name__}")
-    return torch.tensor(coefficient, dtype=torch.get_default_dtype() if trainable else torch.float64)
-
-
-def _short(value: Tensor) -> str:
-    return f"{value.item():g}" if value.numel() == 1 else f"values from {value.min():g} to {value.max():g}"
