@@ -2,6 +2,7 @@
 
 from importlib.metadata import version
 
+from .damping import NesterovDamping
 from .events import Event
 from .inputs import CubicInput, HoldInput, LinearInput
 from .integrate import hbodeint
@@ -22,6 +23,7 @@ __all__ = [
     "HeavyBall",
     "HoldInput",
     "LinearInput",
+    "NesterovDamping",
     "SecondOrder",
     "Solution",
     "SolverError",

@@ -10,14 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .solvers import Auto, Implicit, Method
-from .systems import Activation, GeneralizedHeavyBall, HeavyBall, System
+from .coefficients import Activation, OfTime
+from .solvers import Auto, Implicit, Method, real_dtype
+from .systems import GeneralizedHeavyBall, HeavyBall, System
 
 
 def as_system(
     func: Callable[..., Tensor] | System,
-    gamma: float | Tensor | None,
-    xi: float | Tensor | None,
+    gamma: float | Tensor | OfTime | None,
+    xi: float | Tensor | OfTime | None,
     activation: str | Activation | None,
 ) -> System:
     """Return a system as it is, or a heavy ball with fixed coefficients around a bare field."""
@@ -141,6 +142,8 @@ def too_fine(state: str, dtype: torch.dtype, rtol: float | Tensor, atol: float |
 
 def as_coefficient(value: Tensor, h0: Tensor) -> Tensor:
     """Return γ or ξ in float64, shape () or with as many axes as h0."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"γ and ξ must be tensors, as functions of t made by torch's, got {type(value).__name__}")
     value = value.to(h0.device, torch.float64)
     if value.numel() == 1:
         return value.reshape(())
@@ -151,6 +154,23 @@ def as_coefficient(value: Tensor, h0: Tensor) -> Tensor:
     if not fits:
         raise ValueError(f"γ and ξ must broadcast to h0, {tuple(h0.shape)}, got shape {tuple(value.shape)}")
     return value.reshape(*[1] * (h0.ndim - value.ndim), *value.shape)
+
+
+def constant_coefficients(system: System, times: Tensor, h0: Tensor) -> list[Tensor | None]:
+    """Return γ and ξ in float64 where they are constant; functions of the time are checked at the ends of the span."""
+    functions = system.varying
+    ends = [time.detach().to(real_dtype(h0)) for time in (times[..., 0], times[..., -1])]
+    ends = [t.reshape(-1, *[1] * (h0.ndim - 1)) if t.ndim else t for t in ends]
+    for name, function in zip(("gamma", "xi"), functions, strict=True):
+        if function is None:
+            continue
+        for t in ends:
+            value = as_coefficient(function(t), h0)
+            if not bool(value.isfinite().all()):
+                raise ValueError(f"{name} must be finite over all of t, got {value.tolist()} at t = {t.tolist()}")
+    values = system.coefficients(*ends[:1] if functions != (None, None) else ())
+    pairs = zip(functions, values, strict=True)
+    return [None if function is not None or c is None else as_coefficient(c, h0) for function, c in pairs]
 
 
 def check_tolerances(rtol: float | Tensor, atol: float | Tensor) -> None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from .arguments import as_coefficient
+from .coefficients import OfTime
 from .piecewise import Pieces
-from .solvers import Autocast, Damping, Field, real_dtype
+from .solvers import Autocast, Damping, Field, VaryingDamping, real_dtype
 from .solvers.field import checked
 from .systems import System
 
@@ -25,9 +28,12 @@ def bound_field(
 ) -> Field:
     """Return what a solver steps by, in the damped form or as y' = f(t, y).
 
-    With the knots of an input, the first of the arguments are its coefficients, in whose place f gets its value.
+    γ and ξ are those that are constant. With the knots of an input, the first of the arguments are its coefficients, in
+    whose place f gets its value.
     """
     given = _constant(args) if knots is None else _driven(Pieces(knots, args[0]), args[1:])
+    if system.varying != (None, None):
+        return _varying_field(system, damped, h0, gamma, xi, given, precision)
     real = real_dtype(h0)
     damping = Damping.of(gamma, xi, h0)
     if damped:
@@ -36,6 +42,41 @@ def bound_field(
         return Field(force, real, damping, system.activation)
     g, x = (None if c is None else c.to(h0.dtype) for c in (gamma, xi))
     return Field(precision.around(lambda t, y: system.rhs(t, y, g, x, *given(t))), real, damping)
+
+
+def _varying_field(
+    system: System,
+    damped: bool,
+    h0: Tensor,
+    gamma: Tensor | None,
+    xi: Tensor | None,
+    given: Callable[[Tensor], Sequence[Any]],
+    precision: Autocast,
+) -> Field:
+    """Return the field where γ or ξ depend on the time; in the damped form, -ξ h is a part of the force."""
+    real = real_dtype(h0)
+    of_gamma, of_xi = (None if function is None else _of_time(function, h0) for function in system.varying)
+    linear = Damping.of(gamma, None, h0) if of_gamma is None else VaryingDamping(of_gamma, h0.new_zeros(()))
+    if damped:
+        f = system.f
+        own = precision.around(lambda t, h: checked(f(t, h, *given(t)), h))
+
+        def force(t: Tensor, h: Tensor) -> Tensor:
+            x = xi if of_xi is None else of_xi(t)
+            return own(t, h) if x is None else torch.addcmul(own(t, h), x.to(h.dtype), h, value=-1)
+
+        return Field(force, real, linear, system.activation)
+    rhs = precision.around(lambda t, y, g, x: system.rhs(t, y, g, x, *given(t)))
+
+    def slope(t: Tensor, y: Tensor) -> Tensor:
+        g, x = gamma if of_gamma is None else of_gamma(t), xi if of_xi is None else of_xi(t)
+        return rhs(t, y, *(None if c is None else c.to(h0.dtype) for c in (g, x)))
+
+    return Field(slope, real, linear)
+
+
+def _of_time(function: OfTime, h0: Tensor) -> OfTime:
+    return lambda t: as_coefficient(function(t), h0)
 
 
 def _constant(args: Sequence[Any]) -> Callable[[Tensor], Sequence[Any]]:

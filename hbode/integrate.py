@@ -11,19 +11,20 @@ import torch
 from torch import Tensor
 
 from .arguments import (
-    as_coefficient,
     as_system,
     as_times,
     check_method,
     check_state,
     check_times,
     check_tolerances,
+    constant_coefficients,
     default_method,
     lost_time,
     too_few_digits,
     too_fine,
 )
 from .bound import bound_field
+from .coefficients import Activation, OfTime
 from .dense import DenseOutput
 from .events import EventLike, as_events, crossing
 from .gradients import Compilation, ContinuousAdjoint, Explicit, Gradient, Problem
@@ -35,7 +36,7 @@ from .reference_solvers import solve_by_reference
 from .solution import Solution, Stats, event_records, raise_failure, stats_of
 from .solvers import Autocast, ButcherTableau, Clock, Field, Method, NystromTableau, SampleClock, as_method, real_dtype
 from .state_tree import State, StateTree, halves
-from .systems import Activation, System
+from .systems import System
 from .updates import Sides, Update, UpdateRecord, merge
 
 
@@ -47,8 +48,8 @@ def hbodeint(
     m0: State | None = None,
     args: tuple[Any, ...] = (),
     inputs: Input | None = None,
-    gamma: float | State | None = None,
-    xi: float | State | None = None,
+    gamma: float | State | OfTime | None = None,
+    xi: float | State | OfTime | None = None,
     activation: str | Activation | None = None,
     method: str | ButcherTableau | NystromTableau | Method | None = None,
     rtol: float | State = 1e-5,
@@ -100,6 +101,10 @@ def hbodeint(
         For a bare `func`: damping γ (default sigmoid(-3) ≈ 0.0474), restoring coefficient ξ and σ of the
         generalised heavy ball, as in `GeneralizedHeavyBall`; fixed, or tensors that receive gradients. For an h0 of
         several tensors one number, or a tuple, list or dict as h0 is, with a number or tensor for each.
+        Or functions γ(t) and ξ(t), such as `NesterovDamping` or ``lambda t: 3 / t``, finite on the whole span, that
+        return a tensor which broadcasts to h (one number, for an h0 of several tensors); gradients reach what they
+        hold. Nyström methods keep the damping exact but for its interpolation in a step, which is of higher order than
+        they are; with γ(t) they run uncompiled, and "auto" steps the first-order form.
     method
         A name in `hbode.METHODS`, a `ButcherTableau` or `NystromTableau` or another `Method` (`hbode.solvers`), or
         "scipy:<solve_ivp method>" or "torchdiffeq:<method>". Default: dprkn6 where the
@@ -190,7 +195,8 @@ def hbodeint(
     y0 = torch.stack((h0, torch.zeros_like(h0) if m0 is None else m0)) if system.second_order else h0
 
     precision = Autocast.now(h0.device.type)
-    own_gamma, own_xi = coefficients = [None if c is None else as_coefficient(c, h0) for c in system.coefficients()]
+    own_gamma, own_xi = coefficients = constant_coefficients(system, times, h0)
+    varying = system.varying[0] is not None
     if ":" in name:
         if events or dense or per_sample or times.ndim == 2:
             raise ValueError(f"method {name!r} is a reference: no events, dense output or times and steps per sample")
@@ -200,7 +206,7 @@ def hbodeint(
     base = as_method(method)
     check_names(options, base, name)
     reduced = system.damped and system.activation is None
-    chosen = mode.adapt(configured(base, options, rtol, atol, reduced, times))
+    chosen = mode.adapt(configured(base, options, rtol, atol, reduced, times, varying))
     check_method(name, chosen, system)
     if coarse := too_few_digits("h0", h0.dtype, name, chosen):
         raise TypeError(coarse)
@@ -256,7 +262,7 @@ def hbodeint(
                 crossings=crossings,
                 on_accept=bar.accept,
             ),
-            damped=system.damped,
+            damped=system.damped and not varying,
             owners=(system, *(e.fn for e in events), *(() if updates is None else (updates.fn, updates.data))),
             tied=samples and not per_sample,
             compilation=Compilation(_subject(system.f)) if compile else None,

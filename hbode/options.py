@@ -22,6 +22,8 @@ from .solvers import (
     Implicit,
     Method,
     Node,
+    NormalForm,
+    Nystrom,
     Plan,
     Settings,
     Updates,
@@ -58,12 +60,14 @@ def is_adaptive(method: Method, options: Mapping[str, Any]) -> bool:
 
 
 def configured(
-    method: Method, options: Mapping[str, Any], rtol: Any, atol: Any, reduced: bool, times: Tensor
+    method: Method, options: Mapping[str, Any], rtol: Any, atol: Any, reduced: bool, times: Tensor, varying: bool
 ) -> Method:
     """Return the method with its own options set, for times (T,) or (B, T).
 
-    `reduced` says that a damped system has h' = m.
+    `reduced` says that a damped system has h' = m, `varying` that γ depends on the time.
     """
+    if varying and isinstance(method, Nystrom):
+        method = NormalForm(method)
     if isinstance(method, Implicit | Auto):
         default = (method.implicit if isinstance(method, Auto) else method).settings
         inner, share = options.get("inner", default.inner), float(options.get("inner_share", default.share))
@@ -75,7 +79,9 @@ def configured(
         lengths = (times[..., -1] - times[..., 0]).detach().abs()
         span = None if is_adaptive(method, options) else float(lengths.max()) or None
         settings = Settings(solver, rtol, atol, share, reduced, span)
-        return switching(reduced, settings) if isinstance(method, Auto) else replace(method, settings=settings)
+        if isinstance(method, Auto):
+            return switching(reduced and not varying, settings)
+        return replace(method, settings=settings)
     if not isinstance(method, Adams):
         return Coupled(method, float(options["coupling"])) if "coupling" in options else method
     own = {key: options[key] for key in ADAMS if key in options}

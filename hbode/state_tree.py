@@ -85,8 +85,13 @@ class StateTree:
         return self.spec.unflatten(self._divided(y))
 
     def numbers(self, name: str, value: Any) -> Any:
-        """Return an argument that is a number, or a tree of numbers and tensors that broadcast to the parts of h0."""
-        if value is None or isinstance(value, int | float) or (isinstance(value, Tensor) and value.numel() == 1):
+        """Return an argument that is a number, or a tree of numbers and tensors that broadcast to the parts of h0.
+
+        A function of the time, whose values are numbers, stays what it is.
+        """
+        if value is None or callable(value) or isinstance(value, int | float):
+            return value
+        if isinstance(value, Tensor) and value.numel() == 1:
             return value
         if isinstance(value, Tensor):
             raise ValueError(

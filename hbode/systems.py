@@ -11,16 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .coefficients import Activation, OfTime, as_activation, as_value, at_time, shortened
 from .gradients.captured import reachable
 from .solvers.field import checked
 
 VectorField = Callable[..., Any]
-Activation = Callable[[Tensor], Tensor]
-
-_ACTIVATIONS: dict[str, Activation] = {
-    "tanh": torch.tanh,
-    "hardtanh": lambda m: F.hardtanh(m, -5.0, 5.0),
-}
 
 
 class System(nn.Module):
@@ -40,6 +35,8 @@ class System(nn.Module):
         if not callable(f):
             raise TypeError(f"f must be callable as f(t, h), got {type(f).__name__}")
         self.f = f
+        self.gamma_of_time: OfTime | None = None
+        self.xi_of_time: OfTime | None = None
 
     def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
         """Return the parameters of the system, and of f if it is a module; a warning says which modules f uses besides.
@@ -48,18 +45,28 @@ class System(nn.Module):
         does not come by here.
         """
         own = {id(parameter) for _, parameter in self.named_parameters()}
-        for module in [] if isinstance(self.f, nn.Module) or not recurse else reachable(self.f).modules:
-            if any(x.requires_grad and id(x) not in own for _, x in module.named_parameters()):
-                warnings.warn(
-                    f"the parameters of this {type(self).__name__} are not those of the {type(module).__name__} that f "
-                    "uses, which an optimiser over them will not train. Give f as a torch.nn.Module that holds it, or "
-                    "give its parameters to the optimiser as well",
-                    stacklevel=2,
-                )
+        functions = zip(("f", "gamma", "xi"), (self.f, *self.varying), strict=True)
+        for name, function in functions if recurse else ():
+            for module in [] if isinstance(function, nn.Module) else reachable(function).modules:
+                if any(x.requires_grad and id(x) not in own for _, x in module.named_parameters()):
+                    warnings.warn(
+                        f"the parameters of this {type(self).__name__} are not those of the {type(module).__name__} "
+                        f"that {name} uses, which an optimiser over them will not train. Give {name} as a "
+                        "torch.nn.Module that holds it, or give its parameters to the optimiser as well",
+                        stacklevel=2,
+                    )
         return super().parameters(recurse)
 
-    def coefficients(self) -> tuple[Tensor | None, Tensor | None]:
-        """Return γ and ξ, shape () or per channel; None where the system has none."""
+    @property
+    def varying(self) -> tuple[OfTime | None, OfTime | None]:
+        """γ and ξ where they are functions of the time; None where they are not."""
+        return self.gamma_of_time, self.xi_of_time
+
+    def coefficients(self, t: Tensor | None = None) -> tuple[Tensor | None, Tensor | None]:
+        """Return γ and ξ, shape () or per channel; None where the system has none.
+
+        Where they are functions of the time, their values at t, without which there are none: `ValueError`.
+        """
         return None, None
 
     def force(self, t: Tensor, h: Tensor, *args: Any) -> Tensor:
@@ -119,8 +126,10 @@ class HeavyBall(System):
     gamma
         Damping at the start, in 1/time: a number, or a tensor per channel, shape (C,) against the last axis of h,
         or any shape that broadcasts to h without its batch. Default: ε sigmoid(-3) ≈ 0.0474 ε.
+        Or a function γ(t) of such values, such as `NesterovDamping`: a callable of a time of shape (), or
+        (B, 1, …, 1) against h (B, ...) where samples step by themselves. A module is trained by its own parameters.
     epsilon
-        Upper bound ε of a trainable γ = ε sigmoid(ω).
+        Upper bound ε of a trainable γ = ε sigmoid(ω); not for a γ(t).
     trainable
         Whether γ is learned, through ω. A fixed γ may have any value.
     """
@@ -130,7 +139,7 @@ class HeavyBall(System):
     def __init__(
         self,
         f: VectorField,
-        gamma: float | Tensor | None = None,
+        gamma: float | Tensor | OfTime | None = None,
         *,
         epsilon: float = 1.0,
         trainable: bool = True,
@@ -139,30 +148,39 @@ class HeavyBall(System):
         if not epsilon > 0:
             raise ValueError(f"epsilon must be positive, got {epsilon}")
         self.epsilon = float(epsilon)
+        self.trainable = trainable
+        if callable(gamma):
+            self.gamma_of_time = gamma
+            if epsilon != 1.0:
+                raise ValueError(
+                    f"epsilon must not be given with a gamma that is a function of the time, got {epsilon}"
+                )
+            return
         if gamma is None:
             gamma = self.epsilon / (1.0 + math.exp(3.0))
-        value = _value(gamma, trainable)
+        value = as_value(gamma, trainable)
         if trainable:
             share = value.detach() / self.epsilon
             if not bool(((share > 0) & (share < 1)).all()):
                 raise ValueError(
                     f"gamma must lie strictly between 0 and epsilon={self.epsilon:g} to be trainable as "
-                    f"epsilon * sigmoid(omega), got {_short(value)}; set trainable=False or raise epsilon"
+                    f"epsilon * sigmoid(omega), got {shortened(value)}; set trainable=False or raise epsilon"
                 )
             self.omega = nn.Parameter(torch.logit(share.double()).to(value.dtype))
         else:
             self.register_buffer("fixed_gamma", value)
-        self.trainable = trainable
 
     @property
-    def gamma(self) -> Tensor:
-        """The damping γ, shape () or per channel."""
+    def gamma(self) -> Tensor | OfTime:
+        """The damping γ, shape () or per channel, or a function of the time."""
+        if self.gamma_of_time is not None:
+            return self.gamma_of_time
         if self.trainable:
             return self.epsilon * torch.sigmoid(self.omega)
         return torch.as_tensor(self.fixed_gamma)
 
-    def coefficients(self) -> tuple[Tensor | None, Tensor | None]:
-        return self.gamma, None
+    def coefficients(self, t: Tensor | None = None) -> tuple[Tensor | None, Tensor | None]:
+        return at_time("gamma", self.gamma, t), None
 
     def rhs(self, t: Tensor, y: Tensor, gamma: Tensor | None, xi: Tensor | None, *args: Any) -> Tensor:
         h, m = y.unbind()
@@ -183,7 +201,7 @@ class GeneralizedHeavyBall(HeavyBall):
         As for `HeavyBall`; `trainable` holds for ξ too.
     xi
         Restoring coefficient at the start, in 1/time²: a number or per channel, like `gamma`. Trainable as
-        ξ = softplus(χ), for which it must be positive. Default: softplus(0) = ln 2.
+        ξ = softplus(χ), for which it must be positive. Default: softplus(0) = ln 2. Or a function ξ(t), as for γ.
     activation
         σ: "tanh", "hardtanh" (between -5 and 5), any elementwise callable, or None for the identity.
     """
@@ -191,36 +209,41 @@ class GeneralizedHeavyBall(HeavyBall):
     def __init__(
         self,
         f: VectorField,
-        gamma: float | Tensor | None = None,
-        xi: float | Tensor | None = None,
+        gamma: float | Tensor | OfTime | None = None,
+        xi: float | Tensor | OfTime | None = None,
         activation: str | Activation | None = "tanh",
         *,
         epsilon: float = 1.0,
         trainable: bool = True,
     ) -> None:
         super().__init__(f, gamma, epsilon=epsilon, trainable=trainable)
-        self.activation = _activation(activation)
+        self.activation = as_activation(activation)
+        if callable(xi):
+            self.xi_of_time = xi
+            return
         xi = math.log(2.0) if xi is None else xi
-        value = _value(xi, trainable)
+        value = as_value(xi, trainable)
         if trainable:
             start = value.detach().double()
             if not bool((start > 0).all()):
                 raise ValueError(
-                    f"xi must be positive to be trainable as softplus(chi), got {_short(value)}; set trainable=False"
+                    f"xi must be positive to be trainable as softplus(chi), got {shortened(value)}; set trainable=False"
                 )
             self.chi = nn.Parameter((start + torch.log(-torch.expm1(-start))).to(value.dtype))
         else:
             self.register_buffer("fixed_xi", value)
 
     @property
-    def xi(self) -> Tensor:
-        """The restoring coefficient ξ, shape () or per channel."""
+    def xi(self) -> Tensor | OfTime:
+        """The restoring coefficient ξ, shape () or per channel, or a function of the time."""
+        if self.xi_of_time is not None:
+            return self.xi_of_time
         if self.trainable:
             return F.softplus(self.chi)
         return torch.as_tensor(self.fixed_xi)
 
-    def coefficients(self) -> tuple[Tensor | None, Tensor | None]:
-        return self.gamma, self.xi
+    def coefficients(self, t: Tensor | None = None) -> tuple[Tensor | None, Tensor | None]:
+        return at_time("gamma", self.gamma, t), at_time("xi", self.xi, t)
 
 
 class JoinedField(nn.Module):
@@ -232,7 +255,7 @@ class JoinedField(nn.Module):
 
     def forward(self, t: Tensor, y: Tensor) -> Tensor:
         """Return dy/dt, shape of y."""
-        gamma, xi = self.system.coefficients()
+        gamma, xi = self.system.coefficients(t)
         if not self.system.second_order:
             return self.system.rhs(t, y, gamma, xi)
         return join(*self.system.rhs(t, torch.stack(split(y)), gamma, xi).unbind())
@@ -250,7 +273,7 @@ class LangevinField(nn.Module):
             raise ValueError(f"as_sde needs a second-order system, got {type(system).__name__}")
         value = torch.as_tensor(noise, dtype=torch.get_default_dtype() if isinstance(noise, float | int) else None)
         if not bool((value >= 0).all()):
-            raise ValueError(f"noise must be zero or positive, got {_short(value)}")
+            raise ValueError(f"noise must be zero or positive, got {shortened(value)}")
         self.drift = system.as_ode()
         self.register_buffer("noise", value)
 
@@ -275,24 +298,3 @@ def split(y: Tensor) -> tuple[Tensor, Tensor]:
         raise ValueError(f"y must have an even number of entries on its last axis, got shape {tuple(y.shape)}")
     h, m = y.chunk(2, -1)
     return h, m
-
-
-def _activation(activation: str | Activation | None) -> Activation | None:
-    if activation is None or callable(activation):
-        return activation
-    if activation not in _ACTIVATIONS:
-        raise ValueError(f"activation must be one of {sorted(_ACTIVATIONS)}, a callable or None, got {activation!r}")
-    return _ACTIVATIONS[activation]
-
-
-def _value(coefficient: float | Tensor, trainable: bool) -> Tensor:
-    """Return γ or ξ as a tensor; a fixed number keeps every digit, for states in float64."""
-    if isinstance(coefficient, Tensor):
-        return coefficient
-    if isinstance(coefficient, dict):
-        raise TypeError(f"gamma and xi of a system must be numbers or tensors, got {type(coefficient).__name__}")
-    return torch.tensor(coefficient, dtype=torch.get_default_dtype() if trainable else torch.float64)
-
-
-def _short(value: Tensor) -> str:
-    return f"{value.item():g}" if value.numel() == 1 else f"values from {value.min():g} to {value.max():g}"

@@ -19,7 +19,20 @@ PACKAGE = ROOT / "hbode"
 
 # Each layer may import the layers before it. Rooms of one layer do not import each other, except in CORE,
 # whose single modules belong together. A new room gets its place here.
-CORE = {"arguments", "bound", "compat", "dense", "events", "inputs", "integrate", "knots", "options", "piecewise"}
+CORE = {
+    "arguments",
+    "bound",
+    "coefficients",
+    "compat",
+    "damping",
+    "dense",
+    "events",
+    "inputs",
+    "integrate",
+    "knots",
+    "options",
+    "piecewise",
+}
 CORE |= {"progress", "reference_solvers", "solution", "state_tree", "systems", "updates", "_compat"}
 LAYERS = [
     {"solvers", "provenance", "results_folder"},

@@ -23,9 +23,9 @@ GPU_SHARE = 64
 class Blocks(NamedTuple):
     """Jacobians of a number of states, (S, ...) each.
 
-    For a damped system, h' = σ(m), m' = -γ m + f(t, h) - ξ h: `force` is ∂f/∂h - ξ, (S, N, N), `slope` is σ'(m),
-    (S, N), or None for σ = id, and `gamma` is γ, shape () or (N,). For any other, `force` is the whole of ∂(dy/dt)/∂y,
-    (S, P, P), and `gamma` is None.
+    For a damped system, h' = σ(m), m' = -γ m + f(t, h) - ξ h, with γ and ξ that are constant: `force` is ∂f/∂h - ξ,
+    (S, N, N), `slope` is σ'(m), (S, N), or None for σ = id, and `gamma` is γ, shape () or (N,). For any other, `force`
+    is the whole of ∂(dy/dt)/∂y, (S, P, P), and `gamma` is None.
     """
 
     force: Tensor
@@ -85,6 +85,11 @@ class Trajectory:
         """Where the samples of the position of a second-order system are."""
         return StateAxes(self.y.shape[2:], 0 if self.batched else None)
 
+    @property
+    def damped(self) -> bool:
+        """Whether the system is damped linearly, with the same γ and ξ at all times."""
+        return self.system.damped and self.system.varying == (None, None)
+
     def _times(self) -> Tensor:
         """Return times as f receives them: (T,), or (T, B, 1, …) against h."""
         t = self.t.to(self.y.dtype)
@@ -131,7 +136,7 @@ class Trajectory:
 
     def chunks(self) -> Iterator[tuple[slice, Blocks]]:
         """Yield the Jacobians, some times after the other, (S, ...) with S the states of these times, times first."""
-        damped = self.system.damped
+        damped = self.damped
         n = self.size // 2 if damped else self.size
         room = CPU_ENTRIES
         if self.y.is_cuda:
@@ -150,14 +155,14 @@ class Trajectory:
                 slope = None if slope is None else slope.flatten(0, 1)
             yield part, Blocks(force, slope, gamma)
 
-    def _coefficients(self) -> tuple[Tensor | None, Tensor | None]:
+    def _coefficients(self, t: Tensor | None = None) -> tuple[Tensor | None, Tensor | None]:
         h = self.y[0, 0] if self.system.second_order else self.y[0]
-        gamma, xi = (None if c is None else as_coefficient(c.detach(), h) for c in self.system.coefficients())
+        gamma, xi = (None if c is None else as_coefficient(c.detach(), h) for c in self.system.coefficients(t))
         return (None if gamma is None else gamma.to(h.dtype)), (None if xi is None else xi.to(h.dtype))
 
     def _matrices(self, part: slice, rows: int) -> Tensor:
         """Return ∂f/∂h of a damped system, or ∂(dy/dt)/∂y of another, (T, B, n, n)."""
-        damped = self.system.damped
+        damped = self.damped
         layout, y = (self.force_layout, self.y[part, 0]) if damped else (self.layout, self.y[part])
         try:
             return _by_vmap(self._force if damped else self._slope, self._times()[part], y, layout, rows)
@@ -171,7 +176,7 @@ class Trajectory:
         return self.system.force(t, h, *self.args)
 
     def _slope(self, t: Tensor, y: Tensor) -> Tensor:
-        gamma, xi = self._coefficients()
+        gamma, xi = self._coefficients(t)
         return self.system.rhs(t, y, gamma, xi, *self.args)
 
 

@@ -164,6 +164,7 @@ class Propagator:
     def slope(self, t: Tensor, y: Tensor, n: int | None = None) -> Tensor:
         """Return dy/dt at (t, y) as the solve saw it, within step n where the field is discontinuous in time."""
         field = self.field if n is None else self.field.within(self.steps[n].sides)
+        field = field.at(t)
         return self.method.slope(field, self.method.start(field, t, y))
 
     def slope_at(self, t: float, y: Tensor, n: int) -> Checked:

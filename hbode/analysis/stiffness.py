@@ -145,7 +145,7 @@ def stiffness_at(
         raise ValueError(f"tol must be between 0 and 1, got {tol}")
     if trajectory.samples > 1:
         check_independent(trajectory.linearised(0), "h")
-    reduced = closed_form and system.damped and trajectory.coefficients()[0].ndim == 0
+    reduced = closed_form and trajectory.damped and trajectory.coefficients()[0].ndim == 0
     if trajectory.size <= dense_limit:
         rates, values, how = _dense(trajectory, closed_form)
         notes: list[str] = []

@@ -122,6 +122,7 @@ class Problem:
     def slope(self, field: Field, t: Tensor, y: Tensor) -> Tensor:
         """Return dy/dt at a time and state, shape of y, without a graph."""
         t, y = t.detach(), y.detach()
+        field = field.at(t)
         return self.method.slope(field, self.method.start(field, t, y))
 
     def seen_before(self, field: Field, t: Tensor, sign: float) -> Field:

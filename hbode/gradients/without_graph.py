@@ -88,8 +88,9 @@ def _look(problem: Problem, field: Field, crossings: Sequence[Any], within: Sequ
 
     def start() -> list[Tensor]:
         nonlocal carry
-        carry = problem.method.start(field, clock.start().detach(), y0)
-        return [*carry, *(crossing.fn(t0, y0) for crossing in crossings)]
+        t = clock.start().detach()
+        carry = problem.method.start(field, t, y0)
+        return [*carry, field.damping_at(t).gamma, *(crossing.fn(t0, y0) for crossing in crossings)]
 
     before = noise_state(y0.device)
     parts = [part for r in within for module in r.modules for part in module.modules() if part._buffers]

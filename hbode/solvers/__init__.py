@@ -1,7 +1,7 @@
 """Numerics: pure steps, the loops that drive them, and the tape they leave. Imports torch, nothing of hbode."""
 
 from .clock import Clock, Node, SampleClock
-from .field import Damping, Field
+from .field import Damping, Field, VaryingDamping
 from .implicit import INNER, Collocation, CollocationTableau, Dirk, DirkTableau, Implicit, Settings
 from .loops.blocks import STEPS, TRIES, jump, run_block, run_tries, step_once
 from .loops.compiled import CannotCompileError, compiled
@@ -15,6 +15,7 @@ from .method import Carry, Invertible, Method, Uniform, is_uniform, max_growth
 from .methods.adams import Adams
 from .methods.auto import Auto
 from .methods.coupled import Coupled
+from .methods.normal_form import NormalForm
 from .methods.nystrom import Nystrom
 from .methods.runge_kutta import RungeKutta
 from .methods.tableau import ButcherTableau, NystromTableau
@@ -54,6 +55,7 @@ __all__ = [
     "Keep",
     "Method",
     "Node",
+    "NormalForm",
     "Nystrom",
     "NystromTableau",
     "Plan",
@@ -65,6 +67,7 @@ __all__ = [
     "Tape",
     "Uniform",
     "Updates",
+    "VaryingDamping",
     "switching",
     "as_method",
     "batch_first",

@@ -37,6 +37,21 @@ class Damping(NamedTuple):
         return cls(gamma, kappa, gamma.to(own), kappa.to(own), None if xi is None else xi.to(own))
 
 
+class VaryingDamping(NamedTuple):
+    """The damping of h'' + γ(t) h' = f.
+
+    γ is a function of a time in the dtype in which the field reads it, and has the form that `Damping` has; `like` has
+    the dtype of the state.
+    """
+
+    gamma: Callable[[Tensor], Tensor]
+    like: Tensor
+
+    def at(self, t: Tensor) -> Damping:
+        """Return the damping at a time."""
+        return Damping.of(self.gamma(t), None, self.like)
+
+
 class Counts:
     """How often a field was evaluated, products with its Jacobian included, and how many of these were products."""
 
@@ -110,7 +125,7 @@ class Field:
         self,
         fn: Rhs,
         dtype: torch.dtype,
-        damping: Damping | None = None,
+        damping: Damping | VaryingDamping | None = None,
         sigma: Callable[[Tensor], Tensor] | None = None,
         counts: Counts | None = None,
         sides: tuple[float, float] | None = None,
@@ -130,12 +145,7 @@ class Field:
         elif t.dtype != self.dtype:
             t = t.to(self.dtype)
         if self.sides is not None:
-            after, before = self.sides
-            inside = t.detach().clamp(min=self._next(after, torch.inf), max=self._next(before, -torch.inf))
-            if t.requires_grad:  # a time that was moved by more than its rounding stays where the interval ends
-                near = (inside - t.detach()).abs() <= 4 * torch.finfo(self.dtype).eps * inside.abs()
-                inside = torch.where(near, t + (inside - t.detach()), inside)
-            t = inside
+            t = self._seen_from(self.sides, t)
         if torch.compiler.is_compiling():  # a compiled loop counts its evaluations, and writes to the field's memory
             return self.fn(t, y).clone()
         self.counts.calls += 1
@@ -144,10 +154,32 @@ class Field:
 
     @property
     def damping(self) -> Damping:
-        """The linear part of the equation."""
-        if self._damping is None:
-            self._damping = Damping.of(None, None, torch.zeros((), dtype=self.dtype))
+        """The linear part of the equation, where that is constant."""
+        if isinstance(self._damping, Damping):
+            return self._damping
+        if self._damping is not None:
+            raise TypeError("the damping of this field depends on the time: a method asks for damping_at(t)")
+        self._damping = Damping.of(None, None, torch.zeros((), dtype=self.dtype))
         return self._damping
+
+    def damping_at(self, t: Tensor, dt: Tensor | None = None, c: float = 0.0) -> Damping:
+        """Return the linear part of the equation at the time t + c dt, which has the shape of a step's."""
+        if not isinstance(self._damping, VaryingDamping):
+            return self.damping
+        t = (t if dt is None else t + c * dt).to(self.dtype)
+        return self._damping.at(t if self.sides is None else self._seen_from(self.sides, t))
+
+    def gamma_at(self, t: Tensor) -> Tensor:
+        """Return γ, float64, at a time in the dtype in which the field reads it."""
+        if not isinstance(self._damping, VaryingDamping):
+            return self.damping.gamma
+        return self._damping.gamma(t if self.sides is None else self._seen_from(self.sides, t))
+
+    def at(self, t: Tensor) -> Field:
+        """Return the field with the damping that it has at a time, for what looks at that time alone."""
+        if not isinstance(self._damping, VaryingDamping):
+            return self
+        return Field(self.fn, self.dtype, self.damping_at(t), self.sigma, self.counts, self.sides)
 
     @property
     def calls(self) -> int:
@@ -183,19 +215,33 @@ class Field:
         seen.memory, seen.results = self.memory, self.results
         return seen
 
+    def _seen_from(self, sides: tuple[float, float], t: Tensor) -> Tensor:
+        after, before = sides
+        inside = t.detach().clamp(min=self._next(after, torch.inf), max=self._next(before, -torch.inf))
+        if t.requires_grad:  # a time that was moved by more than its rounding stays where the interval ends
+            near = (inside - t.detach()).abs() <= 4 * torch.finfo(self.dtype).eps * inside.abs()
+            inside = torch.where(near, t + (inside - t.detach()), inside)
+        return inside
+
     def _next(self, t: float, towards: float) -> float:
         at = torch.tensor(t, dtype=self.dtype)
         return torch.nextafter(at, torch.tensor(towards, dtype=self.dtype)).item()
 
 
-def damped_slope(field: Field, carry: tuple[Tensor, ...]) -> Tensor:
-    """Return (σ(m), F - γ m - ξ h) stacked, from a carry ((h, m), F) of a damped method."""
+def damped_slope(field: Field, carry: tuple[Tensor, ...], damping: Damping | None = None) -> Tensor:
+    """Return (σ(m), F - γ m - ξ h) stacked, from a carry ((h, m), F) of a damped method.
+
+    With a damping that depends on the time, the one there is to be given.
+    """
     h, m = carry[0].unbind()
-    acceleration = carry[1]
-    acceleration = torch.addcmul(acceleration, field.damping.gamma_h, m, value=-1)
-    if field.damping.xi_h is not None:
-        acceleration = torch.addcmul(acceleration, field.damping.xi_h, h, value=-1)
-    return torch.stack((m if field.sigma is None else field.sigma(m), acceleration))
+    damping = field.damping if damping is None else damping
+    return torch.stack((m if field.sigma is None else field.sigma(m), acceleration(damping, carry[1], h, m)))
+
+
+def acceleration(damping: Damping, force: Tensor, h: Tensor, m: Tensor) -> Tensor:
+    """Return F - γ m - ξ h."""
+    out = torch.addcmul(force, damping.gamma_h, m, value=-1)
+    return out if damping.xi_h is None else torch.addcmul(out, damping.xi_h, h, value=-1)
 
 
 def checked(out: Any, h: Tensor, path: str = "") -> Tensor:

@@ -30,7 +30,7 @@ class Method(Protocol):
 
     @property
     def damped(self) -> bool:
-        """True: integrates h'' + γ h' + ξ h = field(t, h). False: integrates y' = field(t, y)."""
+        """True: integrates h'' + γ h' + ξ h = field(t, h), with `field.damping_at`. False: y' = field(t, y)."""
         ...
 
     @property

@@ -122,7 +122,8 @@ def train(
         history.nfe_forward += mean["nfe"]
         history.nfe_backward += mean["nfe_backward"]
         history.rejected += mean["rejected"]
-        gamma, xi = model.system.coefficients()
+        varying = any(function is not None for function in model.system.varying)
+        gamma, xi = (None, None) if varying else model.system.coefficients()
         history.gamma.append(None if gamma is None else float(gamma.detach()))
         history.xi.append(None if xi is None else float(xi.detach()))
         error = float((predict(model, data.validation, observed) - data.validation.x[:, observed:]).square().mean())

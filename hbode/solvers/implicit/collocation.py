@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from ..coefficients import check_length, check_orders, check_quadrature, check_sum
-from ..field import Field
+from ..field import Field, acceleration
 from ..method import Carry
 from ..methods.hermite import Hermite
 from .inner import NewtonKrylov
 from .quartic import Quartic
-from .stage import Settings, acceleration, fixed_point, slope, solve_stage, tolerance
+from .stage import Settings, fixed_point, slope, solve_stage, tolerance
 from .step import Implicit, ImplicitStages, Interpolant
 
 
@@ -107,8 +107,8 @@ class Collocation(Implicit):
 
         def rates(h: Tensor, speeds: Tensor) -> Tensor:
             """Return the accelerations where these speeds lead."""
-            states = zip(times, h + along(speeds), speeds, strict=True)
-            return torch.stack([acceleration(field, field(s, x), x, v) for s, x, v in states])
+            states = zip(dampings, times, h + along(speeds), speeds, strict=True)
+            return torch.stack([acceleration(damping, field(s, x), x, v) for damping, s, x, v in states])
 
         def solved(r: Callable[[Tensor], Tensor], guess: Tensor) -> tuple[Tensor, Tensor]:
             every = guess.unsqueeze(0).expand(len(times), *guess.shape)
@@ -117,6 +117,7 @@ class Collocation(Implicit):
 
         if settings.reduced:
             h, m = y.unbind()
+            dampings = [field.damping_at(s) for s in times]
             q, converged = solved(lambda q: rates(h, m + along(q)), k[1])
             slopes = torch.stack((m + along(q), q), 1)
         else:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..field import Field
+from ..field import Field, acceleration
 from .equation import ROUNDINGS, Equation, Inner, Linear
 from .inner import Anderson
 from .krylov import solve_rows
@@ -63,7 +63,7 @@ def slope(field: Field, t: Tensor, y: Tensor, reduced: bool) -> Tensor:
     if not reduced:
         return field(t, y)
     h, m = y.unbind()
-    return torch.stack((m, acceleration(field, field(t, h), h, m)))
+    return torch.stack((m, acceleration(field.damping_at(t), field(t, h), h, m)))
 
 
 def solve_stage(field: Field, t: Tensor, y: Tensor, sigma: Tensor, guess: Tensor, settings: Settings) -> Stage:
@@ -89,12 +89,13 @@ def solve_stage(field: Field, t: Tensor, y: Tensor, sigma: Tensor, guess: Tensor
         return Stage(torch.addcmul(y, sigma, k), k, converged)
     h, m = y.unbind()
     ahead = torch.addcmul(h, sigma, m)
-    rest = 1 + sigma * field.damping.gamma_h
+    damping = field.damping_at(t)
+    rest = 1 + sigma * damping.gamma_h
 
     def rate(q: Tensor) -> Tensor:
         """Return q of (1 + σγ) q = F - γ m - ξ h, with F and h where q leads."""
         at = torch.addcmul(ahead, sigma * sigma, q)
-        return acceleration(field, field(t, at), at, m) / rest
+        return acceleration(damping, field(t, at), at, m) / rest
 
     q, converged = solved(rate, guess[1], None if samples is None else samples - 1)
     m1 = torch.addcmul(m, sigma, q)
@@ -259,10 +260,3 @@ def _solved(
     if slack is not None:
         slack[:] = [SLACK * limit]
     return equation.state(found)
-
-
-def acceleration(field: Field, force: Tensor, h: Tensor, m: Tensor) -> Tensor:
-    """Return F - γ m - ξ h."""
-    damping = field.damping
-    out = torch.addcmul(force, damping.gamma_h, m, value=-1)
-    return out if damping.xi_h is None else torch.addcmul(out, damping.xi_h, h, value=-1)

@@ -40,7 +40,7 @@ def begin_samples(
     dt = torch.full_like(sign, (plan.control.first_step or math.nan) if plan.adaptive else plan.step_size)
     if (status < 0).any():
         tape.carry = start or method.start(field, clock.start(), y0)
-        slope = batch_first(method.slope(field, tape.carry), clock.ndim).reshape(batch, -1)
+        slope = batch_first(method.slope(field.at(clock.start()), tape.carry), clock.ndim).reshape(batch, -1)
         broken = ~torch.isfinite(slope.detach()).all(1)
         status = torch.where((status < 0) & broken, float(Status.NON_FINITE), status)
     if tied and plan.adaptive and plan.control.first_step is not None:

@@ -67,7 +67,7 @@ class Coupled:
 
     def step(self, field: Field, t: Tensor, dt: Tensor, carry: Carry) -> tuple[Carry, tuple[Any, Tensor, Tensor]]:
         y, *at_z = carry
-        gap, decay = y - at_z[0], self._decay(field, dt, y)
+        gap, decay = y - at_z[0], self._decay(field, t, dt, y)
         moved, stages = self.base.step(field, t, dt, tuple(at_z))
         left = self.coupling * decay
         y1 = moved[0] + left * gap
@@ -76,7 +76,7 @@ class Coupled:
 
     def undo(self, field: Field, t: Tensor, dt: Tensor, carry: Carry) -> Carry:
         y1, z1, *_ = carry
-        decay = self._decay(field, dt, y1)
+        decay = self._decay(field, t, dt, y1)
         z = self._reached(field, t + dt, -dt, y1) + (z1 - y1) / decay
         at_z = self.base.start(field, t, z)
         moved, _ = self.base.step(field, t, dt, at_z)
@@ -93,9 +93,9 @@ class Coupled:
         share = theta.reshape(len(theta), *[1] * (gap.ndim + 1 - theta.ndim), *theta.shape[1:]).to(left.dtype)
         return torch.addcmul(self.base.interpolate(base, theta), 1 - (1 - left) * share, gap)
 
-    def _decay(self, field: Field, dt: Tensor, y: Tensor) -> Tensor:
-        """Return exp(-γ dt / 2), which meets the state."""
-        return torch.exp(-0.5 * field.damping.gamma * dt).to(y.real.dtype)
+    def _decay(self, field: Field, t: Tensor, dt: Tensor, y: Tensor) -> Tensor:
+        """Return exp(-γ dt / 2), which meets the state, with the γ of the time t."""
+        return torch.exp(-0.5 * field.damping_at(t).gamma * dt).to(y.real.dtype)
 
     def _reached(self, field: Field, t: Tensor, dt: Tensor, y: Tensor) -> Tensor:
         """Return Ψ_dt(t, y)."""

@@ -100,7 +100,7 @@ class Nystrom:
     def step(self, field: Field, t: Tensor, dt: Tensor, carry: Carry) -> tuple[Carry, NystromStages]:
         y, force = carry
         h, m = y.unbind()
-        w = self._weights(y.device)
+        w = self.weights(y.device)
         damped = self._damped(field, dt.ndim)
         constant, linear, square = damped.step.unbind()
         rows = torch.addcmul(constant, torch.addcmul(linear, square, dt), dt) * torch.exp(damped.rate * dt)
@@ -125,7 +125,7 @@ class Nystrom:
         return self.probe.ratio(lambda i: sums.row(i - 1), lambda i: sums.column(i + 2), dt.square(), dt.ndim)
 
     def interpolate(self, stages: NystromStages, theta: Tensor) -> Tensor:
-        rows = _rows(stages.weights, stages.damped, theta, stages.dt)
+        rows = dense_rows(stages.weights, stages.damped, theta, stages.dt)
         columns = stages.sums.columns()
         out: Tensor = combine_rows(rows.to(columns.dtype), columns).unflatten(0, (-1, 2))
         return out
@@ -137,7 +137,7 @@ class Nystrom:
         return stages.sums.columns()
 
     def lay_out(self, device: torch.device) -> None:
-        self._weights(device)
+        self.weights(device)
 
     def prepare(self, field: Field, axes: int) -> None:
         self._damped(field, axes)
@@ -145,21 +145,21 @@ class Nystrom:
     def reading(self, field: Field, theta: Tensor, dt: Tensor, y: Tensor) -> Tensor:
         damped = self._damped(field, theta.ndim - 1)
         dt = dt.reshape(len(dt), 1, *(dt.shape[1:] or [1] * damped.half.ndim))
-        return _rows(self._weights(y.device), damped, theta, dt).to(y.dtype)
+        return dense_rows(self.weights(y.device), damped, theta, dt).to(y.dtype)
 
     def _damped(self, field: Field, axes: int) -> Damped:
         """Return the weights for the damping of a field, and for steps of as many axes."""
         damping = field.damping
-        return field.prepared(self, lambda: _damped(self._weights(damping.gamma.device), damping, axes))
+        return field.prepared(self, lambda: damped_weights(self.weights(damping.gamma.device), damping, axes))
 
-    def _weights(self, device: torch.device) -> NystromWeights:
+    def weights(self, device: torch.device) -> NystromWeights:
         if device not in self._cache:
             with torch.inference_mode(False), torch.no_grad():
                 self._cache[device] = _weights(self.tableau, device)
         return self._cache[device]
 
 
-def _rows(w: NystromWeights, damped: Damped, theta: Tensor, dt: Tensor) -> Tensor:
+def dense_rows(w: NystromWeights, damped: Damped, theta: Tensor, dt: Tensor) -> Tensor:
     """Return the weights of (h, m) at fractions θ, (n,) or (n, B, 1, …, 1), of steps dt, shape (2 n, k, …)."""
     axes = [1] * max(theta.ndim - 1, damped.half.ndim)
     theta = theta.reshape(len(theta), 1, *(theta.shape[1:] or axes))
@@ -234,7 +234,7 @@ def _with_damping(rows: Tensor, position_of: Tensor) -> Tensor:
     return torch.stack((rows, to_h(rows, 1) + less, to_h(rows, 2), to_h(less, 1), to_h(less, 2)))
 
 
-def _damped(w: NystromWeights, damping: Damping, ndim: int) -> Damped:
+def damped_weights(w: NystromWeights, damping: Damping, ndim: int) -> Damped:
     """Return the weights for one damping, with trailing axes for coefficients or a dt that have `ndim` axes."""
     half, kappa = 0.5 * damping.gamma, damping.kappa
     axes = [1] * max(ndim, half.ndim, kappa.ndim)

@@ -18,6 +18,7 @@ class Leapfrog:
     reversible, and for σ = id and f = -∇V conformally symplectic: Φᵀ Ω Φ = e^(-γs) Ω, step by step. The Jacobian
     determinant over N positions is e^(-γNs) for any f. `substeps` are the lengths, in steps, of the leapfrogs
     that are composed: (1,) is order 2, Yoshida's triple jump is order 4 (Yoshida, Phys. Lett. A 150, 1990).
+    Of a damping that depends on the time, a leapfrog takes the value in its middle, and keeps its order and symmetry.
 
     The carry is (y, f(t, h)) with y = (h, m) stacked.
     """
@@ -40,18 +41,21 @@ class Leapfrog:
     def step(self, field: Field, t: Tensor, dt: Tensor, carry: Carry) -> tuple[Carry, Hermite]:
         y, force = carry
         h, m = y.unbind()
-        gamma, xi = field.damping.gamma_h, field.damping.xi_h
+        start = field.damping_at(t)
+        xi = start.xi_h
+        slope = damped_slope(field, carry, start)
         for fraction in self.substeps:
+            middle = field.damping_at(t, dt, 0.5 * fraction)
             t = t + fraction * dt
             s = (fraction * dt).to(h.dtype)
-            decay = torch.exp(-0.5 * s * gamma)
+            decay = torch.exp(-0.5 * s * middle.gamma_h)
             m = m * decay + 0.5 * s * (force if xi is None else force - xi * h)
             h = h + s * (m if field.sigma is None else field.sigma(m))
             force = field(t, h)
             m = (m + 0.5 * s * (force if xi is None else force - xi * h)) * decay
         carry1 = torch.stack((h, m)), force
-        slopes = damped_slope(field, carry), damped_slope(field, carry1)
-        return carry1, Hermite(y, slopes[0], carry1[0], slopes[1], dt.to(h.dtype))
+        slope1 = damped_slope(field, carry1, field.damping_at(t))
+        return carry1, Hermite(y, slope, carry1[0], slope1, dt.to(h.dtype))
 
     def undo(self, field: Field, t: Tensor, dt: Tensor, carry: Carry) -> Carry:
         return self.step(field, t + dt, -dt, carry)[0]

@@ -1,0 +1,148 @@
+"""Runge-Kutta-Nyström methods under damping that depends on the time, h'' + γ(t) h' = f(t, h).
+
+Inside a step of length s from (t, h, m), with Γ(τ) the integral of γ from t to t + τ, u(τ) = e^(Γ/2) h(t + τ) obeys
+
+    u'' = e^(Γ/2) [f + q h],    q = γ²/4 + γ'/2,    u(0) = h,    u'(0) = m + (γ/2) h:
+
+Liouville's normal form, without a first derivative, to which a Nyström method applies (`Nystrom` is this for a constant
+γ). Γ and γ' are those of the polynomial p that interpolates γ at K Gauss-Lobatto points of the step, so that γ may be
+any function, and no integral or derivative of it is asked for. By variation of constants, p in the place of γ moves a
+solution by the integral of a smooth function times p - γ, which is s^K ω(τ/s) times another, ω being orthogonal to the
+polynomials of degree K - 3: by O(s^(2 K - 1)) at the end of a step, by O(s^(K + 1)) inside it.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.polynomial import Legendre
+from torch import Tensor
+
+from ..field import Damping, Field, acceleration
+from ..linear import Sums, combine_rows, stage_times
+from ..method import Carry
+from .nystrom import Damped, Nystrom, NystromStages, damped_weights
+
+
+class Interpolation(NamedTuple):
+    """The polynomial through values at Gauss-Lobatto points x of [0, 1], float64.
+
+    The matrix takes these values to the polynomial's own at the nodes of a method, its derivatives and its integrals
+    from zero there, and its coefficients, of rising powers of 2 θ - 1: so many of each as `sizes` has.
+    """
+
+    x: Tensor
+    matrix: Tensor
+    sizes: list[int]
+
+
+class NormalFormStages(NamedTuple):
+    """One step: that of u, the coefficients of γ in 2 θ - 1, shape (K, ...), float64, and γ and e^(-Γ/2) at its end."""
+
+    of_u: NystromStages
+    gamma: Tensor
+    gamma1: Tensor
+    decay1: Tensor
+
+
+class NormalForm:
+    """A Runge-Kutta-Nyström method for u, where γ depends on the time.
+
+    The carry is (y, m') with y = (h, m) stacked.
+    """
+
+    damped = True
+    identity_only = True
+
+    def __init__(self, base: Nystrom) -> None:
+        self.base = base
+        self.order = base.order
+        self.error_order = base.error_order
+        tableau = base.tableau
+        self.points = max(tableau.dense_order, tableau.order // 2 + 2)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.base!r})"
+
+    def start(self, field: Field, t: Tensor, y: Tensor) -> Carry:
+        h, m = y.unbind()
+        return y, acceleration(field.damping_at(t), field(t, h), h, m)
+
+    def resume(self, field: Field, t: Tensor, carry: Carry) -> Carry:
+        return self.start(field, t, carry[0])
+
+    def step(self, field: Field, t: Tensor, dt: Tensor, carry: Carry) -> tuple[Carry, NormalFormStages]:
+        y, a = carry
+        h, m = y.unbind()
+        w, plain = self.base.weights(y.device), self._plain(field, dt.ndim, y)
+        along = _interpolation(self.points, self.base.tableau.c, y.device)
+        known = torch.stack([field.gamma_at(at) for at in stage_times(t, dt, along.x, field.dtype)])
+        known = known.reshape(len(known), *(known.shape[1:] or [1] * dt.ndim))
+        gamma, rate, integral, coefficients = combine_rows(along.matrix, known).split(along.sizes)
+        half = 0.5 * dt * integral
+        q = 0.25 * gamma * gamma + 0.5 * rate / torch.where(dt == 0, 1.0, dt)  # while samples wait, γ does not change
+        gamma, q, grow, decay = (x.to(y.dtype).unbind() for x in (gamma, q, half.exp(), (-half).exp()))
+
+        constant, linear, square = plain.step.unbind()
+        rows = torch.addcmul(constant, torch.addcmul(linear, square, dt), dt)
+        first = torch.addcmul(torch.addcmul(a, gamma[0], m), q[0], h)
+        sums = Sums(rows.to(y.dtype), (h, torch.addcmul(m, gamma[0], h, value=0.5), first))
+        for i, t_i in enumerate(stage_times(t, dt, w.c, field.dtype)[1:]):
+            h = sums.row(i) * decay[i + 1]
+            force = field(t_i, h)
+            sums.add(torch.addcmul(force, q[i + 1], h) * grow[i + 1])
+        m = torch.addcmul(sums.row(-3) * decay[-1], gamma[-1], h, value=-0.5)
+        stages = NormalFormStages(NystromStages(sums, dt, w, plain), coefficients, gamma[-1], decay[-1])
+        return (torch.stack((h, m)), torch.addcmul(force, gamma[-1], m, value=-1)), stages
+
+    def slope(self, field: Field, carry: Carry) -> Tensor:
+        return torch.stack((carry[0][1], carry[1]))
+
+    def error(self, stages: NormalFormStages) -> Tensor:
+        return _in_h(self.base.error(stages.of_u), stages.gamma1, stages.decay1)
+
+    def stiffness(self, stages: NormalFormStages) -> Tensor:
+        """Return dt² |μ| in units of the boundary of stability, shape () or (B,), for u."""
+        return self.base.stiffness(stages.of_u)
+
+    def interpolate(self, stages: NormalFormStages, theta: Tensor) -> Tensor:
+        states = self.base.interpolate(stages.of_u, theta)
+        x = theta.reshape(len(theta), *(theta.shape[1:] or [1] * (stages.gamma.ndim - 1)))
+        x = torch.cat((torch.zeros_like(x[:1]), x)) * 2 - 1
+        gamma, integral = torch.zeros_like(x), torch.zeros_like(x)
+        for k, coefficient in reversed(list(enumerate(stages.gamma.unbind()))):
+            gamma = gamma * x + coefficient
+            integral = integral * x + coefficient / (k + 1)
+        gamma, integral = gamma[1:], integral * x
+        decay = torch.exp(-0.25 * stages.of_u.dt * (integral[1:] - integral[:1]))
+        axes = [1] * (states.ndim - 1 - gamma.ndim)
+        gamma, decay = (x.reshape(len(x), *axes, *x.shape[1:]).to(states.dtype) for x in (gamma, decay))
+        return _in_h(states.movedim(1, 0), gamma, decay).movedim(0, 1)
+
+    def _plain(self, field: Field, axes: int, y: Tensor) -> Damped:
+        """Return the weights without damping."""
+        return field.prepared(
+            self, lambda: damped_weights(self.base.weights(y.device), Damping.of(None, None, y), axes)
+        )
+
+
+def _in_h(u: Tensor, gamma: Tensor, decay: Tensor) -> Tensor:
+    """Return (h, m) stacked, or a difference of such, from (u, u')."""
+    h, m = (u * decay).unbind()
+    return torch.stack((h, torch.addcmul(m, gamma, h, value=-0.5)))
+
+
+@cache
+def _interpolation(points: int, nodes: tuple[float, ...], device: torch.device) -> Interpolation:
+    """Return the matrices for so many Gauss-Lobatto points."""
+    x = np.array([-1.0, *np.sort(Legendre.basis(points - 1).deriv().roots()), 1.0])
+    k, c = np.arange(points), 2 * np.array(nodes)[:, None] - 1
+    integrals = (c ** (k + 1) - (-1.0) ** (k + 1)) / (2 * k + 2)
+    of_powers = c**k, 2 * k * c ** np.maximum(k - 1, 0), integrals, np.eye(points)
+    matrix = np.concatenate(of_powers) @ np.linalg.inv(np.vander(x, increasing=True))
+    with torch.inference_mode(False):
+        points_of, matrix_of = (torch.from_numpy(a).to(device) for a in ((x + 1) / 2, matrix))
+        return Interpolation(points_of, matrix_of, [len(rows) for rows in of_powers])
