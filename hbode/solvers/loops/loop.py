@@ -97,7 +97,7 @@ def solve(method: Method, field: Field, y0: Tensor, clock: Clock, plan: Plan, st
         plan.enter(tape, step, None)
         return tape.carry
 
-    carry = updated(node, carry) if row < count else carry
+    carry = updated(node, carry)
     look = stiffness(method) if plan.adaptive else None
     solved = convergence(method)
     watched = plan.adaptive or plan.crossings or plan.keep_interpolants
