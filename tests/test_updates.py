@@ -226,7 +226,6 @@ def test_a_failed_solve_leaves_nan_after_it():
         (lambda: solve(Update(torch.tensor([0.5, 0.5]), lambda t, h, m: (h, m))), "twice"),
         (lambda: solve(Update(torch.ones(3, 1), lambda t, h, m: (h, m))), "Update.t"),
         (lambda: solve(Update(torch.tensor([0.5]), lambda t, h, m: h)), "Update.fn"),
-        (lambda: solve(Update(torch.tensor([0.5]), lambda t, h, m: (h, m)), gradient="continuous_adjoint"), "gradient"),
     ],
 )
 def test_errors_name_what_is_wrong(make, told):
