@@ -236,6 +236,30 @@ def test_complex_states(draw):
     assert_same(*grads, relative=1e-6)
 
 
+def test_states_and_data_of_several_tensors(draw):
+    h0 = {"x": draw(2, grad=True), "y": draw(2, 3, grad=True)}
+    data = [draw(1, 2, grad=True), {"which": torch.tensor([2])}]
+    push = Update(increasing(0.5), lambda t, h, m, x: (h, {"x": m["x"] + x[0], "y": m["y"] * x[1]["which"]}), data)
+    f = lambda t, h: {"x": -torch.sin(h["x"]), "y": h["x"][:, None] - h["y"]}
+    grads = []
+    for mode in ("continuous_adjoint", "discrete_adjoint"):
+        sol = hbodeint(f, h0, [0.0, 0.4, 1.0], updates=push, gradient=mode, **FINE)
+        grads.append(pulled_back([*sol.h.values(), sol.updates.after.m["x"]], (*h0.values(), data[0])))
+    assert_same(*grads, relative=1e-6)
+
+
+def test_a_failed_solve_has_the_gradient_of_what_it_reached(draw):
+    y0, c = increasing(1.0).requires_grad_(), increasing(2.0).requires_grad_()
+    grow = Update(increasing(0.0, 0.25), lambda t, y: c * y)  # y' = y² then blows up at t = 0.25 + 1/8
+    grads = []
+    for mode in ("continuous_adjoint", "discrete_adjoint"):
+        sol = hbodeint(FirstOrder(lambda t, y: y * y), y0, [0.0, 0.3, 1.0], updates=grow, gradient=mode, throw=False)
+        assert sol.stats.status.failed
+        grads.append(pulled_back([sol.updates.after.h, sol.h[:2]], (y0, c)))
+    # y(0.3) = 1 / (1/8 - 0.05) is amplified: both are within some hundred tolerances of 1e-5
+    assert_same(*grads, relative=1e-3)
+
+
 @pytest.mark.parametrize("mode", ["continuous_adjoint", "discrete_adjoint"])
 def test_an_update_that_draws_is_refused(draw, mode):
     h0 = draw(2, 2, grad=True)

@@ -53,7 +53,7 @@ class TransposedUpdates(Updates):
         z, sums = self.adjoint.divided(carry)
         z, sums = z + self.bars[k], [x.clone() for x in sums]
         with torch.enable_grad():
-            y, at = self.before[k].detach().requires_grad_(), t.detach().requires_grad_()
+            y, at = (x.detach().to(z.device).requires_grad_() for x in (self.before[k], t))
             value = linear.guard.run(lambda: self.apply(k, at, y), lambda value: [value], (y, at))
         end = self.after[k]
         if bool(differs(value.detach(), torch.zeros_like(end), end)):
