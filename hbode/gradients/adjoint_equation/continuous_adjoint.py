@@ -183,11 +183,11 @@ def _swept(ctx: Any, cotangents: tuple[Tensor | None, ...]) -> tuple[Tensor | No
     linear = Linearisation(field, problem.damped, coefficients, wanted, guard)
 
     place = Rows.of(problem, tape, len(rows))
-    bars = received(problem, tape, place, cotangents)
-    y0_bar, found, jumps = bars.first[0], linear.zeros(), list[Jump]()
+    given = received(problem, tape, place, cotangents)
+    y0_bar, found, jumps = given.first[0], linear.zeros(), list[Jump]()
     z, calls = torch.zeros_like(y0_bar), 0
-    if bars.passed or bars.times:
-        z, found, jumps, calls = _swept_back(problem, mode, tape, linear, explicit, bars, (place, rows))
+    if given.passed or given.times:
+        z, found, jumps, calls = _swept_back(problem, mode, tape, linear, explicit, given, (place, rows))
     times_bar = None
     forward, _ = problem.bind(explicit.detach())
     if times.requires_grad:
@@ -205,7 +205,7 @@ def _swept_back(
     tape: Tape,
     linear: Linearisation,
     explicit: Explicit,
-    bars: Received,
+    given: Received,
     known: tuple[Rows, Tensor],
 ) -> tuple[Tensor, list[Tensor], list[Jump], int]:
     """Return the adjoint at the first time, the integrals, the jumps, and evaluations beside the field's own."""
@@ -218,8 +218,8 @@ def _swept_back(
     control = replace(forward.control, rtol=rtol, atol=atol, norm=None, first_step=first_step)
     points = forward.jumps if adaptive else (*tape.t, *forward.jumps)
     updated = [times[place.anchor[n]] for n in place.after]
-    start, end = bars.latest, times[0]
-    grid = list(dict.fromkeys((start, *updated[: bars.passed][::-1], end)))
+    start, end = given.latest, times[0]
+    grid = list(dict.fromkeys((start, *updated[: given.passed][::-1], end)))
     plan = Plan(control, adaptive, stops_between(grid, points), jumps=forward.jumps, max_steps=forward.max_steps)
 
     again, _ = problem.bind(explicit.detach(), method.damped)
@@ -235,16 +235,16 @@ def _swept_back(
         return SolvedBackwards(method, again, plan, points, (at, states))
 
     sign = math.copysign(1.0, start - end)
-    scale = torch.linalg.vector_norm(torch.cat((bars.bars, bars.first[1:])), math.inf)
-    impulses = Impulses(bars.times, bars.bars.div_(scale), sign, bars.slack)
+    scale = torch.linalg.vector_norm(torch.cat((given.bars, given.first[1:])), math.inf)
+    impulses = Impulses(given.times, given.bars.div_(scale), sign, given.slack)
     backwards = Transposed(method, linear, BetweenUpdates(updated, part, sign), impulses, mode.adjoint_norm == "full")
     jumps: list[Jump] = []
     transposed: TransposedUpdates | None = None
     if forward.updates is not None:
-        anchors = torch.tensor([grid.index(t) for t in updated[: bars.passed][::-1]], dtype=torch.long)
+        anchors = torch.tensor([grid.index(t) for t in updated[: given.passed][::-1]], dtype=torch.long)
         sides = rows[place.before], rows[place.after]
         transposed = TransposedUpdates(
-            anchors, forward.updates.apply, backwards, *sides, bars.first[1:].div_(scale), jumps
+            anchors, forward.updates.apply, backwards, *sides, given.first[1:].div_(scale), jumps
         )
     z = backwards.join(torch.zeros_like(rows[0]), linear.zeros())[0]
     clock = Clock.of(torch.tensor(grid, dtype=torch.float64))

@@ -16,9 +16,10 @@ from ..problem import Problem
 
 
 class Rows(NamedTuple):
-    """The rows of a tape: requested times that they belong to (n,), numbers of updates that came before them (n,).
+    """What the n rows of a tape show.
 
-    Rows `before[k]` and `after[k]` show the states on both sides of update k.
+    Row i is a state at requested time `anchor[i]`, and comes after `passed[i]` updates. Rows `before[k]` and `after[k]`
+    are the states on both sides of update k.
     """
 
     anchor: list[int]
@@ -28,7 +29,7 @@ class Rows(NamedTuple):
 
     @classmethod
     def of(cls, problem: Problem, tape: Tape, count: int) -> Rows:
-        """Return what the rows of a tape are, so many as there are."""
+        """Return what the rows of a tape, so many, show."""
         updates, requested = problem.plan.updates, problem.clock.times.shape[-1]
         anchors = [] if updates is None else updates.anchors.tolist()
         places = torch.cat(tape.row_places).tolist() if tape.row_places else list(range(count))
@@ -42,10 +43,17 @@ class Rows(NamedTuple):
 
 
 class Received(NamedTuple):
-    """Cotangents of states by where they enter, those of the last states that have any being at `latest`.
+    """Cotangents of states, by where they enter the adjoint.
 
-    Those at the first time, and after the updates, are joined, (1 + K, *y): states there but for rounding, `slack`, are
-    the state there. The others are at `times` (n,), in order. So many updates were `passed` before the last.
+    Attributes
+    ----------
+    first
+        Those of y0, and of the state after each update, (1 + K, *y). A state that is later by no more than the rounding
+        of a time, `slack`, is that state.
+    times, bars
+        Those of the others, (n,) and (n, *y), in the order of the solve.
+    passed, latest
+        How many updates come before the last state that has a cotangent, and when that is: there the adjoint starts.
     """
 
     first: Tensor
@@ -57,7 +65,7 @@ class Received(NamedTuple):
 
 
 def received(problem: Problem, tape: Tape, rows: Rows, cotangents: Sequence[Tensor | None]) -> Received:
-    """Return what the outputs of a solve received: rows, times of events (nothing), states at events and nodes."""
+    """Return what the states received: as rows, at events, and as nodes of dense output."""
     rows_bar, _, event_bar, *nodes_bar = cotangents
     y0, values = problem.y0, problem.clock.times.tolist()
     sign = 1.0 if values[-1] >= values[0] else -1.0

@@ -24,21 +24,21 @@ class Jump(NamedTuple):
 
 @dataclass(frozen=True)
 class TransposedUpdates(Updates):
-    """The first K updates of a solve as its adjoint meets them, last one first.
+    """The updates of a solve as its adjoint meets them, last one first.
 
-    For y⁺ = U(t, y⁻) and the cotangent z⁺ of y⁺, that of y⁻ is z⁻ = (∂U/∂y)ᵀ z⁺, and what U depends on receives the
-    like. `apply` is U, of the solve.
+    For y⁺ = U(t, y⁻), the `apply` of both, and the cotangent z⁺ of y⁺, that of y⁻ is z⁻ = (∂U/∂y)ᵀ z⁺, and likewise
+    for what else U depends on. The adjoint may start in between: the last updates of the solve are not among its own.
 
     Attributes
     ----------
     adjoint
         The method that the adjoint equation is solved by.
     before, after
-        The states on both sides, (K, *y), in the order of the solve.
+        The states on both sides of each update of the solve, (K, *y), in its order.
     bars
-        The cotangents of the states after, (K, *y): they enter on their side of the jump.
+        What the states after received as outputs, (K, *y).
     jumps
-        What was found.
+        What was found, for the gradients of times.
     """
 
     adjoint: Transposed
@@ -55,8 +55,7 @@ class TransposedUpdates(Updates):
         with torch.enable_grad():
             y, at = (x.detach().to(z.device).requires_grad_() for x in (self.before[k], t))
             value = linear.guard.run(lambda: self.apply(k, at, y), lambda value: [value], (y, at))
-        end = self.after[k]
-        if bool(differs(value.detach(), torch.zeros_like(end), end)):
+        if bool(differs(value.detach(), self.before[k], self.after[k])):
             refuse(f"the update at t = {float(t):.6g} gives another state")
         to_y, to_t = linear.products(value, (y, at), z, sums)
         self.jumps.append(Jump(k, to_y, z, to_t))

@@ -101,7 +101,7 @@ def solve_per_sample(
         plan.enter(tape, step, None)
         return tape.carry
 
-    carry = updated(node, carry, now.status <= 0)  # those of no length too
+    carry = updated(node, carry, now.status <= float(Status.SUCCESS))  # in a span of no length too
 
     while True:
         control, attempt = ahead(plan, inputs, now, now.status < 0)
