@@ -6,16 +6,17 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, ParamSpec
 
 import torch
 from torch import Tensor, nn
 
 from ..solvers import Carry, Field, Tape
-from ..solvers.field import Rhs
 from ..solvers.noise import Noise, noise_state, restore_noise, same_noise
 from .captured import Guard, Reachable, Watch, graph_ends, now, reachable
 from .problem import Problem
+
+P = ParamSpec("P")
 
 
 class Found(NamedTuple):
@@ -64,6 +65,9 @@ def without_graph(
         return tapes[0], outputs
     if torch.is_grad_enabled() and problem.leaves is None:
         field.fn = _without_gradient(field.fn)
+        if (updates := problem.plan.updates) is not None:
+            updates = replace(updates, fn=_without_gradient(updates.fn))
+            problem = replace(problem, plan=replace(problem.plan, updates=updates))
     with torch.no_grad():
         tape = problem.without_gradient().solve(field, start)
         return tape, tape.gathered()
@@ -83,7 +87,7 @@ def _look(problem: Problem, field: Field, crossings: Sequence[Any], within: Sequ
     held = [x for r in within for x in r.tensors] if problem.leaves is None else list(problem.leaves)
     t0 = clock.times[..., 0].detach()
     if bool((clock.times == clock.times[..., :1]).all()):
-        return Found([x for x in held if x.is_leaf], frozenset(), None, None, ())
+        return Found(held, frozenset(), None, None, ())
     carry: Carry = ()
 
     def start() -> list[Tensor]:
@@ -136,17 +140,18 @@ def _captured(
     return list((known | used).values()), list(used.values())
 
 
-def _without_gradient(fn: Rhs) -> Rhs:
+def _without_gradient(fn: Callable[P, Tensor]) -> Callable[P, Tensor]:
     """Return `fn` for a solve in which nothing was found that needs a gradient; it raises if something does."""
     guard = Guard((), {}, strict=True)
 
-    def guarded(t: Tensor, y: Tensor) -> Tensor:
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> Tensor:
         if torch.compiler.is_compiling():  # then it uses what it used at the first time, which has been looked at
-            return fn(t, y)
-        own = (t, y, *graph_ends((t, y), guard.since).leaves)  # a solver of implicit steps linearises the field
+            return fn(*args, **kwargs)
+        given = [x for x in args if isinstance(x, Tensor)]
+        own = (*given, *graph_ends(given, guard.since).leaves)  # a solver of implicit steps linearises the field
         linearised = torch.is_grad_enabled()
         with torch.enable_grad():
-            out = guard.run(lambda: fn(t, y), lambda out: [out], own)
+            out = guard.run(lambda: fn(*args, **kwargs), lambda out: [out], own)
         return out if linearised else out.detach()
 
     return guarded

@@ -15,10 +15,12 @@ from ..backprop import Backprop, differentiates_steps
 from ..captured import Guard
 from ..problem import Explicit, Problem, Solved
 from ..without_graph import same_autocast, without_graph
-from .event_gradients import along_slope, differentiable_events
+from .cotangents import Received, Rows, received
 from .linearisation import Linearisation
-from .trajectories import Interpolated, SolvedBackwards, stops_between
+from .time_gradients import differentiable_events, requested_times_bar
+from .trajectories import BetweenUpdates, Interpolated, SolvedBackwards, parts_between_updates, stops_between
 from .transposed import Impulses, States, Transposed
+from .transposed_updates import Jump, TransposedUpdates
 
 
 @dataclass(frozen=True)
@@ -27,9 +29,9 @@ class ContinuousAdjoint:
 
     With a = ∂L/∂h and p = ∂L/∂m: a' = -p (∂f/∂h - ξ), p' = -a ⊙ σ'(m) + γ p, which for σ = id is a heavy ball for p
     with the same damping (Xia et al. 2021, Propositions 1 and 2). One sweep goes back over all output times: the steps
-    do not end there, cotangents enter by the transpose of the method's interpolant. The gradients of parameters are
-    sums over the same products. The gradient is that of the exact solution to within the tolerances of both
-    solves, not that of the computed one.
+    do not end there, cotangents enter by the transpose of the method's interpolant. Where an update replaced the state
+    the adjoint jumps by its transpose. The gradients of parameters are sums over the same products. The gradient is
+    that of the exact solution to within the tolerances of both solves, not that of the computed one.
 
     Parameters
     ----------
@@ -72,11 +74,6 @@ class ContinuousAdjoint:
             raise ValueError(
                 "gradient='continuous_adjoint' needs one time axis and step size for the batch; with times or steps "
                 "per sample take gradient='discrete_adjoint'"
-            )
-        if problem.plan.updates is not None:
-            raise ValueError(
-                "gradient='continuous_adjoint' takes no updates: its adjoint is not made to jump; take "
-                "gradient='discrete_adjoint'"
             )
         one_step = is_explicit_one_step(problem.method) and not isinstance(problem.method, Coupled)
         if problem.plan.keep_interpolants and not one_step:
@@ -173,7 +170,7 @@ class _Sweep(torch.autograd.Function):
 
 def _swept(ctx: Any, cotangents: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
     problem, mode, tape = ctx.problem, ctx.mode, ctx.tape
-    y0, times, *inputs, rows = ctx.saved_tensors
+    _, times, *inputs, rows = ctx.saved_tensors
     explicit, captured = problem.divided(inputs)
     explicit = explicit.filled([x.detach().requires_grad_(x.requires_grad) for x in explicit.present])
     instead = {id(x): x.detach().requires_grad_() for x in captured if not x.is_leaf}
@@ -185,63 +182,21 @@ def _swept(ctx: Any, cotangents: tuple[Tensor | None, ...]) -> tuple[Tensor | No
     field, _ = problem.bind(explicit, problem.damped)
     linear = Linearisation(field, problem.damped, coefficients, wanted, guard)
 
-    y0_bar, met, slack = _cotangents(problem, tape, cotangents)
-    found = linear.zeros()
-    forward, _ = problem.bind(explicit.detach())
-    t0_bar = times.new_zeros(())
-    sign = 1.0 if times[-1] >= times[0] else -1.0
-    if met:
-        z, found, calls = _swept_back(problem, mode, tape, linear, explicit, met, slack, (times.tolist(), rows))
-        y0_bar = y0_bar + z
-        if times.requires_grad:
-            t0_bar = -along_slope(
-                z, problem.slope(forward.within(problem.plan.sides(float(times[0]), sign)), times[0], y0)
-            )
-    else:
-        calls = 0
+    place = Rows.of(problem, tape, len(rows))
+    given = received(problem, tape, place, cotangents)
+    y0_bar, found, jumps = given.first[0], linear.zeros(), list[Jump]()
+    z, calls = torch.zeros_like(y0_bar), 0
+    if given.passed or given.times:
+        z, found, jumps, calls = _swept_back(problem, mode, tape, linear, explicit, given, (place, rows))
     times_bar = None
+    forward, _ = problem.bind(explicit.detach())
     if times.requires_grad:
-        times_bar = torch.zeros_like(times)
-        times_bar[0] = t0_bar
-        lead = tape.lead
-        bars = cotangents[0][lead:] if cotangents[0] is not None else ()
-        for i, bar in enumerate(bars, lead):
-            seen = problem.seen_before(forward, times[i], sign)
-            times_bar[i] = along_slope(bar, problem.slope(seen, times[i], rows[i]))
+        moving = (z, jumps, None if cotangents[0] is None else cotangents[0][tape.lead :])
+        times_bar = requested_times_bar(problem, forward, times, (place, rows), *moving)
     ctx.on_backward(field.calls + forward.calls + calls)
     names = [x for x in (*coefficients, *wanted) if x is not None and x.requires_grad]
     sums = {id(x): total for x, total in zip(names, found, strict=True)}
-    return y0_bar, times_bar, *(sums.get(id(x)) for x in explicit.present), *(sums.get(id(x)) for x in leaves)
-
-
-def _cotangents(
-    problem: Problem, tape: Tape, cotangents: tuple[Tensor | None, ...]
-) -> tuple[Tensor, list[tuple[float, Tensor]], float]:
-    """Return the cotangent of y0 itself, times and cotangents of later states in order, and the rounding of a time.
-
-    States at the first time but for rounding are y0.
-    """
-    rows_bar, _, event_bar, *nodes_bar = cotangents
-    clock, lead = problem.clock, tape.lead
-    y0_bar = torch.zeros_like(problem.y0)
-    met: list[tuple[float, Tensor]] = []
-    if rows_bar is not None:
-        y0_bar = y0_bar + clock.fold(rows_bar[:lead], ())
-        met += zip(clock.times[lead:].tolist(), rows_bar[lead:], strict=False)
-    if event_bar is not None:
-        met += zip(torch.cat(tape.event_t_blocks).tolist(), event_bar, strict=True)
-    if nodes_bar and nodes_bar[0] is not None:
-        y0_bar = y0_bar + nodes_bar[0][0]
-        met += zip(tape.t[1:], nodes_bar[0][1:], strict=False)
-    if met:
-        alive = torch.stack([bar.any() for _, bar in met]).tolist()
-        met = [entry for entry, kept in zip(met, alive, strict=True) if kept]
-    start = clock.origin or 0.0
-    slack = 8 * math.ulp(max((abs(t) for t, _ in met), default=0.0) + abs(start))
-    met.sort(key=lambda entry: abs(entry[0] - start))
-    while met and abs(met[0][0] - start) <= slack:
-        y0_bar = y0_bar + met.pop(0)[1]
-    return y0_bar, met, slack
+    return y0_bar + z, times_bar, *(sums.get(id(x)) for x in explicit.present), *(sums.get(id(x)) for x in leaves)
 
 
 def _swept_back(
@@ -250,37 +205,55 @@ def _swept_back(
     tape: Tape,
     linear: Linearisation,
     explicit: Explicit,
-    met: list[tuple[float, Tensor]],
-    slack: float,
-    known: tuple[list[float], Tensor],
-) -> tuple[Tensor, list[Tensor], int]:
-    """Return the adjoint at the first time, the integrals, and evaluations that were made beside the field's own."""
-    forward = problem.plan
+    given: Received,
+    known: tuple[Rows, Tensor],
+) -> tuple[Tensor, list[Tensor], list[Jump], int]:
+    """Return the adjoint at the first time, the integrals, the jumps, and evaluations beside the field's own."""
+    forward, times = problem.plan, problem.clock.times.tolist()
+    place, rows = known
     method = mode.method(problem.method, linear.field if problem.damped else None)
     adaptive = method.error_order is not None and (forward.adaptive or mode.adjoint_method is not None)
     rtol, atol = mode.tolerances(forward)
-    first_step = max(abs(dt) for dt in tape.dt[-2:])  # the last one may have been cut to end the solve
+    first_step = max(map(abs, tape.dt[-2:]), default=None)  # the last one may have been cut to end the solve
     control = replace(forward.control, rtol=rtol, atol=atol, norm=None, first_step=first_step)
     points = forward.jumps if adaptive else (*tape.t, *forward.jumps)
-    start, end = met[-1][0], tape.t[0]
-    plan = Plan(control, adaptive, stops_between(start, end, points), jumps=forward.jumps, max_steps=forward.max_steps)
+    updated = [times[place.anchor[n]] for n in place.after]
+    start, end = given.latest, times[0]
+    grid = list(dict.fromkeys((start, *updated[: given.passed][::-1], end)))
+    plan = Plan(control, adaptive, stops_between(grid, points), jumps=forward.jumps, max_steps=forward.max_steps)
 
-    along: States = Interpolated(problem.method, tape)
     again, _ = problem.bind(explicit.detach(), method.damped)
-    if mode.adjoint_state == "backsolve":
-        at, rows = known
-        states = [*at[: len(rows)], tape.t[-1] + tape.dt[-1]], [*rows, tape.carry[0]]
-        along = SolvedBackwards(method, again, plan, points, states)
-    bars = torch.stack([bar for _, bar in met])
-    scale = torch.linalg.vector_norm(bars, math.inf)
-    impulses = Impulses([t for t, _ in met], bars.div_(scale), math.copysign(1.0, start - end), slack)
-    backwards = Transposed(method, linear, along, impulses, mode.adjoint_norm == "full")
-    z = backwards.joined(torch.zeros_like(bars[0]))
-    swept = solve(backwards, linear.field, z, Clock.of(torch.tensor([start, end], dtype=torch.float64)), plan)
+    parts = parts_between_updates(tape)
+
+    def part(number: int) -> States:
+        if mode.adjoint_state == "interpolating":
+            return Interpolated(problem.method, parts[number])
+        mine = [n for n, passed in enumerate(place.passed) if passed == number]
+        at, states = [times[place.anchor[n]] for n in mine], [rows[n] for n in mine]
+        if number == tape.updates:
+            at, states = [*at, tape.t[-1] + tape.dt[-1]], [*states, tape.carry[0]]
+        return SolvedBackwards(method, again, plan, points, (at, states))
+
+    sign = math.copysign(1.0, start - end)
+    scale = torch.linalg.vector_norm(torch.cat((given.bars, given.first[1:])), math.inf)
+    impulses = Impulses(given.times, given.bars.div_(scale), sign, given.slack)
+    backwards = Transposed(method, linear, BetweenUpdates(updated, part, sign), impulses, mode.adjoint_norm == "full")
+    jumps: list[Jump] = []
+    transposed: TransposedUpdates | None = None
+    if forward.updates is not None:
+        anchors = torch.tensor([grid.index(t) for t in updated[: given.passed][::-1]], dtype=torch.long)
+        sides = rows[place.before], rows[place.after]
+        transposed = TransposedUpdates(
+            anchors, forward.updates.fn, forward.updates.data, backwards, *sides, given.first[1:].div_(scale), jumps
+        )
+    z = backwards.join(torch.zeros_like(rows[0]), linear.zeros())[0]
+    clock = Clock.of(torch.tensor(grid, dtype=torch.float64))
+    swept = solve(backwards, linear.field, z, clock, replace(plan, updates=transposed))
     (status,) = swept.status
     if status.failed:
         raise RuntimeError(
             f"the adjoint solve failed at t = {swept.failed_at[0][0]:.6g} with {status.name}: {status.remedy}"
         )
     z, sums = backwards.divided(swept.carry)
-    return z * scale, [x * scale for x in sums], again.calls
+    jumps = [Jump(jump.which, *(x * scale for x in jump[1:])) for jump in jumps]
+    return z * scale, [x * scale for x in sums], jumps, again.calls

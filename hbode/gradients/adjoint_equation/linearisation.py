@@ -66,22 +66,25 @@ class Linearisation:
 
         Where `sums` are given, as `zeros` returns them, what the wanted tensors receive is added to them in place.
         """
-        wanted = self.wanted if sums is not None else []
-        product: Tensor | None = None
-        found: list[Tensor | None] = [None] * len(wanted)
-        if at.value.requires_grad:
-            grads = torch.autograd.grad(at.value, [at.point, *wanted], bar, allow_unused=True, retain_graph=True)
-            product, found = grads[0], list(grads[1:])
+        (product,) = self.products(at.value, [at.point], bar, sums)
         if sums is not None:
             rates = [
                 -(factor.conj() * bar).real.sum_to_size(coefficient.shape)
                 for coefficient, factor in zip(self.coefficients, at.state.flip(0) if self.damped else (), strict=False)
                 if coefficient is not None
             ]  # f - γ m - ξ h: the coefficients γ, ξ go with m, h
-            hits = [(total, x) for total, x in zip(sums, [*rates, *found], strict=True) if x is not None]
-            if hits:
-                torch._foreach_add_([total for total, _ in hits], [x.to(total.dtype) for total, x in hits])
-        return torch.zeros_like(bar) if product is None else product
+            _add(sums, rates)
+        return product
+
+    def products(self, value: Tensor, points: Sequence[Tensor], bar: Tensor, sums: list[Tensor] | None) -> list[Tensor]:
+        """Return the products of a cotangent of a value with its derivatives by the points (and see `force`)."""
+        wanted = self.wanted if sums is not None else []
+        found: Sequence[Tensor | None] = [None] * (len(points) + len(wanted))
+        if value.requires_grad:
+            found = torch.autograd.grad(value, [*points, *wanted], bar, allow_unused=True, retain_graph=True)
+        if sums is not None:
+            _add(sums[len(sums) - len(wanted) :], found[len(points) :])
+        return [torch.zeros_like(x) if to_x is None else to_x for x, to_x in zip(points, found, strict=False)]
 
     def first_order(self, at: Evaluation, bar: Tensor, sums: list[Tensor] | None) -> Tensor:
         """Return the product of a cotangent of dy/dt with the Jacobian of the first-order form, shape of y.
@@ -100,3 +103,10 @@ class Linearisation:
                 m = at.state[1].detach().requires_grad_()
                 (a,) = torch.autograd.grad(sigma(m), m, a)
         return torch.stack((to_h, torch.addcmul(a, damping.gamma_h.detach(), p, value=-1)))
+
+
+def _add(sums: Sequence[Tensor], found: Sequence[Tensor | None]) -> None:
+    """Add what was found to the first of the sums, in place."""
+    hits = [(total, x) for total, x in zip(sums, found, strict=False) if x is not None]
+    if hits:
+        torch._foreach_add_([total for total, _ in hits], [x.to(total.dtype) for total, x in hits])

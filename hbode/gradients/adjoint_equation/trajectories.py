@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ...solvers import Carry, Clock, Field, Method, Node, Plan, Tape, solve
+from .transposed import States
 
 
 class Interpolated:
@@ -93,7 +94,7 @@ class SolvedBackwards:
         fresh = len(self.carry) == 1 or self.reached in plan.jumps
         start: Carry | None = None if fresh else self.carry
         times = torch.tensor([self.reached, t], dtype=torch.float64, device=self.carry[0].device)
-        plan = replace(plan, stops=stops_between(self.reached, t, self.points))
+        plan = replace(plan, stops=stops_between((self.reached, t), self.points))
         tape = solve(self.method, self.field, self.carry[0], Clock.of(times), plan, start)
         (status,) = tape.status
         if status.failed:
@@ -111,8 +112,50 @@ class SolvedBackwards:
         return inside
 
 
-def stops_between(start: float, end: float, points: Sequence[float]) -> tuple[Node, ...]:
-    """Return the stops of a solve by Clock.of((start, end)): the points inside, in order, then the end."""
+class BetweenUpdates:
+    """A solution that jumps at updates, in parts between them: a step at hand is in the part that its end is in.
+
+    Updates come after what ends at their times.
+
+    Parameters
+    ----------
+    updates
+        The times of the updates, in the order of the solve.
+    part
+        Returns the part after so many of them. It is asked for one after the other, the last one first.
+    sign
+        The direction of the solve.
+    """
+
+    def __init__(self, updates: Sequence[float], part: Callable[[int], States], sign: float) -> None:
+        self.keys, self.part, self.sign = [sign * t for t in updates], part, sign
+        self.here: tuple[int, States] | None = None
+
+    def states(self, times: Sequence[float], end: float) -> Tensor:
+        """Return the states at times in order, none after the end of the step at hand, shape (n, *y)."""
+        number = bisect_left(self.keys, self.sign * end)
+        if self.here is None or self.here[0] != number:
+            self.here = number, self.part(number)
+        return self.here[1].states(times, end)
+
+
+def parts_between_updates(tape: Tape) -> list[Tape]:
+    """Return the steps of a tape with interpolants between its updates, which have none."""
+    parts, first, stages = [], 0, list[Any]()
+    for interpolant in (*tape.interpolants, None):
+        if interpolant is not None:
+            stages.append(interpolant)
+            continue
+        last = first + len(stages)
+        parts.append(replace(tape, t=tape.t[first:last], dt=tape.dt[first:last], interpolants=stages))
+        first, stages = last, []
+    return parts
+
+
+def stops_between(grid: Sequence[float], points: Sequence[float]) -> tuple[Node, ...]:
+    """Return the stops of a solve by Clock.of(grid): its later times and the points inside, in order."""
+    start, end = grid[0], grid[-1]
     low, high = min(start, end), max(start, end)
-    inside = sorted((t for t in points if low < t < high), reverse=end < start)
-    return (*(Node(t, None) for t in inside), Node(end, 1))
+    anchors = {t: n for n, t in enumerate(grid)}
+    inside = sorted({t for t in (*grid, *points) if low < t < high}, reverse=end < start)
+    return tuple(Node(t, anchors.get(t)) for t in (*inside, end))

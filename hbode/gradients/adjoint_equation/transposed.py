@@ -117,7 +117,7 @@ class Transposed:
         sums = [x.clone() for x in sums]
         pulled = self._pull(weights, evaluations, weights.end, weights.inside, z, bars, sums)
         stages = TransposedStages(weights, evaluations, z if not len(bars) else z + bars.sum(0))
-        return self._join(pulled, sums), stages
+        return self.join(pulled, sums), stages
 
     def slope(self, field: Field, carry: Carry) -> Tensor:
         return torch.zeros_like(carry[0])
@@ -131,21 +131,18 @@ class Transposed:
         none = weights.inside[:0]
         bars = stages.bars.new_empty((0, *stages.bars.shape))
         pulled = self._pull(weights, stages.evaluations, weights.error, none, stages.bars, bars, sums)
-        return self._join(pulled, sums)[0] if sums is not None else pulled
+        return self.join(pulled, sums)[0] if sums is not None else pulled
 
     def interpolate(self, stages: TransposedStages, theta: Tensor) -> Tensor:
         raise NotImplementedError("the adjoint is known at the ends of its steps")
 
-    def joined(self, z: Tensor) -> Tensor:
-        """Return the state that a solve starts from."""
-        return self._join(z, self.linear.zeros())[0]
-
     def divided(self, carry: Carry) -> tuple[Tensor, list[Tensor]]:
         """Return the adjoint and the integrals."""
         z, *sums = self._split(carry)
-        return z, sums
+        return z, sums or self.linear.zeros()  # a solve of no length has none
 
-    def _join(self, z: Tensor, sums: list[Tensor]) -> Carry:
+    def join(self, z: Tensor, sums: list[Tensor]) -> Carry:
+        """Return the carry with this adjoint and these integrals."""
         if not self.full:
             return (z, *sums)
         return (torch.cat([z.reshape(-1), *(x.reshape(-1).to(z.dtype) for x in sums)]),)
@@ -153,7 +150,8 @@ class Transposed:
     def _split(self, carry: Carry) -> Carry:
         if not self.full:
             return carry
-        like = [self.impulses.bars[0], *self.linear.zeros()]
+        bars = self.impulses.bars
+        like = [bars.new_empty(bars.shape[1:]), *self.linear.zeros()]
         parts = carry[0].split([x.numel() for x in like])
         return tuple(part.view(x.shape).to(x.dtype) for part, x in zip(parts, like, strict=True))
 

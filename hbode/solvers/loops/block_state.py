@@ -156,7 +156,9 @@ class Start(NamedTuple):
     def updated(self, updates: Updates) -> Start:
         """Return the same with the updates among its stops."""
         nodes, which, last = updates.stops(self.nodes, self.limits[5] + 1)
-        return self._replace(nodes=nodes, limits=torch.cat((self.limits[:5], last.unsqueeze(0) - 1)), which=which)
+        state, limits = self.state.clone(), torch.cat((self.limits[:5], last.unsqueeze(0) - 1))
+        state[6] = torch.where((which[1] >= 0) & (state[6] == 0), -1.0, state[6])  # in a span of no length too
+        return self._replace(state=state, nodes=nodes, limits=limits, which=which)
 
     def inputs(self, passed: Tensor, steps: int, updates: Updates | None = None) -> BlockInputs:
         """Return what a block of so many steps goes by after so many stops, () or (B,)."""

@@ -159,21 +159,22 @@ def step_once(
         carry1 = tuple(torch.where(mask, new, old) for new, old in zip(carry1, carry, strict=True))
         return torch.stack(onward), carry1, tuple(method.record(stages) for _ in buffers.record)
 
-    def kept(state: Tensor, carry: Carry) -> tuple[Tensor, Carry, tuple[Tensor, ...]]:
-        records = tuple(x.new_zeros(len(x) // len(buffers.start), *x.shape[1:]) for x in buffers.record)
-        return state.clone(), tuple(x.clone() for x in carry), records
-
-    def replaced(state: Tensor, carry: Carry) -> Carry:
-        now = LoopState(*state.unbind())
-        return jump(method, field, updates, inputs.wide(now.t), inputs.wide(due), inputs.data(now.stop), carry)
-
-    def blank(state: Tensor, carry: Carry) -> Carry:
-        return tuple(map(torch.zeros_like, carry))
-
     at = write_down(buffers, now, carry)
     if updates is None:
         state, carry, records = tried(state, carry)
     else:
+
+        def kept(state: Tensor, carry: Carry) -> tuple[Tensor, Carry, tuple[Tensor, ...]]:
+            records = tuple(x.new_zeros(len(x) // len(buffers.start), *x.shape[1:]) for x in buffers.record)
+            return state.clone(), tuple(x.clone() for x in carry), records
+
+        def replaced(state: Tensor, carry: Carry) -> Carry:
+            now = LoopState(*state.unbind())
+            return jump(method, field, updates, inputs.wide(now.t), inputs.wide(due), inputs.data(now.stop), carry)
+
+        def blank(state: Tensor, carry: Carry) -> Carry:
+            return tuple(map(torch.zeros_like, carry))
+
         state, carry, records = branch(stepping.any(), tried, kept, (state, carry))
         fresh, mask = branch(due.any(), replaced, blank, (state, carry)), inputs.wide(due)
         carry = tuple(torch.where(mask, new, old) for new, old in zip(fresh, carry, strict=True))

@@ -104,10 +104,10 @@ def _compile(function: Callable[..., Any], key: Any, kind: Any, device: str) -> 
     if not isinstance(function, FunctionType):
         raise TypeError(f"function must be a plain function, got {type(function).__name__}")
     own = FunctionType(function.__code__.replace(), function.__globals__, function.__name__)
-    on_cpu: dict[str, Any] = {"cpp_wrapper": True, "cpp.min_chunk_size": 4096}
     # Ordered for peak memory, a branch in a loop overwrites what it is still to read (torch 2.13).
-    options = {"guard_filter_fn": _worth_guarding, "reorder_for_peak_memory": False}
-    options |= on_cpu if device == "cpu" else {}
+    options: dict[str, Any] = {"guard_filter_fn": _worth_guarding, "reorder_for_peak_memory": False}
+    if device == "cpu":
+        options |= {"cpp_wrapper": True, "cpp.min_chunk_size": 4096}
     return torch.compile(own, fullgraph=True, dynamic=False, options=options)
 
 

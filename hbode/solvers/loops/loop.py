@@ -52,7 +52,7 @@ def begin(
     if plan.updates is not None:
         tape.row_places.append(torch.arange(row))
     carry: Carry = (y0,)
-    if row < count:
+    if row < count or plan.updates is not None:
         field = field.within(plan.sides(node.value, sign))
         at: Any = node.value if takes_numbers(method) and clock.constant else clock.at(node)
         carry = start or method.start(field, at, y0)
@@ -97,7 +97,7 @@ def solve(method: Method, field: Field, y0: Tensor, clock: Clock, plan: Plan, st
         plan.enter(tape, step, None)
         return tape.carry
 
-    carry = updated(node, carry) if row < count else carry
+    carry = updated(node, carry)
     look = stiffness(method) if plan.adaptive else None
     solved = convergence(method)
     watched = plan.adaptive or plan.crossings or plan.keep_interpolants

@@ -38,7 +38,7 @@ def begin_samples(
     tape = Tape(lead=len(rows), carry=(y0,), row_blocks=[rows], row_places=[lead.nonzero()])
     status = torch.where(row == count, float(Status.SUCCESS), -1.0).to(times)
     dt = torch.full_like(sign, (plan.control.first_step or math.nan) if plan.adaptive else plan.step_size)
-    if (status < 0).any():
+    if (status < 0).any() or plan.updates is not None:
         tape.carry = start or method.start(field, clock.start(), y0)
         slope = batch_first(method.slope(field.at(clock.start()), tape.carry), clock.ndim).reshape(batch, -1)
         broken = ~torch.isfinite(slope.detach()).all(1)

@@ -71,6 +71,10 @@ class Updates:
         stops = Nodes(spread(value, value[-1:], value), spread(anchor, anchor[-1:], anchor))
         return stops, spread(none, none[-1:], which), last + has.sum(0).view(last.shape)
 
+    def restart(self, which: Tensor, method: Method, field: Field, t: Tensor, carry: Carry) -> Carry:
+        """Return the carry that the method goes on from after update `which`, from the one that it came with."""
+        return method.start(field, t, self.apply(which, t, carry[0]))
+
 
 @dataclass(slots=True)
 class SharedUpdate:
@@ -94,9 +98,8 @@ class SharedUpdate:
         """Replace the state, and start the method from it."""
         if self.noise is not None:
             restore_noise(self.noise, clock.times.device)
-        t = clock.at(self.start)
-        y = self.updates.apply(self.which, t, self.carry[0])
-        return method.start(field.within(self.sides), t, y), None
+        t, field = clock.at(self.start), field.within(self.sides)
+        return self.updates.restart(self.which, method, field, t, self.carry), None
 
     def replay(self, method: Method, field: Field, clock: Clock, crossings: tuple[Crossing, ...]) -> Replayed:
         """Run it again; it gives out the state after it, one row."""
