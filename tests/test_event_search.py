@@ -6,10 +6,10 @@ import math
 
 import pytest
 import torch
-from hbode.solvers.tape.roots import first_zeros, rounding
 
 import hbode.compat as compat
 from hbode import Event, FirstOrder, SolverError, Status, hbodeint
+from hbode.solvers.tape.roots import first_zeros, rounding
 
 F64 = torch.float64
 LEVEL = 0.1

@@ -86,6 +86,10 @@ class Clock:
         """Return what is in the shape in which it meets the state: one number for all of it."""
         return x
 
+    def samples(self, y: Tensor) -> Tensor:
+        """Return a state as those of N = 1 samples, (N, *row)."""
+        return y.unsqueeze(0)
+
     def at(self, node: Node) -> Tensor:
         """Return the time of a node, shape ()."""
         if node.anchor is None or self.constant:
@@ -176,3 +180,7 @@ class SampleClock:
     def wide(self, x: Tensor) -> Tensor:
         """Give (…, B) the shape (…, B, 1, …, 1) in which it meets the state."""
         return x.reshape(*x.shape, *[1] * (self.ndim - 1))
+
+    def samples(self, y: Tensor) -> Tensor:
+        """Return the states of samples, (B, *row)."""
+        return y.movedim(y.ndim - self.ndim, 0)

@@ -55,14 +55,34 @@ class Stretch:
 
 
 class Sighted(NamedTuple):
-    """What event functions met in a step: zeros, where they end the solve (a fraction; Inf: nowhere), who is lost.
+    """What event functions met in a step: zeros, where they end it (a fraction; Inf: nowhere), who is lost or stuck.
 
-    A sample is lost where a function became NaN with no zero before it.
+    A sample is lost where a function became NaN with no zero before it, and stuck where it has turned back to a zero
+    before it can be told from it.
     """
 
     zeros: tuple[Zeros, ...]
     limit: Tensor
     lost: Tensor
+    stuck: Tensor
+    width: Tensor
+    """How narrow a bracket of a zero can be, as a fraction of the step."""
+
+
+def mask_on_host(mask: Tensor) -> Mask:
+    """Return a mask (N,) where the loop looks at it."""
+    array: Mask = mask.cpu().numpy()
+    return array
+
+
+class Quiet(NamedTuple):
+    """How long functions that were zero at a jump do not count, and the sign that they take on from there, (C, N).
+
+    Times are fractions of a step, -Inf where there is no need.
+    """
+
+    until: Array
+    side: Array
 
 
 def on_host(values: Tensor) -> Array:
@@ -72,9 +92,18 @@ def on_host(values: Tensor) -> Array:
 
 
 def find_zeros(
-    step: Stretch, crossings: Sequence[Crossing], first: Array, last: Array, rows: Tensor | None, moving: Mask
+    step: Stretch,
+    crossings: Sequence[Crossing],
+    first: Array,
+    last: Array,
+    rows: Tensor | None,
+    moving: Mask,
+    most: Array,
+    quiet: Quiet,
 ) -> Sighted | None:
-    """Return the zeros in a step of the samples that are moving, up to the first terminal one; None: nothing is met.
+    """Return the zeros in a step of the samples that are moving; None: nothing is met.
+
+    Function c may have ``most[c]`` of them, (N,), where the step ends for that sample.
 
     `first` and `last` are the values at the ends of the step, (C, N); `rows` are the fractions of requested times,
     (n, N), 1 where there are fewer. A function is looked at there, at `LOOKS`, and at the extrema of parabolas through
@@ -89,9 +118,13 @@ def find_zeros(
     if rows is not None:
         inner = np.where(at[1:-1] < 1.0, inner, last[:, None])
     values = np.concatenate((first[:, None], inner, last[:, None]), 1)
-    vertices = np.where(moving, _vertices(at, values), np.nan)
+    stuck = moving & _turned_back(crossings, at, values, quiet)
+    moving = moving & ~stuck
+    values = np.where(at < quiet.until[:, None], 0.0, values)
+    vertices = _vertices(at, values)
+    vertices = np.where(moving & (vertices >= quiet.until[:, None]), vertices, np.nan)
     lost = moving & np.isnan(values[:, -1])
-    if np.isnan(vertices).all() and not (_leaves(values) & moving).any() and not lost.any():
+    if np.isnan(vertices).all() and not (_leaves(values) & moving).any() and not lost.any() and not stuck.any():
         return None
     width = rounding(step.start, step.end)
     found: list[Zeros] = []
@@ -102,14 +135,26 @@ def find_zeros(
         own, nowhere = _located(step, which, crossing, places, g, moving, width)
         found += own
         astray |= nowhere
-        for zeros in own if crossing.terminal else ():
-            limit = torch.minimum(limit, zeros.theta.where(zeros.met, torch.inf))
+        left = torch.from_numpy(most[which]).to(limit)
+        for zeros in own:
+            left = left - zeros.met.to(left)
+            limit = torch.minimum(limit, zeros.theta.where(zeros.met & (left <= 0), torch.inf))
     kept = []
     for zeros in found:
         met = zeros.met & (zeros.theta <= limit + width)  # what differs by rounding comes together
         if met.any():
             kept.append(zeros._replace(met=met))
-    return Sighted(tuple(kept), limit, astray & limit.isinf())
+    return Sighted(tuple(kept), limit, astray & limit.isinf(), torch.from_numpy(stuck).to(limit.device), width)
+
+
+def _turned_back(crossings: Sequence[Crossing], at: Array, values: Array, quiet: Quiet) -> Mask:
+    """Return who has a function that, when it counts again, is not on the side that it was to take on, (N,)."""
+    counts = (quiet.until[:, None] > 0) & (at >= quiet.until[:, None])
+    again = np.sign(np.take_along_axis(values, counts.argmax(1)[:, None], 1)[:, 0])
+    direction = np.array([[crossing.direction] for crossing in crossings])
+    back = counts.any(1) & (again * quiet.side < 0) & (again * direction >= 0)
+    stuck: Mask = back.any(0)
+    return stuck
 
 
 def _located(
