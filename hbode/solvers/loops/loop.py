@@ -147,7 +147,7 @@ def solve(method: Method, field: Field, y0: Tensor, clock: Clock, plan: Plan, st
             if sighted.stuck:
                 at.status = Status.ZENO
                 break
-            zeros, cut = watch.divided(sighted, carry[0], y1)
+            zeros, cut = watch.divided(sighted, carry[0], y1, clock.span(node, end).detach())
             step.found = tuple(sorted(map(Found.of, zeros), key=lambda f: f.theta))
             tape.name((f.which, 0) for f in step.found)
             at.status = Status.EVENT if watch.over.any() else Status.NON_FINITE if sighted.lost else None
@@ -184,7 +184,7 @@ def solve(method: Method, field: Field, y0: Tensor, clock: Clock, plan: Plan, st
             jump = watch.jump(method, step, cut, node, carry1, stages, one.expand(row - first, 1))
             jump.sides = sides
             carry = jumped(jump, torch.arange(first, row))
-            if watch.restart(jump, cut.rounding, carry[0], method.slope(field, carry)):
+            if watch.restart(jump, cut, carry[0], method.slope(field, carry)):
                 at.status = Status.ZENO
             elif watch.over.any():
                 at.status = Status.EVENT

@@ -138,7 +138,7 @@ def solve_per_sample(
             carry1 = step.hold(clock, carry1, carry)
         reach, cut, status, y1 = torch.where(accept, end.value, node.value), None, now.status, carry1[0]
         if watch is not None and (sighted := watch.look(*step.stretch(method, clock, stages), y1, accept)):
-            step.found, cut = watch.divided(sighted, carry[0], y1)
+            step.found, cut = watch.divided(sighted, carry[0], y1, clock.wide(end.value - node.value))
             early = sighted.limit < 1.0
             reach = torch.where(early, node.value + sighted.limit.where(early, 1.0) * (reach - node.value), reach)
             reach = torch.where(sighted.stuck, node.value, reach)
@@ -166,7 +166,7 @@ def solve_per_sample(
             block = _between(clock, last, reach, sign)
             jump = watch.jump(method, step, cut, node, carry1, stages, block.window.inside)
             carry = jumped(jump, torch.cat([*block.places, times.new_zeros(0, 2).long()]))
-            stuck = watch.restart(jump, cut.rounding, carry[0], method.slope(field, carry))
+            stuck = watch.restart(jump, cut, carry[0], method.slope(field, carry))
             status = status.where(~torch.from_numpy(stuck).to(device), float(Status.ZENO))
         status = torch.where(accept & (block.row[1] == times.shape[1]) & (status < 0), float(Status.SUCCESS), status)
         if watch is not None:

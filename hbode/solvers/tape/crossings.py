@@ -75,40 +75,19 @@ def mask_on_host(mask: Tensor) -> Mask:
     return array
 
 
-class Quiet(NamedTuple):
-    """How long functions that were zero at a jump do not count, and the sign that they take on from there, (C, N).
-
-    Times are fractions of a step, -Inf where there is no need.
-    """
-
-    until: Array
-    side: Array
-
-
 def on_host(values: Tensor) -> Array:
     """Return values of event functions where the loop looks at them."""
     array: Array = values.cpu().numpy()
     return array
 
 
-def find_zeros(
-    step: Stretch,
-    crossings: Sequence[Crossing],
-    first: Array,
-    last: Array,
-    rows: Tensor | None,
-    moving: Mask,
-    most: Array,
-    quiet: Quiet,
-) -> Sighted | None:
-    """Return the zeros in a step of the samples that are moving; None: nothing is met.
+def sampled(
+    step: Stretch, crossings: Sequence[Crossing], first: Array, last: Array, rows: Tensor | None
+) -> tuple[Array, Array]:
+    """Return where in a step event functions are looked at, (n, N), and their values there, (C, n, N).
 
-    Function c may have ``most[c]`` of them, (N,), where the step ends for that sample.
-
-    `first` and `last` are the values at the ends of the step, (C, N); `rows` are the fractions of requested times,
-    (n, N), 1 where there are fewer. A function is looked at there, at `LOOKS`, and at the extrema of parabolas through
-    its values that reach for zero: zeros that come in pairs between these are not seen. A zero is where a function that
-    had a sign has it no more; one that is zero from the start, or that leaves zero, has none.
+    That is at its ends, where the values are `first` and `last`, (C, N), at `LOOKS`, and at the fractions of requested
+    times `rows`, (n, N), 1 where there are fewer.
     """
     theta = step.start.new_tensor(LOOKS).unsqueeze(1).expand(-1, len(step.start))
     if rows is not None:
@@ -117,12 +96,29 @@ def find_zeros(
     at = np.concatenate((np.zeros_like(first[:1]), on_host(theta), np.ones_like(first[:1])))
     if rows is not None:
         inner = np.where(at[1:-1] < 1.0, inner, last[:, None])
-    values = np.concatenate((first[:, None], inner, last[:, None]), 1)
-    stuck = moving & _turned_back(crossings, at, values, quiet)
+    return at, np.concatenate((first[:, None], inner, last[:, None]), 1)
+
+
+def find_zeros(
+    step: Stretch,
+    crossings: Sequence[Crossing],
+    at: Array,
+    values: Array,
+    since: Array,
+    moving: Mask,
+    most: Array,
+    stuck: Mask,
+) -> Sighted | None:
+    """Return the zeros in a step of the samples that are moving and not stuck; None: nothing is met.
+
+    `values` are those that `sampled` gave. A function is looked at also at the extrema of parabolas through its values
+    that reach for zero, `since` a fraction of the step, (C, N): zeros that come in pairs between all these are not
+    seen. A zero is where a function that had a sign has it no more; one that is zero from the start, or that leaves
+    zero, has none. Function c may have ``most[c]`` zeros, (N,), where the step ends for that sample.
+    """
     moving = moving & ~stuck
-    values = np.where(at < quiet.until[:, None], 0.0, values)
     vertices = _vertices(at, values)
-    vertices = np.where(moving & (vertices >= quiet.until[:, None]), vertices, np.nan)
+    vertices = np.where(moving & (vertices >= since[:, None]), vertices, np.nan)
     lost = moving & np.isnan(values[:, -1])
     if np.isnan(vertices).all() and not (_leaves(values) & moving).any() and not lost.any() and not stuck.any():
         return None
@@ -145,16 +141,6 @@ def find_zeros(
         if met.any():
             kept.append(zeros._replace(met=met))
     return Sighted(tuple(kept), limit, astray & limit.isinf(), torch.from_numpy(stuck).to(limit.device), width)
-
-
-def _turned_back(crossings: Sequence[Crossing], at: Array, values: Array, quiet: Quiet) -> Mask:
-    """Return who has a function that, when it counts again, is not on the side that it was to take on, (N,)."""
-    counts = (quiet.until[:, None] > 0) & (at >= quiet.until[:, None])
-    again = np.sign(np.take_along_axis(values, counts.argmax(1)[:, None], 1)[:, 0])
-    direction = np.array([[crossing.direction] for crossing in crossings])
-    back = counts.any(1) & (again * quiet.side < 0) & (again * direction >= 0)
-    stuck: Mask = back.any(0)
-    return stuck
 
 
 def _located(
