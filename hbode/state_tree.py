@@ -147,7 +147,7 @@ class StateTree:
     def _returned(self, name: str, state: Any, like: list[Tensor]) -> Tensor:
         """Return what the user's function `name` returned, as one tensor, if its parts fit those of a state."""
         parts = zip(self._parts(name, state), like, self.paths, strict=True)
-        return self._joined([checked(*x, name=name) for x in parts], self.batch)
+        return self._joined([checked(*x, name.partition("(")[0]) for x in parts], self.batch)
 
     def _divided(self, y: Tensor) -> list[Tensor]:
         pieces = y.split([shape.numel() for shape in self.shapes], -1)
