@@ -33,7 +33,8 @@ class Event:
     errors it was chosen by are carried through. Events at the same time take place together, in the order in which they
     were given, and so do events whose functions a reset carries across zero; each at most once. A function that is zero
     after a reset, as the height of a ball that bounces, has no zero there, and its next one however soon: until that
-    cannot be told from it by rounding, and the solve ends with `Status.ZENO`. A requested time that is the
+    cannot be told from it by rounding, and the solve ends with `Status.ZENO`. On a fixed grid steps go on to points of
+    the grid, the first one by half a step to one and a half. A requested time that is the
     event's shows the state after it; `EventRecord` has both. Gradients go through times and states of all events,
     and are exact for what was computed, second ones too; there are none by gradient="continuous_adjoint".
 

@@ -176,7 +176,7 @@ def solve(method: Method, field: Field, y0: Tensor, clock: Clock, plan: Plan, st
         restart = lands and end.value in plan.jumps
         if restart:
             sides = plan.sides(end.value, sign)
-        node, carry = end if cut is None or lands else Node(reach, None), carry1
+        node, carry = end if cut is None or lands else Node(reach, node.anchor), carry1
         if cut is not None and watch is not None:
             at.t, first = reach, row
             while row < count and times[row] == reach:

@@ -160,8 +160,7 @@ def solve_per_sample(
         now = now._replace(
             t=torch.where(accept, reach, now.t), stop=now.stop - (accept & attempt.lands & ~arrived).double()
         )
-        at_event = Nodes(reach, torch.full_like(end.anchor, -1))
-        node, carry = at_event.where(who & ~arrived, end).where(accept, node), carry1
+        node, carry = Nodes(reach, node.anchor).where(who & ~arrived, end).where(accept, node), carry1
         if cut is not None and watch is not None:
             block = _between(clock, last, reach, sign)
             jump = watch.jump(method, step, cut, node, carry1, stages, block.window.inside)
