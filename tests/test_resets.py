@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -48,8 +49,15 @@ def impacts(n: int, e: Any, h0: Any = 1.3, g: Any = G) -> Tensor:
     return torch.stack(flights).cumsum(0)
 
 
-@pytest.mark.parametrize("per_sample", [False, True])
-@pytest.mark.parametrize("mode", MODES)
+def lanes(cases: Any, fast: Any) -> list[Any]:
+    """Return the cases, all slow but those that are to stay fast."""
+    return [pytest.param(*case, marks=() if case in fast else pytest.mark.slow) for case in cases]
+
+
+@pytest.mark.parametrize(
+    "mode, per_sample",
+    lanes(itertools.product(MODES, (False, True)), [("discrete_adjoint", False), ("reversible", True)]),
+)
 def test_ten_impacts_of_a_ball_and_their_gradients_in_closed_form(mode, per_sample):
     e, g, h0 = number(0.9), number(G), number(1.3)
     sol = drop(floor(e, per_sample, max_count=10), h0, per_sample=per_sample, args=(g,), **MODES[mode])
@@ -107,7 +115,9 @@ def differences(values: Callable[..., Tensor], given: list[Tensor], step: float 
     return out
 
 
-@pytest.mark.parametrize("mode", ["discrete_adjoint", "checkpoints", "backprop"])
+@pytest.mark.parametrize(
+    "mode", lanes([("discrete_adjoint",), ("checkpoints",), ("backprop",)], [("discrete_adjoint",)])
+)
 def test_gradients_are_exact_for_what_was_computed(mode):
     """Of the wall, the restitution, the field and the times; steps that follow an impact hang on its time."""
     given = parameters()
@@ -120,6 +130,7 @@ def test_gradients_are_exact_for_what_was_computed(mode):
         assert torch.allclose(x, y, rtol=1e-7, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_reversible_gradients_are_those_of_its_scheme():
     given = parameters()
     got = torch.autograd.grad(loss_of(struck(*given, gradient="reversible")), given)
@@ -129,7 +140,8 @@ def test_reversible_gradients_are_those_of_its_scheme():
         assert torch.allclose(x, y, rtol=1e-7, atol=1e-7)
 
 
-@pytest.mark.parametrize("mode", ["discrete_adjoint", pytest.param("backprop", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["discrete_adjoint", "backprop"])
 def test_second_derivatives_through_event_times(mode):
     given = parameters()[:3]
     times = torch.tensor([0.0, 3.0, 4.6], dtype=F64)
@@ -186,7 +198,7 @@ def test_a_reset_that_carries_another_function_across_zero_fires_it_at_once():
     assert by_rate.tolist() == pytest.approx([-1.0, 0.0], abs=1e-12)
 
 
-@pytest.mark.parametrize("per_sample", [False, True])
+@pytest.mark.parametrize("per_sample", lanes([(False,), (True,)], [(False,)]))
 def test_the_period_of_a_relay_with_hysteresis(per_sample):
     """x' = u - x, and u = ±1 changes its sign where x u = a: a period is 2 log((1 + a) / (1 - a))."""
     a = number(0.4)
@@ -194,10 +206,10 @@ def test_the_period_of_a_relay_with_hysteresis(per_sample):
     event = Event(dot, direction=1, reset=lambda t, h: torch.stack((h[..., 0], -h[..., 1]), -1))
     field = FirstOrder(lambda t, h: torch.stack((h[..., 1] - h[..., 0], torch.zeros_like(h[..., 0])), -1))
     h0 = torch.tensor([[0.0, 1.0]], dtype=F64)
-    sol = hbodeint(field, h0, [0.0, 4.0], event=event, per_sample=per_sample, rtol=1e-12, atol=1e-12)
+    sol = hbodeint(field, h0, [0.0, 2.3], event=event, per_sample=per_sample, rtol=1e-12, atol=1e-12)
     t = sol.events[0].t
     period = 2 * torch.log((1 + a) / (1 - a))
-    assert len(t) == 1 + int(((4.0 + torch.log(1 - a)) / (period / 2)).item())
+    assert len(t) == 1 + int(((2.3 + torch.log(1 - a)) / (period / 2)).item())
     # tolerances of 1e-12, and an interpolant of one order less, in some twenty steps between events
     assert torch.allclose(t[2:] - t[:-2], period.expand(len(t) - 2), rtol=0, atol=1e-8)
     (got,), (expected,) = torch.autograd.grad(t[-1] - t[-3], a), torch.autograd.grad(period, a)
@@ -220,16 +232,15 @@ def test_stick_slip_of_a_block_on_a_belt_with_a_state_of_several_tensors():
         Event(lambda t, s: torch.where(s["sticks"] > 0, k * s["x"] - static, -1.0), direction=1, reset=mode(0.0)),
     ]
     start = {"x": torch.tensor(0.2, dtype=F64), "v": torch.tensor(belt, dtype=F64), "sticks": torch.ones((), dtype=F64)}
-    sol = hbodeint(FirstOrder(field), start, [0.0, 12.0], event=events, **TIGHT)
+    sol = hbodeint(FirstOrder(field), start, [0.0, 6.2], event=events, **TIGHT)
     omega = math.sqrt(k)
     slide = 2 * (math.pi - math.atan((static - kinetic) / (omega * belt))) / omega
     stick = 2 * (static - kinetic) / (k * belt)
     caught, freed = sol.events
-    expected = 0.1 + (slide + stick) * torch.arange(4, dtype=F64)
-    assert len(caught.t) == 3
+    expected = 0.1 + (slide + stick) * torch.arange(2, dtype=F64)
     assert torch.allclose(freed.t, expected, rtol=0, atol=1e-8)
-    assert torch.allclose(caught.t, expected[:3] + slide, rtol=0, atol=1e-8)
-    assert caught.after.h["sticks"].tolist() == [1.0] * 3
+    assert torch.allclose(caught.t, expected[:2] + slide, rtol=0, atol=1e-8)
+    assert caught.after.h["sticks"].tolist() == [1.0] * 2
 
 
 @pytest.mark.parametrize("shift", [0.0, 1000.0])
@@ -270,6 +281,7 @@ def test_samples_that_are_stuck_leave_the_others_alone():
     assert sol.h[1, 1].isfinite().all()
 
 
+@pytest.mark.slow
 def test_thresholds_that_go_up_with_the_state_end_with_a_status():
     """Each firing is 1e-13 after the one before, and its function not near zero."""
     event = Event(lambda t, h: h[0] - h[1], direction=1, reset=lambda t, h: h + torch.tensor([0.0, 1e-13]))
@@ -290,7 +302,7 @@ def test_a_function_that_goes_on_through_zero_fires_once():
 HEIGHTS = [1.3, 2.0, 0.4]
 
 
-@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("tied", lanes([(False,), (True,)], [(False,)]))
 def test_every_sample_is_as_it_is_alone(tied):
     """With steps of its own, or times of its own and shared steps; its gradients too."""
     t = torch.tensor([0.0, 0.7, 1.9, 2.5], dtype=F64)
@@ -344,9 +356,9 @@ def test_dense_output_on_both_sides_and_its_gradient(per_sample):
     assert by_e.item() == pytest.approx((v * after).sum().item(), abs=1e-8)
 
 
-@pytest.mark.parametrize("per_sample", [False, True])
+@pytest.mark.parametrize("per_sample", lanes([(False,), (True,)], [(False,)]))
 def test_updates_resets_and_jumps_of_the_field_in_one_solve(per_sample):
-    """An impact, a kick at 0.8 by an update, thrust from 1.0 on in shared steps, an impact; gradients by differences."""
+    """An impact, a kick at 0.8 by an update, with shared steps thrust from 1.0 on, an impact."""
 
     def outcome(e: Tensor, kick: Tensor, at: Tensor) -> Tensor:
         update = Update(at.reshape(1, 1) if per_sample else at.reshape(1), lambda t, h, m: (h, m + kick))
@@ -383,9 +395,9 @@ METHODS = ["dopri5", "dprkn6", "rk4", "leapfrog", "explicit_adams", "prox_bdf3",
 @pytest.mark.parametrize("method", METHODS)
 def test_every_kind_of_method_starts_again(method):
     """Of order two or more, each is exact for a parabola; multistep ones but for their first steps of order one."""
-    options = {"step_size": 0.01} if method in ("rk4", "leapfrog", "explicit_adams", "prox_bdf3") else {}
+    options = {"step_size": 0.02} if method in ("rk4", "leapfrog", "explicit_adams", "prox_bdf3") else {}
     sol = drop(floor(0.8, max_count=3), 0.5, (0.0, 2.0), method=method, options=options, rtol=1e-6, atol=1e-8)
-    close = 5e-3 if method in ("prox_bdf3", "explicit_adams") else 1e-6
+    close = 2e-2 if method in ("prox_bdf3", "explicit_adams") else 1e-6
     assert torch.allclose(sol.events[0].t, impacts(3, 0.8, 0.5), rtol=0, atol=close)
 
 

@@ -69,6 +69,9 @@ class Watch:
 
     def __init__(self, crossings: Sequence[Crossing], clock: Any, sign: Any, t: Tensor, y: Tensor) -> None:
         self.crossings, self.clock = crossings, clock
+        self.direction = np.array([[crossing.direction] for crossing in crossings])
+        self.last = np.array([[crossing.last or math.inf] for crossing in crossings])
+        self.resets = np.array([[crossing.reset is not None] for crossing in crossings])
         self.values = values_at(crossings, t, y)
         self.sign = np.full_like(self.values[0], sign)
         self.made = np.zeros_like(self.values)
@@ -79,7 +82,7 @@ class Watch:
     @property
     def left(self) -> Array:
         """How many zeros of each function it takes to end the solve."""
-        left: Array = np.array([[crossing.last or math.inf] for crossing in self.crossings]) - self.made
+        left: Array = self.last - self.made
         return left
 
     @property
@@ -101,7 +104,6 @@ class Watch:
             rows = soon if rows is None else torch.cat((rows, soon))
         at, values = sampled(stretch, self.crossings, self.values, ends, rows)
         values, since, stuck = self._distant(at, values, moves)
-        resets = np.array([[crossing.reset is not None] for crossing in self.crossings])
         sighted = find_zeros(
             stretch,
             self.crossings,
@@ -109,7 +111,7 @@ class Watch:
             values,
             since,
             moves,
-            np.where(resets, 1.0, self.left),
+            np.where(self.resets, 1.0, self.left),
             stuck,
         )
         self.values = np.where(moves, values[:, -1], self.values)
@@ -127,8 +129,7 @@ class Watch:
         again = np.sign(np.take_along_axis(values, first, 1)[:, 0])
         since = np.take_along_axis(np.broadcast_to(at, values.shape), first, 1)[:, 0]
         since = np.where(waits, np.where(distant.any(1), since, math.inf), 0.0)
-        direction = np.array([[crossing.direction] for crossing in self.crossings])
-        back = waits & distant.any(1) & (again * self.side < 0) & (again * direction >= 0)
+        back = waits & distant.any(1) & (again * self.side < 0) & (again * self.direction >= 0)
         self.level = np.where(moves & distant.any(1), 0.0, self.level)
         return np.where(at < since[:, None], 0.0, values), since, moves & back.any(0)
 
@@ -173,8 +174,7 @@ class Watch:
                 due[which] &= ~mask_on_host(met)
             y = Resets(self.clock, self.crossings, new)(t, y)
             signs, now = np.sign(self.values), np.sign(values_at(self.crossings, t, y))
-            direction = np.array([[crossing.direction] for crossing in self.crossings])
-            crossed = due & (np.abs(signs) > 0) & (now != signs) & ~np.isnan(now) & (signs * direction <= 0)
+            crossed = due & (np.abs(signs) > 0) & (now != signs) & ~np.isnan(now) & (signs * self.direction <= 0)
             new = tuple(Fired(c, torch.from_numpy(x).to(t.device)) for c, x in enumerate(crossed) if x.any())
             fired += new
             for which, met in new:
