@@ -36,7 +36,8 @@ class Event:
     cannot be told from it by rounding, and the solve ends with `Status.ZENO`. On a fixed grid steps go on to points of
     the grid, the first one by half a step to one and a half. A requested time that is the
     event's shows the state after it; `EventRecord` has both. Gradients go through times and states of all events,
-    and are exact for what was computed, second ones too; there are none by gradient="continuous_adjoint".
+    and are exact for what was computed, second ones too; there are none by gradient="continuous_adjoint", nor in
+    forward mode.
 
     Parameters
     ----------

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from hbode import Event, FirstOrder, SolverError, Status, Update, hbodeint
 
@@ -448,6 +449,12 @@ def test_the_solve_ends_at_the_number_that_was_asked_for(per_sample):
 def test_a_compiled_solve_with_resets_runs_uncompiled():
     with pytest.warns(RuntimeWarning, match="solves with events run uncompiled"):
         drop(floor(0.9), t=(0.0, 1.0), compile=True)
+
+
+@pytest.mark.parametrize("mode", ["discrete_adjoint", "backprop"])
+def test_forward_mode_is_refused(mode):
+    with forward_ad.dual_level(), pytest.raises(RuntimeError, match="take derivatives backwards"):
+        drop(floor(0.9), forward_ad.make_dual(torch.ones(1, dtype=F64), torch.ones(1, dtype=F64)), gradient=mode)
 
 
 def identity(*state: Any) -> Any:
