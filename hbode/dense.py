@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .gradients import Problem, Solved
-from .solvers import Autocast, Clock, SampleClock
+from .solvers import Autocast, Clock, SampleClock, Status
 
 
 class DenseOutput:
@@ -37,21 +37,20 @@ class DenseOutput:
         return replace(step, carry=self.solved.carry(index)).run(problem.method, field, problem.clock)[1]
 
     def _stopped(self) -> dict[int, float]:
-        """Return where terminal events ended the solve, by sample (-1: the batch)."""
-        tape = self.solved.tape
-        found = zip(self.solved.event_t.tolist(), tape.event_index, tape.event_sample, strict=True)
-        return {sample: t for t, index, sample in found if self.problem.plan.crossings[index].terminal}
+        """Return where events ended the solve, by sample (0: the batch)."""
+        ended = enumerate(zip(self.solved.tape.status, self.solved.tape.failed_at, strict=True))
+        return {sample: t for sample, (status, (t, _)) in ended if status is Status.EVENT}
 
     def _shared(self, clock: Clock, t: Tensor) -> Tensor:
         if t.ndim != 1:
             raise ValueError(f"t must be a number or have shape (n,), got shape {tuple(t.shape)}")
         steps = self.solved.tape.steps
         start = clock.values[0]
-        end = self._stopped().get(-1, steps[-1].end.value) if steps else start
+        end = self._stopped().get(0, steps[-1].end.value) if steps else start
         sign = 1.0 if end >= start else -1.0
         values = t.tolist()
         _check_inside(min(values, default=start), max(values, default=start), start, end)
-        moving = [index for index, step in enumerate(steps) if step.start != step.end]  # updates have no length
+        moving = [index for index, step in enumerate(steps) if step.start != step.end]  # jumps have no length
         if not moving or not values:
             return self.problem.y0.expand(len(values), *self.problem.y0.shape).clone()
         starts = [sign * steps[index].start.value for index in moving]
@@ -84,7 +83,9 @@ class DenseOutput:
             start, end = clock.at(step.start), clock.at(step.end)
             span = torch.where(step.moved, end - start, torch.ones_like(start))
             theta = (at - start) / span
-            inside = step.moved & (theta >= 0) & (theta <= 1) & (~done | (theta == 0))  # after an update at its time
+            inside = (
+                step.moved & (theta >= 0) & (theta <= step.reach) & (~done | (theta == 0))
+            )  # after a jump at its time
             if inside.any():
                 stages = self._stages(index)
                 states = self.problem.method.interpolate(

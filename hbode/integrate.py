@@ -34,7 +34,18 @@ from .options import check_names, configured, gradient_mode, is_adaptive, plan
 from .progress import Progress
 from .reference_solvers import solve_by_reference
 from .solution import Solution, Stats, event_records, raise_failure, stats_of
-from .solvers import Autocast, ButcherTableau, Clock, Field, Method, NystromTableau, SampleClock, as_method, real_dtype
+from .solvers import (
+    Autocast,
+    ButcherTableau,
+    Clock,
+    Field,
+    Method,
+    MovingStart,
+    NystromTableau,
+    SampleClock,
+    as_method,
+    real_dtype,
+)
 from .state_tree import State, StateTree, halves
 from .systems import System
 from .updates import Sides, Update, UpdateRecord, merge
@@ -130,7 +141,7 @@ def hbodeint(
         Give every sample its own steps and counts. Times of shape (B, T) without it: all samples take the same
         fraction of their span in a step.
     event
-        An `Event`, a function (a terminal event), or several.
+        An `Event`, a function (a terminal event), or several. An event may replace the state, and the solve goes on.
     updates
         An `Update`: the state is replaced at known times.
     dense
@@ -192,6 +203,12 @@ def hbodeint(
     mode, options = gradient_mode(gradient, options)
     check_tolerances(rtol, atol)
     events = as_events(event)
+    resets = [e.reset for e in events if e.reset is not None]
+    if resets and isinstance(mode, ContinuousAdjoint):
+        raise ValueError(
+            "gradient='continuous_adjoint' takes no events with a reset: its adjoint is not made to jump there; take "
+            "gradient='discrete_adjoint'"
+        )
     y0 = torch.stack((h0, torch.zeros_like(h0) if m0 is None else m0)) if system.second_order else h0
 
     precision = Autocast.now(h0.device.type)
@@ -212,7 +229,7 @@ def hbodeint(
         raise TypeError(coarse)
     samples, requested = times.ndim == 2, times
     if updates is not None and tree is not None:
-        updates = replace(updates, fn=tree.update(updates.fn, system.second_order))
+        updates = replace(updates, fn=tree.replacing("Update.fn", updates.fn, system.second_order))
     merged = None if updates is None else merge(updates, times, h0, system.second_order)
     times = times if merged is None else merged.times
     slots = [i for i, arg in enumerate(args) if isinstance(arg, Tensor)]
@@ -250,7 +267,7 @@ def hbodeint(
 
     with precision.off(), Progress(times, progress and not samples) as bar:
         problem = Problem(
-            chosen,
+            MovingStart(chosen) if resets else chosen,
             bind,
             y0,
             clock,
@@ -263,7 +280,7 @@ def hbodeint(
                 on_accept=bar.accept,
             ),
             damped=system.damped and not varying,
-            owners=(system, *(e.fn for e in events), *(() if updates is None else (updates.fn, updates.data))),
+            owners=(system, *(e.fn for e in events), *resets, *(() if updates is None else (updates.fn, updates.data))),
             tied=samples and not per_sample,
             compilation=Compilation(_subject(system.f)) if compile else None,
         )
@@ -281,7 +298,7 @@ def hbodeint(
         t if isinstance(t, Tensor) else requested,
         *halves(rows, system.second_order, 1, tree),
         stats[0],
-        event_records(solved, len(events), system.second_order, samples, tree),
+        event_records(solved, crossings, system.second_order, samples, tree),
         DenseOutput(problem, solved) if dense else None,
         record,
         tree,

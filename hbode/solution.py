@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +13,9 @@ from torch.utils._pytree import tree_map
 
 from .dense import DenseOutput
 from .gradients import Solved
-from .solvers import Status
+from .solvers import Crossing, Status
 from .state_tree import State, StateTree, halves
-from .updates import UpdateRecord
+from .updates import Sides, UpdateRecord
 
 __all__ = ["EventRecord", "Solution", "SolverError", "Stats", "Status", "of_batch"]
 
@@ -94,13 +94,15 @@ class EventRecord:
     """Where one event function vanished: times (E,), states (E, ...) and the samples (E,) they belong to.
 
     States have the form of h0. `m` is None for a first-order system, `sample` is None where the batch steps as one (the
-    states are then those of the whole batch).
+    states are then those of the whole batch). Of an event with a reset, or at the time of one, these are the states
+    before all resets of that time; `after` has those after them, and is None where the event has no reset.
     """
 
     t: Tensor
     h: State
     m: State | None
     sample: Tensor | None
+    after: Sides | None = None
 
 
 class Solution:
@@ -212,16 +214,17 @@ def raise_failure(solved: Solved, samples: bool) -> None:
 
 
 def event_records(
-    solved: Solved, count: int, second_order: bool, samples: bool, tree: StateTree | None
+    solved: Solved, crossings: Sequence[Crossing], second_order: bool, samples: bool, tree: StateTree | None
 ) -> tuple[EventRecord, ...]:
-    """Return what was met of so many event functions."""
+    """Return what was met of event functions."""
     records: list[EventRecord] = []
-    if not count:
+    if not crossings:
         return ()
     index = torch.tensor(solved.tape.event_index, dtype=torch.long, device=solved.rows.device)
     sample = torch.tensor(solved.tape.event_sample, dtype=torch.long, device=solved.rows.device)
-    for which in range(count):
-        mine = (index == which).nonzero().flatten()
-        t, y = solved.event_t[mine], solved.event_y[mine]
-        records.append(EventRecord(t, *halves(y, second_order, 1, tree), sample[mine] if samples else None))
+    for which, crossing in enumerate(crossings):
+        mine, behind = ((index == which + offset).nonzero().flatten() for offset in (0, len(crossings)))
+        t, y, after = solved.event_t[mine], solved.event_y[mine], solved.event_y[behind]
+        sides = None if crossing.reset is None else Sides(*halves(after, second_order, 1, tree))
+        records.append(EventRecord(t, *halves(y, second_order, 1, tree), sample[mine] if samples else None, sides))
     return tuple(records)

@@ -136,23 +136,23 @@ class StateTree:
 
         return field
 
-    def update(self, fn: Callable[..., Any], second_order: bool) -> Callable[..., Any]:
-        """Return the function of an `Update`, as one of states in one tensor."""
+    def replacing(self, name: str, fn: Any, second_order: bool) -> Callable[..., Any]:
+        """Return the function `name`, which replaces a state, as one of states in one tensor."""
         count = 2 if second_order else 1
 
         def updated(t: Tensor, *rest: Any) -> Any:
             states = [self._divided(y) for y in rest[:count]]
             out = fn(t, *map(self.spec.unflatten, states), *rest[count:])
             if second_order and isinstance(out, tuple) and len(out) == 2:
-                return tuple(self._returned("Update.fn", state, states[0]) for state in out)
-            return out if second_order else self._returned("Update.fn", out, states[0])
+                return tuple(self._returned(name, state, states[0]) for state in out)
+            return out if second_order else self._returned(name, out, states[0])
 
         return updated
 
     def _returned(self, name: str, state: Any, like: list[Tensor]) -> Tensor:
         """Return what the user's function `name` returned, as one tensor, if its parts fit those of a state."""
         parts = zip(self._parts(name, state), like, self.paths, strict=True)
-        return self._joined([checked(*x) for x in parts], self.batch)
+        return self._joined([checked(*x, name.partition("(")[0]) for x in parts], self.batch)
 
     def _divided(self, y: Tensor) -> list[Tensor]:
         pieces = y.split([shape.numel() for shape in self.shapes], -1)
@@ -171,6 +171,20 @@ class StateTree:
         except ValueError:
             _raise_difference(name, self.spec.unflatten(self.paths), tree)
             raise
+
+
+def replaced(name: str, out: Any, y: Tensor, second_order: bool) -> Tensor:
+    """Return what the function `name` returned in place of a state y, if it fits: h, or (h, m)."""
+    if not second_order:
+        return checked(out, y, name=name)
+    if not isinstance(out, tuple) or len(out) != 2:
+        raise TypeError(f"{name} must return (h, m), got {told(out)}")
+    return torch.stack([checked(state, y[0], name=name) for state in out])
+
+
+def told(x: Any) -> str:
+    """Return what a value is, for a message."""
+    return f"{x.dtype} of shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
 
 
 def halves(y: Tensor, second_order: bool, axis: int, tree: StateTree | None) -> tuple[State, State | None]:

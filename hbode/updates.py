@@ -12,8 +12,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from .solvers import Updates, real_dtype
-from .solvers.field import checked
-from .state_tree import State
+from .state_tree import State, replaced, told
 
 Tensors = tuple[Tensor, ...]
 Jump = Callable[[Tensor, Tensor, Tensors], Tensor]
@@ -57,16 +56,16 @@ class Update:
 
     def __post_init__(self) -> None:
         if not isinstance(self.t, Tensor) or self.t.ndim not in (1, 2) or not self.t.is_floating_point():
-            raise ValueError(f"Update.t must be a floating tensor (K,) or (B, K), got {_told(self.t)}")
+            raise ValueError(f"Update.t must be a floating tensor (K,) or (B, K), got {told(self.t)}")
         if not callable(self.fn):
             raise TypeError(f"Update.fn must be callable, got {type(self.fn).__name__}")
         if self.mask is not None and (self.mask.dtype != torch.bool or self.mask.shape != self.t.shape):
-            raise ValueError(f"Update.mask must be boolean of shape {tuple(self.t.shape)}, got {_told(self.mask)}")
+            raise ValueError(f"Update.mask must be boolean of shape {tuple(self.t.shape)}, got {told(self.mask)}")
         tree_map(self._check_data, self.data)
 
     def _check_data(self, x: Any) -> None:
         if x is not None and (not isinstance(x, Tensor) or x.shape[: self.t.ndim] != self.t.shape):
-            raise ValueError(f"Update.data must be tensors with leading axes {tuple(self.t.shape)}, got {_told(x)}")
+            raise ValueError(f"Update.data must be tensors with leading axes {tuple(self.t.shape)}, got {told(x)}")
 
 
 class Sides(NamedTuple):
@@ -165,16 +164,6 @@ def _jump(update: Update, order: Tensor, h0: Tensor, second_order: bool) -> tupl
             filled[i] = x
         given = (tree_unflatten(filled, form),) if user_data else ()
         t = t.to(real)
-        if not second_order:
-            return checked(fn(t, y, *given), y)
-        h, m = y.unbind()
-        out = fn(t, h, m, *given)
-        if not isinstance(out, tuple) or len(out) != 2:
-            raise TypeError(f"Update.fn must return (h, m), got {_told(out)}")
-        return torch.stack((checked(out[0], h), checked(out[1], m)))
+        return replaced("Update.fn", fn(t, *(y.unbind() if second_order else (y,)), *given), y, second_order)
 
     return jump, data
-
-
-def _told(x: Any) -> str:
-    return f"{x.dtype} of shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__

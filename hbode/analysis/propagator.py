@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..dense import DenseOutput
-from ..solvers import Status
+from ..solvers import MovingStart, Status
 from .linearised import Apply, Linearised, StateAxes
 
 TerminalLoss = Callable[[Tensor, Tensor], Tensor]
@@ -65,6 +65,11 @@ class Propagator:
 
     def __init__(self, dense: DenseOutput, second_order: bool, batched: bool) -> None:
         problem, tape = dense.problem, dense.solved.tape
+        if isinstance(problem.method, MovingStart):
+            raise PropagatorError(
+                "sol must come from a solve without resets: a step after an event starts at a time that depends on the "
+                "state, and has no propagator of its own"
+            )
         given = problem.explicit.filled([x.detach().clone() for x in problem.explicit.present])
         self.method = problem.method
         self.field, _ = problem.bind(given)

@@ -21,6 +21,11 @@ class Backprop:
 
     def solve(self, problem: Problem, on_backward: Callable[[int], None]) -> Solved:
         """Solve. The backward pass evaluates the field no further, and `on_backward` is told so."""
+        if differentiates_steps() and any(crossing.reset is not None for crossing in problem.plan.crossings):
+            raise RuntimeError(
+                "a reset at an event moves what follows in time, which forward mode and the transforms of torch.func "
+                "do not see: take derivatives backwards, by torch.autograd.grad or backward()"
+            )
         field, _ = problem.bind(problem.explicit)
         tape = _solved(problem.without_gradient(), field)
         rows = tape.rows()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..solvers import Coupled, Invertible, Method, is_explicit_one_step
+from ..solvers import Coupled, Invertible, Method, MovingStart, is_explicit_one_step
 from .backprop import Backprop, differentiates_steps
 from .problem import Problem, Solved
 from .replay import replayed
@@ -49,7 +49,8 @@ class Reversible:
             return Backprop().solve(problem, on_backward)
         solved = replayed(problem, Stored() if problem.plan.keep_interpolants else Inverted(), on_backward)
         carry = solved.tape.carry
-        if isinstance(problem.method, Coupled) and len(carry) > 1:
+        base = problem.method.base if isinstance(problem.method, MovingStart) else problem.method
+        if isinstance(base, Coupled) and len(carry) > 1:
             _warn_of_gap(carry[0], carry[1], problem.plan.control.atol)
         return solved
 

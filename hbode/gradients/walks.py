@@ -119,11 +119,11 @@ class Checkpointed:
 
 
 class Inverted:
-    """No carry is kept but the last one: steps are taken back. After a discontinuity the carry before it is kept."""
+    """No carry is kept but the last one, and those of steps that cannot be taken back: jumps, and those beside them."""
 
     def keep(self, plan: Plan, clock: Clock | SampleClock) -> Keep:
         def keep(steps: list[Any], step: Any) -> None:
-            if not step.restart:
+            if not step.one_way:
                 step.carry = ()
             steps.append(step)
 

@@ -15,6 +15,7 @@ from .method import Carry, Invertible, Method, Uniform, is_uniform, max_growth
 from .methods.adams import Adams
 from .methods.auto import Auto
 from .methods.coupled import Coupled
+from .methods.moving_start import MovingStart
 from .methods.normal_form import NormalForm
 from .methods.nystrom import Nystrom
 from .methods.runge_kutta import RungeKutta
@@ -22,9 +23,9 @@ from .methods.tableau import ButcherTableau, NystromTableau
 from .precision import Autocast, real_dtype
 from .registry import METHODS, as_method, is_explicit_one_step, switching
 from .status import Status
+from .tape.jumps import Updates
 from .tape.sample_step import batch_first
 from .tape.tape import Crossing, Replayed, Step, Tape
-from .tape.updates import Updates
 
 __all__ = [
     "KEEP_ALL",
@@ -54,6 +55,7 @@ __all__ = [
     "Invertible",
     "Keep",
     "Method",
+    "MovingStart",
     "Node",
     "NormalForm",
     "Nystrom",

@@ -116,6 +116,10 @@ class Clock:
         exact = [n <= m for n, m in zip(most, at_end[1:], strict=True)]
         return Passed(torch.tensor(row, device=points.device), most, most, exact)
 
+    def samples(self, y: Tensor) -> Tensor:
+        """Return a state as those of N = 1 samples, (N, *row)."""
+        return y.unsqueeze(0)
+
     def at(self, node: Node) -> Tensor:
         """Return the time of a node, shape ()."""
         if node.anchor is None or self.constant:
@@ -221,3 +225,7 @@ class SampleClock:
     def wide(self, x: Tensor) -> Tensor:
         """Give (…, B) the shape (…, B, 1, …, 1) in which it meets the state."""
         return x.reshape(*x.shape, *[1] * (self.ndim - 1))
+
+    def samples(self, y: Tensor) -> Tensor:
+        """Return the states of samples, (B, *row)."""
+        return y.movedim(y.ndim - self.ndim, 0)

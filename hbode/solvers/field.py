@@ -244,17 +244,17 @@ def acceleration(damping: Damping, force: Tensor, h: Tensor, m: Tensor) -> Tenso
     return out if damping.xi_h is None else torch.addcmul(out, damping.xi_h, h, value=-1)
 
 
-def checked(out: Any, h: Tensor, path: str = "") -> Tensor:
-    """Return what a field returned, if it is a tensor of the shape and dtype of h, or of its part at a `path`.
+def checked(out: Any, h: Tensor, path: str = "", name: str = "func") -> Tensor:
+    """Return what `name` returned, if it is a tensor of the shape and dtype of h, or of its part at a path.
 
     Under `torch.autocast` the dtype is what its rules made of the field's, and becomes that of h.
     """
     if not isinstance(out, Tensor):
-        raise TypeError(f"func must return a tensor{path and ' for h'}{path}, got {type(out).__name__}")
+        raise TypeError(f"{name} must return a tensor{path and ' for h'}{path}, got {type(out).__name__}")
     if out.shape != h.shape:
-        raise ValueError(f"func must return the shape of h{path}, {tuple(h.shape)}, got {tuple(out.shape)}")
+        raise ValueError(f"{name} must return the shape of h{path}, {tuple(h.shape)}, got {tuple(out.shape)}")
     if out.dtype != h.dtype:
         if torch.is_autocast_enabled(h.device.type) and out.is_floating_point() and h.is_floating_point():
             return out.to(h.dtype)
-        raise TypeError(f"func must return the dtype of h{path}, {h.dtype}, got {out.dtype}")
+        raise TypeError(f"{name} must return the dtype of h{path}, {h.dtype}, got {out.dtype}")
     return out

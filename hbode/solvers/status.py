@@ -14,6 +14,7 @@ class Status(IntEnum):
     STEP_UNDERFLOW = 3
     MAX_STEPS = 4
     NOT_CONVERGED = 5
+    ZENO = 6
 
     @property
     def failed(self) -> bool:
@@ -36,6 +37,9 @@ _REMEDIES = {
     Status.NOT_CONVERGED: "the inner solver of an implicit method did not converge, however small the step. Take "
     "another options['inner'], smaller fixed steps, or an explicit method if the field is not stiff; for a field in "
     "mixed precision, whose rounding is more than that, a larger options['inner_share']",
+    Status.ZENO: "an event with a reset came again within rounding of the time, and may without end. "
+    "End the solve before, by max_count or a terminal event at the threshold where a ball lies still, say; or let the "
+    "reset leave the state where the event function does not return to zero at once",
     Status.MAX_STEPS: "max_steps was reached. Raise max_steps, loosen rtol and atol, or take an implicit method if "
     "the field is stiff",
 }

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ..clock import Nodes
 from ..precision import real_dtype
+from ..tape.jumps import Updates
 from ..tape.tape import Tape
-from ..tape.updates import Updates
 from .control import Controller, norm, norm_samples
 
 
@@ -159,6 +159,13 @@ class Start(NamedTuple):
         state, limits = self.state.clone(), torch.cat((self.limits[:5], last.unsqueeze(0) - 1))
         state[6] = torch.where((which[1] >= 0) & (state[6] == 0), -1.0, state[6])  # in a span of no length too
         return self._replace(state=state, nodes=nodes, limits=limits, which=which)
+
+    def due(self, now: LoopState) -> Tensor:
+        """Return the update that is next, now, for each sample; -1: none, or the sample has ended."""
+        if self.which is None:
+            return torch.full_like(now.stop, -1).long()
+        following = (now.stop.long() + 1).clamp_(max=len(self.which) - 1)
+        return self.which.gather(0, following.unsqueeze(0)).squeeze(0).where(now.status < 0, -1)
 
     def inputs(self, passed: Tensor, steps: int, updates: Updates | None = None) -> BlockInputs:
         """Return what a block of so many steps goes by after so many stops, () or (B,)."""

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..field import Field
 from ..method import Carry, Method, Uniform, stiffness
 from ..status import Status
-from ..tape.updates import Updates
+from ..tape.jumps import Updates
 from .block_state import BlockBuffers, BlockInputs, LoopState
 from .control import first_steps, scaled, tie
 from .control_law import CODES, Attempt, Control, propose, settle

@@ -14,9 +14,10 @@ from ..field import Field
 from ..method import Carry, Method, convergence, stiffness, takes_numbers
 from ..noise import noise_state
 from ..status import Status
-from ..tape.shared_step import SharedStep, crossing_values, find_crossings
+from ..tape.jumps import Jump
+from ..tape.shared_step import Found, SharedStep
 from ..tape.tape import Tape
-from ..tape.updates import SharedUpdate
+from ..tape.watch import Watch
 from .control import Controller, first_steps
 from .control_law import Numbers
 from .plan import Plan
@@ -81,7 +82,8 @@ def solve(method: Method, field: Field, y0: Tensor, clock: Clock, plan: Plan, st
     at = Numbers(plan, (method.error_order or 0) + 1, sign, times[0], dt, status)
     node, stop, passed = Node(at.t, 0), 0, at.t
     sides = plan.sides(at.t, sign)
-    values = crossing_values(plan.crossings, clock, at.t, y0) if plan.crossings else None
+    watch = Watch(plan.crossings, clock, sign, clock.start().detach(), y0) if plan.crossings else None
+    one = torch.ones(1, dtype=torch.bool, device=y0.device)
     accepted = rejected = 0
     restart = False
     due = [] if plan.updates is None else plan.updates.anchors.tolist()
@@ -91,10 +93,16 @@ def solve(method: Method, field: Field, y0: Tensor, clock: Clock, plan: Plan, st
         which = tape.updates
         if which == len(due) or due[which] != node.anchor or plan.updates is None:
             return carry
-        noise = noise_state(y0.device) if plan.noise else None
-        step = SharedUpdate(carry, node, plan.updates, torch.tensor(which, device=y0.device), sides, noise)
-        tape.update(step, step.replay(method, field, clock, ()), torch.tensor([count + which]))
-        plan.enter(tape, step, None)
+        tape.updates += 1
+        jump = plan.updates.jump(carry, node, torch.tensor(which, device=y0.device), sides)
+        return jumped(jump, torch.tensor([count + which]))
+
+    def jumped(jump: Jump, places: Tensor) -> Carry:
+        """Return the carry after a jump."""
+        jump.noise = noise_state(y0.device) if plan.noise else None
+        tape.name(jump.named(len(plan.crossings)))
+        tape.jump(jump.replay(method, field, clock, ()), None if plan.updates is None else places)
+        plan.enter(tape, jump, None)
         return tape.carry
 
     carry = updated(node, carry)
@@ -133,16 +141,21 @@ def solve(method: Method, field: Field, y0: Tensor, clock: Clock, plan: Plan, st
             ratios.append(look(stages))
         if plan.on_accept is not None:
             plan.on_accept(node.value, carry[0], end.value - node.value)
-        reach = end.value
-        if values is not None:
-            step.found, values, limit, lost = find_crossings(
-                method, clock, plan.crossings, values, step, carry1, stages
-            )
-            at.status = Status.EVENT if limit <= 1.0 else Status.NON_FINITE if lost else None
-            reach = node.value + limit * (end.value - node.value) if limit <= 1.0 else end.value
-            tape.event_index += [f.which for f in step.found]
-            tape.event_sample += [-1] * len(step.found)
-        while row < count and (reach - times[row]) * sign >= 0:
+        reach, cut, y1 = end.value, None, carry1[0]
+        if watch is not None and (sighted := watch.look(*step.stretch(method, clock, stages), y1)):
+            if sighted.stuck:
+                at.status = Status.ZENO
+                break
+            zeros, cut = watch.divided(sighted, carry[0], y1, clock.span(node, end).detach())
+            step.found = tuple(sorted(map(Found.of, zeros), key=lambda f: f.theta))
+            tape.name((f.which, 0) for f in step.found)
+            at.status = Status.EVENT if watch.over.any() else Status.NON_FINITE if sighted.lost else None
+            if (limit := sighted.limit.item()) < 1.0:
+                reach = node.value + limit * (end.value - node.value)
+        if cut is not None:
+            step.cut = plan.crossings[cut.ends[0].which], Found.of(cut.ends[0])
+            carry1 = step.stopped(method, clock, carry1, stages)
+        while row < count and ((reach - times[row]) * sign > 0 or (reach == times[row] and cut is None)):
             row += 1
         step.last = row
         if plan.updates is not None:
@@ -152,14 +165,30 @@ def solve(method: Method, field: Field, y0: Tensor, clock: Clock, plan: Plan, st
         elif row > step.first or step.found:
             tape.add(step.read(method, clock, plan.crossings, carry1, stages))
         tape.t.append(node.value)
-        tape.dt.append(end.value - node.value)
+        tape.dt.append((end.value if cut is None else reach) - node.value)
         plan.enter(tape, step, stages)
         tape.carry = carry1
-        if at.status is not None:
+        if at.status is not None and cut is None:
+            node = Node(reach, None)
             break
-        node, carry, restart = end, carry1, lands and end.value in plan.jumps
+        lands = lands and (cut is None or reach == end.value)
+        restart = lands and end.value in plan.jumps
         if restart:
             sides = plan.sides(end.value, sign)
+        node, carry = end if cut is None or lands else Node(reach, node.anchor), carry1
+        if cut is not None and watch is not None:
+            at.t, first = reach, row
+            while row < count and times[row] == reach:
+                row += 1
+            jump = watch.jump(method, step, cut, node, carry1, stages, one.expand(row - first, 1))
+            jump.sides = sides
+            carry = jumped(jump, torch.arange(first, row))
+            if watch.restart(jump, cut, carry[0], method.slope(field.at(clock.at(node)), carry)):
+                at.status = Status.ZENO
+            elif watch.over.any():
+                at.status = Status.EVENT
+            if at.status is not None:
+                break
         carry = updated(node, carry) if due else carry
         if lands:
             stop, passed = stop + 1, end.value

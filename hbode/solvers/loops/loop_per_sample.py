@@ -14,9 +14,10 @@ from ..method import Carry, Method, convergence
 from ..noise import noise_state
 from ..status import Status
 from ..tape.block import Block
-from ..tape.sample_step import SampleStep, batch_first, find_sample_crossings, sample_values
+from ..tape.jumps import Jump
+from ..tape.sample_step import SampleStep, batch_first
 from ..tape.tape import Tape
-from ..tape.updates import SampleUpdate
+from ..tape.watch import Watch
 from .block_state import LoopState, Start, tolerances
 from .blocks import ahead, judged, with_first_step
 from .control import tie
@@ -78,26 +79,27 @@ def solve_per_sample(
     now = LoopState(*state.unbind())
     node = Nodes(times[:, 0], nodes.anchor[0])
     evaluations, products = torch.full_like(node.anchor, field.calls), torch.zeros_like(node.anchor)
-    values = sample_values(plan.crossings, times[:, 0], y0) if plan.crossings else None
+    watch = Watch(plan.crossings, clock, sign, times[:, 0], y0) if plan.crossings else None
     convergent = convergence(method)
     tries = 0
 
+    def jumped(jump: Jump, place: Tensor | None) -> Carry:
+        """Return the carry after a jump."""
+        jump.noise = noise_state(device) if plan.noise else None
+        calls = field.calls
+        tape.name(jump.named(len(plan.crossings)))
+        tape.jump(jump.replay(method, field, clock, ()), place)
+        evaluations.add_(jump.moved * (field.calls - calls))
+        plan.enter(tape, jump, None)
+        return tape.carry
+
     while True:
-        if plan.updates is not None and begun.which is not None:
-            which = begun.which.gather(0, (now.stop.long() + 1).clamp_(max=len(begun.which) - 1).unsqueeze(0)).squeeze(
-                0
-            )
-            due = (now.status < 0) & (which >= 0)
-            if due.any():
-                noise, calls = noise_state(device) if plan.noise else None, field.calls
-                update = SampleUpdate(carry, node, plan.updates, which, due, noise=noise)
-                place = torch.stack((times.shape[1] + which[due], due.nonzero().flatten()), -1)
-                tape.update(update, update.replay(method, field, clock, ()), place)
-                plan.enter(tape, update, None)
-                evaluations += due * (field.calls - calls)
-                carry, over = tape.carry, due & (now.stop == inputs.last)
-                status = torch.where(over, float(Status.SUCCESS), now.status)
-                now = now._replace(stop=now.stop + due, status=status)
+        which = begun.due(now)
+        if plan.updates is not None and (due := which >= 0).any():
+            place = torch.stack((times.shape[1] + which[due], due.nonzero().flatten()), -1)
+            carry = jumped(plan.updates.jump(carry, node, which), place)
+            status = now.status.where(~(due & (now.stop == inputs.last)), float(Status.SUCCESS))
+            now = now._replace(stop=now.stop + due, status=status)
         control, attempt = ahead(plan, inputs, now, now.status < 0)
         active = attempt.active
         if not active.any():
@@ -124,36 +126,54 @@ def solve_per_sample(
             carry1, stages = step.run(method, field, clock)
         else:
             carry1 = step.hold(clock, carry1, carry)
-        reach = torch.where(accept, end.value, node.value)
-        over = lost = torch.zeros_like(accept)
-        if values is not None:
-            sighted, values = find_sample_crossings(method, clock, plan.crossings, values, step, carry1, stages, accept)
-            if sighted is not None:
-                step.found, limit, lost = sighted
-                over = accept & (limit <= 1.0)
-                reach = torch.where(over, node.value + limit.clamp(max=1.0) * (reach - node.value), reach)
-        block = Block.of(clock, Nodes(torch.stack((node.value, reach)), torch.stack((node.anchor, end.anchor))))
+        reach, cut, status, y1 = torch.where(accept, end.value, node.value), None, now.status, carry1[0]
+        if watch is not None and (sighted := watch.look(*step.stretch(method, clock, stages), y1, accept)):
+            step.found, cut = watch.divided(sighted, carry[0], y1, clock.wide(end.value - node.value))
+            early = sighted.limit < 1.0
+            reach = torch.where(early, node.value + sighted.limit.where(early, 1.0) * (reach - node.value), reach)
+            reach = torch.where(sighted.stuck, node.value, reach)
+            status = status.where(~sighted.lost, float(Status.NON_FINITE)).where(~sighted.stuck, float(Status.ZENO))
+        last, who = reach, torch.zeros_like(accept) if cut is None else cut.who
+        if cut is not None:
+            step.cut = tuple((plan.crossings[zeros.which], zeros) for zeros in cut.ends)
+            carry1 = step.stopped(method, clock, carry1, stages)
+            last = torch.where(who, torch.nextafter(reach, node.value), reach)  # what is at the event is after it
+        block = _between(clock, node.value, last)
         step.index, step.inside = block.lines[:2]
         tape.add(step.read(method, clock, plan.crossings, carry1, stages))
         tape.row_places += block.places
-        for zeros in step.found:
-            who = zeros.met.nonzero().flatten().tolist()
-            tape.event_index += [zeros.which] * len(who)
-            tape.event_sample += who
+        tape.name((zeros.which, sample) for zeros in step.found for sample in zeros.met.nonzero().flatten().tolist())
         tape.t.append(torch.where(accept, node.value, math.nan))
-        tape.dt.append(torch.where(accept, end.value - node.value, math.nan))
+        tape.dt.append(torch.where(accept, torch.where(who, reach, end.value) - node.value, math.nan))
         plan.enter(tape, step, stages)
-        done = accept & attempt.lands & (stop == inputs.last)
-        status = torch.where(done, float(Status.SUCCESS), now.status)
-        status = torch.where(over, float(Status.EVENT), status)
-        now = now._replace(status=torch.where(lost, float(Status.NON_FINITE), status))
-        node, carry = end.where(accept, node), carry1
+        arrived = accept & attempt.lands & (~who | (reach == end.value))
+        now = now._replace(
+            t=torch.where(accept, reach, now.t), stop=now.stop - (accept & attempt.lands & ~arrived).double()
+        )
+        node, carry = Nodes(reach, node.anchor).where(who & ~arrived, end).where(accept, node), carry1
+        if cut is not None and watch is not None:
+            block = _between(clock, last, reach)
+            jump = watch.jump(method, step, cut, node, carry1, stages, block.lines.inside)
+            carry = jumped(jump, torch.cat([*block.places, times.new_zeros(0, 2).long()]))
+            stuck = watch.restart(jump, cut, carry[0], method.slope(field.at(clock.wide(reach)), carry))
+            status = status.where(~torch.from_numpy(stuck).to(device), float(Status.ZENO))
+        done = arrived & (stop == inputs.last) & (status < 0)
+        status = torch.where(done, float(Status.SUCCESS), status)
+        if watch is not None:
+            over = accept & torch.from_numpy(watch.over).to(device) & (status <= 0)
+            status = torch.where(over, float(Status.EVENT), status)
+        now = now._replace(status=status)
 
     tape.carry = carry
     now = now._replace(status=control.status, dt=control.dt)
     tape.end(torch.stack(now), inputs.stop(now.stop).unsqueeze(0))
     tape.evaluations, tape.products = evaluations.tolist(), products.tolist()
     return tape
+
+
+def _between(clock: SampleClock, start: Tensor, end: Tensor) -> Block:
+    """Return the block of one step, (B,), from the first of two times to the other."""
+    return Block.of(clock, Nodes(torch.stack((start, end)), torch.zeros_like(start).long().expand(2, -1)))
 
 
 def _nodes(times: Tensor, sign: Tensor, plan: Plan) -> tuple[Nodes, Tensor]:

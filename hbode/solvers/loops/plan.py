@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from ..clock import Node
+from ..tape.jumps import Updates
 from ..tape.tape import Crossing, Tape
-from ..tape.updates import Updates
 from .control import GRID_SLACK, Controller
 
 Hook = Callable[[float, Tensor, float], None]
@@ -75,7 +75,7 @@ class Plan:
         return next((name for name, present in named.items() if present), None)
 
     def enter(self, tape: Tape, step: Any, stages: Any) -> None:
-        """Keep an accepted step or an update, and its interpolant, as far as they are wanted."""
+        """Keep an accepted step or a jump, and its interpolant, as far as they are wanted."""
         if self.keep is not None:
             self.keep.add(tape.kept, step)
         if self.keep_interpolants:
@@ -90,8 +90,8 @@ class Plan:
         return (line[i - 1] if i else -sign * math.inf, line[i] if i < len(line) else sign * math.inf)
 
     def step_count(self, start: float | None) -> int | None:
-        """Return how many steps a fixed grid has from a first time on; None: steps are adaptive, or samples' own."""
-        if self.adaptive or start is None:
+        """Return how many steps a fixed grid has from a first time on; None: nobody knows, as with resets at events."""
+        if self.adaptive or start is None or any(crossing.reset is not None for crossing in self.crossings):
             return None
         count = 0 if self.updates is None else self.updates.count
         if math.isinf(self.step_size):

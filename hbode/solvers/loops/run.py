@@ -66,9 +66,10 @@ def integrate(
 
 def _special(method: Method, plan: Plan) -> str | None:
     """Return what needs the host between two steps, if anything."""
-    if not is_uniform(method):
+    special = plan.special
+    if special is None and not is_uniform(method):
         return f"{type(method).__name__} steps"
-    return "gradient='backprop'" if torch.is_grad_enabled() else plan.special
+    return "gradient='backprop'" if torch.is_grad_enabled() else special
 
 
 def warn_of_eager(error: CannotCompileError) -> None:

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from ..clock import Clock, Node, Nodes, SampleClock
 from ..method import Carry
+from .jumps import Updates
 from .sample_step import SampleStep
 from .shared_step import SharedStep
-from .updates import SampleUpdate, SharedUpdate, Updates
 
 
 class Lines(NamedTuple):
@@ -157,7 +157,7 @@ class Block:
         if self.updates is None or self.which is None:
             return steps
         made = zip(steps, carries, ends, self.which, strict=False)
-        return [x if k < 0 else SharedUpdate(carry, node, self.updates, k) for x, carry, node, k in made]
+        return [x if k < 0 else self.updates.jump(carry, node, k) for x, carry, node, k in made]
 
     def _sample_steps(self, carries: list[Carry]) -> list[Any]:
         nodes = [Nodes(t, a) for t, a in zip(*self.nodes, strict=True)]
@@ -173,5 +173,5 @@ class Block:
                     torch.where(self.clock.wide(moved), b, a) for a, b in zip(carry, carries[n + 1], strict=True)
                 )
             if made is not None and self.updates is not None:
-                steps.append(SampleUpdate(carry, nodes[n], self.updates, made, made >= 0))
+                steps.append(self.updates.jump(carry, nodes[n], made))
         return steps

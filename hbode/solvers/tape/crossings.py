@@ -55,14 +55,24 @@ class Stretch:
 
 
 class Sighted(NamedTuple):
-    """What event functions met in a step: zeros, where they end the solve (a fraction; Inf: nowhere), who is lost.
+    """What event functions met in a step: zeros, where they end it (a fraction; Inf: nowhere), who is lost or stuck.
 
-    A sample is lost where a function became NaN with no zero before it.
+    A sample is lost where a function became NaN with no zero before it, and stuck where it has turned back to a zero
+    before it can be told from it.
     """
 
     zeros: tuple[Zeros, ...]
     limit: Tensor
     lost: Tensor
+    stuck: Tensor
+    width: Tensor
+    """How narrow a bracket of a zero can be, as a fraction of the step."""
+
+
+def mask_on_host(mask: Tensor) -> Mask:
+    """Return a mask (N,) where the loop looks at it."""
+    array: Mask = mask.cpu().numpy()
+    return array
 
 
 def on_host(values: Tensor) -> Array:
@@ -71,15 +81,13 @@ def on_host(values: Tensor) -> Array:
     return array
 
 
-def find_zeros(
-    step: Stretch, crossings: Sequence[Crossing], first: Array, last: Array, rows: Tensor | None, moving: Mask
-) -> Sighted | None:
-    """Return the zeros in a step of the samples that are moving, up to the first terminal one; None: nothing is met.
+def sampled(
+    step: Stretch, crossings: Sequence[Crossing], first: Array, last: Array, rows: Tensor | None
+) -> tuple[Array, Array]:
+    """Return where in a step event functions are looked at, (n, N), and their values there, (C, n, N).
 
-    `first` and `last` are the values at the ends of the step, (C, N); `rows` are the fractions of requested times,
-    (n, N), 1 where there are fewer. A function is looked at there, at `LOOKS`, and at the extrema of parabolas through
-    its values that reach for zero: zeros that come in pairs between these are not seen. A zero is where a function that
-    had a sign has it no more; one that is zero from the start, or that leaves zero, has none.
+    That is at its ends, where the values are `first` and `last`, (C, N), at `LOOKS`, and at the fractions of requested
+    times `rows`, (n, N), 1 where there are fewer.
     """
     theta = step.start.new_tensor(LOOKS).unsqueeze(1).expand(-1, len(step.start))
     if rows is not None:
@@ -88,10 +96,31 @@ def find_zeros(
     at = np.concatenate((np.zeros_like(first[:1]), on_host(theta), np.ones_like(first[:1])))
     if rows is not None:
         inner = np.where(at[1:-1] < 1.0, inner, last[:, None])
-    values = np.concatenate((first[:, None], inner, last[:, None]), 1)
-    vertices = np.where(moving, _vertices(at, values), np.nan)
+    return at, np.concatenate((first[:, None], inner, last[:, None]), 1)
+
+
+def find_zeros(
+    step: Stretch,
+    crossings: Sequence[Crossing],
+    at: Array,
+    values: Array,
+    since: Array,
+    moving: Mask,
+    most: Array,
+    stuck: Mask,
+) -> Sighted | None:
+    """Return the zeros in a step of the samples that are moving and not stuck; None: nothing is met.
+
+    `values` are those that `sampled` gave. A function is looked at also at the extrema of parabolas through its values
+    that reach for zero, `since` a fraction of the step, (C, N): zeros that come in pairs between all these are not
+    seen. A zero is where a function that had a sign has it no more; one that is zero from the start, or that leaves
+    zero, has none. Function c may have ``most[c]`` zeros, (N,), where the step ends for that sample.
+    """
+    moving = moving & ~stuck
+    vertices = _vertices(at, values)
+    vertices = np.where(moving & (vertices >= since[:, None]), vertices, np.nan)
     lost = moving & np.isnan(values[:, -1])
-    if np.isnan(vertices).all() and not (_leaves(values) & moving).any() and not lost.any():
+    if np.isnan(vertices).all() and not (_leaves(values) & moving).any() and not lost.any() and not stuck.any():
         return None
     width = rounding(step.start, step.end)
     found: list[Zeros] = []
@@ -102,14 +131,16 @@ def find_zeros(
         own, nowhere = _located(step, which, crossing, places, g, moving, width)
         found += own
         astray |= nowhere
-        for zeros in own if crossing.terminal else ():
-            limit = torch.minimum(limit, zeros.theta.where(zeros.met, torch.inf))
+        left = torch.from_numpy(most[which]).to(limit)
+        for zeros in own:
+            left = left - zeros.met.to(left)
+            limit = torch.minimum(limit, zeros.theta.where(zeros.met & (left <= 0), torch.inf))
     kept = []
     for zeros in found:
         met = zeros.met & (zeros.theta <= limit + width)  # what differs by rounding comes together
         if met.any():
             kept.append(zeros._replace(met=met))
-    return Sighted(tuple(kept), limit, astray & limit.isinf())
+    return Sighted(tuple(kept), limit, astray & limit.isinf(), torch.from_numpy(stuck).to(limit.device), width)
 
 
 def _located(

@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ..clock import Nodes, SampleClock
 from ..field import Field
 from ..method import Carry, Invertible, Method
+from ..methods.moving_start import stopped
 from ..noise import Noise, restore_noise
-from .crossings import Array, Sighted, Stretch, Zeros, find_zeros, on_host
+from .crossings import Stretch, Zeros
 from .shared_step import moving_zero
 from .tape import Crossing, Replayed
 
@@ -32,7 +32,20 @@ class SampleStep:
     found: tuple[Zeros, ...] = ()
     sides: tuple[float, float] | None = None
     noise: Noise | None = None
-    restart: bool = False
+    cut: tuple[tuple[Crossing, Zeros], ...] = ()
+    """The events that samples stop at, on the way to their ends."""
+
+    @property
+    def one_way(self) -> bool:
+        return bool(self.cut)
+
+    @property
+    def reach(self) -> Tensor:
+        """Where samples stop, as fractions of their steps, (B,): 1 at the end."""
+        theta = torch.ones_like(self.start.value)
+        for _, zeros in self.cut:
+            theta = torch.where(zeros.met, zeros.theta, theta)
+        return theta
 
     @property
     def rows(self) -> int:
@@ -47,7 +60,42 @@ class SampleStep:
         if self.noise is not None:
             restore_noise(self.noise, clock.times.device)
         carry, stages = method.step(field, *self._span(clock), self.carry)
-        return self.hold(clock, carry, self.carry), stages
+        return self.stopped(method, clock, self.hold(clock, carry, self.carry), stages), stages
+
+    def stopped(self, method: Method, clock: SampleClock, carry: Carry, stages: Any) -> Carry:
+        """Return the carry with which the step ends, for samples that stop on the way that of where they do."""
+        start, span = self._moving(clock)
+        for crossing, zeros in self.cut:
+            where = self._locate(method, clock, crossing, zeros, stages, start, span)
+            y = method.interpolate(stages, clock.wide(where.unsqueeze(0)))[0]
+            carry = hold(clock, zeros.met, stopped(carry, clock.wide(start + where * span), y), carry)
+        return carry
+
+    @torch.no_grad()
+    def before(self, method: Method, clock: SampleClock, stages: Any) -> tuple[Tensor, Tensor]:
+        """Return times and states just before the events at which samples stop; of others, those of their ends."""
+        theta = torch.ones_like(self.start.value)
+        for _, zeros in self.cut:
+            theta = torch.where(zeros.met, zeros.before, theta)
+        t = self.start.value + theta * (self.end.value - self.start.value)
+        return t, method.interpolate(stages, clock.wide(theta.unsqueeze(0)))[0]
+
+    def stretch(self, method: Method, clock: SampleClock, stages: Any) -> tuple[Stretch, Tensor | None]:
+        """Return the step as event functions see it, and the fractions (n, B) of the requested times in it."""
+        start = self.start.value
+        span = torch.where(self.moved, self.end.value - start, 1.0)
+        theta = (clock.times.detach().T - start) / span  # (T, B)
+        inside = self.moved & (theta > 0) & (theta < 1)
+        most = int(inside.sum(0).max())
+        rows = torch.where(inside, theta, 1.0).sort(dim=0).values[:most] if most else None
+        stretch = Stretch(
+            start,
+            start + span,
+            torch.finfo(self.carry[0].dtype).eps,
+            lambda theta: method.interpolate(stages, clock.wide(theta)),
+            lambda crossing, t, y: crossing.fn(t, y).double(),
+        )
+        return stretch, rows
 
     def undo(self, method: Invertible, field: Field, clock: SampleClock, carry: Carry) -> Carry:
         return self.hold(clock, method.undo(field, *self._span(clock), carry), carry)
@@ -62,13 +110,17 @@ class SampleStep:
         dt = torch.where(self.moved, clock.at(self.end) - start, torch.zeros_like(start))
         return clock.wide(start), clock.wide(dt)
 
+    def _moving(self, clock: SampleClock) -> tuple[Tensor, Tensor]:
+        """Return starts and lengths of the steps, (B,); the length is 1 of samples that wait."""
+        start = clock.at(self.start)
+        return start, torch.where(self.moved, clock.at(self.end) - start, torch.ones_like(start))
+
     def read(
         self, method: Method, clock: SampleClock, crossings: Sequence[Crossing], carry: Carry, stages: Any
     ) -> Replayed:
         """Return what the step gives out: rows (K, *row) in the order of `inside`, events likewise."""
         rows = None
-        start, end = clock.at(self.start), clock.at(self.end)
-        span = torch.where(self.moved, end - start, torch.ones_like(start))
+        start, span = self._moving(clock)
         axis = clock.ndim
         if self.inside.any():
             at = clock.times.gather(1, self.index.T).T  # (n, B)
@@ -126,40 +178,3 @@ def batch_first(x: Tensor, ndim: int, lead: int = 0) -> Tensor:
 def _row_mask(mask: Tensor, states: Tensor, ndim: int) -> tuple[int, ...]:
     """The shape in which a mask (n, B) meets states (n, *y)."""
     return (mask.shape[0], *[1] * (states.ndim - 1 - ndim), mask.shape[1], *[1] * (ndim - 1))
-
-
-@torch.no_grad()
-def find_sample_crossings(
-    method: Method,
-    clock: SampleClock,
-    crossings: Sequence[Crossing],
-    values: Array,
-    step: SampleStep,
-    carry: Carry,
-    stages: Any,
-    accept: Tensor,
-) -> tuple[Sighted | None, Array]:
-    """Return what the samples that were accepted met in a step, and the values at its end, (C, B)."""
-    start = step.start.value
-    span = torch.where(accept, step.end.value - start, 1.0)
-    ends = sample_values(crossings, step.end.value, carry[0])
-    theta = (clock.times.detach().T - start) / span  # (T, B)
-    inside = accept & (theta > 0) & (theta < 1)
-    most = int(inside.sum(0).max())
-    rows = torch.where(inside, theta, 1.0).sort(dim=0).values[:most] if most else None
-    stretch = Stretch(
-        start,
-        start + span,
-        torch.finfo(carry[0].dtype).eps,
-        lambda theta: method.interpolate(stages, clock.wide(theta)),
-        lambda crossing, t, y: crossing.fn(t, y).double(),
-    )
-    moving = accept.cpu().numpy()
-    sighted = find_zeros(stretch, crossings, values, ends, rows, moving)
-    return sighted, np.where(moving, ends, values)
-
-
-@torch.no_grad()
-def sample_values(crossings: Sequence[Crossing], t: Tensor, y: Tensor) -> Array:
-    """Return the event functions at times (B,) and states, shape (C, B)."""
-    return on_host(torch.stack([c.fn(t, y).double() for c in crossings]))

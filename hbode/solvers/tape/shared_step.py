@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ..clock import Clock, Node
 from ..field import Field
 from ..method import Advance, Carry, Invertible, Method, last_step, takes_numbers
+from ..methods.moving_start import stopped
 from ..noise import Noise, restore_noise
-from .crossings import Array, Mask, Stretch, find_zeros, on_host
+from .crossings import Stretch, Zeros
 from .tape import Crossing, Replayed
 
 
@@ -25,6 +24,11 @@ class Found(NamedTuple):
     which: int
     theta: float
     before: float
+
+    @classmethod
+    def of(cls, zeros: Zeros) -> Found:
+        """Return the zero of a batch that steps as one."""
+        return cls(zeros.which, zeros.theta.item(), zeros.before.item())
 
 
 @dataclass(slots=True)
@@ -42,6 +46,12 @@ class SharedStep:
     noise: Noise | None = None
     last_of_all: bool = False
     """Whether no step follows, and nobody but `read` asks for its interpolant."""
+    cut: tuple[Crossing, Found] | None = None
+    """The event that it stops at, on the way to its end."""
+
+    @property
+    def one_way(self) -> bool:
+        return self.restart or self.cut is not None
 
     @property
     def rows(self) -> int:
@@ -67,7 +77,33 @@ class SharedStep:
         advance: Advance = last_step(method) if self.last_of_all else method.step
         if takes_numbers(method) and clock.constant:
             return advance(field, self.start.value, self.end.value - self.start.value, carry)
-        return advance(field, clock.at(self.start), clock.span(self.start, self.end), carry)
+        carry, stages = advance(field, clock.at(self.start), clock.span(self.start, self.end), carry)
+        return self.stopped(method, clock, carry, stages), stages
+
+    def stopped(self, method: Method, clock: Clock, carry: Carry, stages: Any) -> Carry:
+        """Return the carry with which the step ends, or stops, from that of its end."""
+        if self.cut is None:
+            return carry
+        t, y = self._locate(method, clock, *self.cut, stages)
+        return stopped(carry, t, y[0])
+
+    @torch.no_grad()
+    def before(self, method: Method, clock: Clock, stages: Any) -> tuple[Tensor, Tensor]:
+        """Return time and state just before the event at which the step stops."""
+        theta = torch.full((1,), 1.0 if self.cut is None else self.cut[1].before, dtype=torch.float64).to(clock.times)
+        return self.start.value + theta[0] * (self.end.value - self.start.value), method.interpolate(stages, theta)[0]
+
+    def stretch(self, method: Method, clock: Clock, stages: Any) -> tuple[Stretch, Tensor | None]:
+        """Return the step as event functions see it, and the fractions (n, 1) of the requested times in it."""
+        t0, t1, times = self.start.value, self.end.value, clock.values
+        last, rows = self.first, None
+        while last < len(times) and (t1 - times[last]) * (t1 - t0) > 0:
+            last += 1
+        if last > self.first:
+            rows = ((clock.times.detach()[self.first : last] - t0) / (t1 - t0)).unsqueeze(1)
+        start, end = torch.tensor([[t0], [t1]], dtype=torch.float64, device=clock.times.device).unbind()
+        eps = torch.finfo(self.carry[0].dtype).eps
+        return Stretch(start, end, eps, lambda theta: method.interpolate(stages, theta.squeeze(1)), _value), rows
 
     def undo(self, method: Invertible, field: Field, clock: Clock, carry: Carry) -> Carry:
         return method.undo(field.within(self.sides), clock.at(self.start), clock.span(self.start, self.end), carry)
@@ -130,46 +166,6 @@ def differentiable_slope(value: Callable[[Tensor], Tensor], x: Tensor, g: Tensor
     return slope
 
 
-@torch.no_grad()
-def crossing_values(crossings: Sequence[Crossing], clock: Clock, t: float, y: Tensor) -> Array:
-    """Return the event functions at a time and state, shape (C, 1)."""
-    at = torch.tensor(t, dtype=torch.float64, device=clock.times.device)
-    return on_host(torch.stack([_value(c, at, y) for c in crossings]))
-
-
 def _value(crossing: Crossing, t: Tensor, y: Tensor) -> Tensor:
+    """Return an event function at a time (1,), shape (1,)."""
     return crossing.fn(t.reshape(()), y).double().reshape(1)
-
-
-@torch.no_grad()
-def find_crossings(
-    method: Method,
-    clock: Clock,
-    crossings: Sequence[Crossing],
-    values: Array,
-    step: SharedStep,
-    carry: Carry,
-    stages: Any,
-) -> tuple[tuple[Found, ...], Array, float, bool]:
-    """Return the zeros inside a step in order, the values at its end, where they end the solve, and if one is lost.
-
-    The end is a fraction of the step, Inf where there is none; a function is lost that became NaN.
-    """
-    t0, t1, times = step.start.value, step.end.value, clock.values
-    ends = crossing_values(crossings, clock, t1, carry[0])
-    last, rows = step.first, None
-    while last < len(times) and (t1 - times[last]) * (t1 - t0) > 0:
-        last += 1
-    if last > step.first:
-        rows = ((clock.times.detach()[step.first : last] - t0) / (t1 - t0)).unsqueeze(1)
-    start, end = torch.tensor([[t0], [t1]], dtype=torch.float64, device=clock.times.device).unbind()
-    eps = torch.finfo(carry[0].dtype).eps
-    stretch = Stretch(start, end, eps, lambda theta: method.interpolate(stages, theta.squeeze(1)), _value)
-    sighted = find_zeros(stretch, crossings, values, ends, rows, _ALL)
-    if sighted is None:
-        return (), ends, math.inf, False
-    found = [Found(zeros.which, zeros.theta.item(), zeros.before.item()) for zeros in sighted.zeros]
-    return tuple(sorted(found, key=lambda f: f.theta)), ends, sighted.limit.item(), bool(sighted.lost)
-
-
-_ALL: Mask = np.ones(1, dtype=np.bool_)

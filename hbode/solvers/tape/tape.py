@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -18,12 +18,14 @@ from ..status import Status
 class Crossing:
     """An event of the solve: the zeros of `fn(t, y)`, with t as a float64 tensor and y the state.
 
-    `fn` returns one number where one step size serves the batch, shape (B,) where samples step by themselves.
+    `fn` returns one number where one step size serves the batch, shape (B,) where samples step by themselves. The zero
+    number `last` ends the solve (None: none does). With ``reset(t, y)`` the state is replaced at each.
     """
 
     fn: Callable[[Tensor, Tensor], Tensor]
-    terminal: bool = True
+    last: int | None = 1
     direction: int = 0
+    reset: Callable[[Tensor, Tensor], Tensor] | None = None
 
 
 class Replayed(NamedTuple):
@@ -40,8 +42,11 @@ class Step(Protocol):
 
     carry: Carry
     """What the step started from; empty where it was not kept."""
-    restart: bool
-    """Whether it follows a discontinuity, so that it cannot be taken back from its end."""
+
+    @property
+    def one_way(self) -> bool:
+        """Whether it cannot be taken back from its end, as it follows a discontinuity, or its end is not all of it."""
+        ...
 
     @property
     def rows(self) -> int:
@@ -73,8 +78,9 @@ class Tape:
     `row_blocks` hold the output states in the order of the steps, and `ends` those after them that came singly, as the
     states that steps end with; the first `lead` rows show the initial state. `row_places` says where rows belong if
     samples have times of their own, or the state is updated: so many `updates` were made. `event_t_blocks` and
-    `event_y_blocks` hold the events likewise; `event_index` says
-    which function each belongs to and `event_sample` which sample (-1: the batch). `gathered` joins them. `carry` is
+    `event_y_blocks` hold the events likewise; `event_index` says which function each belongs to and `event_sample`
+    which sample (0: the batch); the states after the resets at events
+    are there again, under the number of the function plus that of all functions. `gathered` joins them. `carry` is
     what the last accepted step ended with, or the first carry where there was none. Of the accepted steps, so many were
     `looked` at for stiffness, and `stiff`. A loop in blocks leaves its steps in `blocks`, with how the outputs in them
     are read.
@@ -126,12 +132,18 @@ class Tape:
             self.event_t_blocks.append(replayed.event_t)
             self.event_y_blocks.append(replayed.event_y)
 
-    def update(self, step: Any, replayed: Replayed, place: Tensor) -> None:
-        """Enter an update, what it gave out, and where its rows belong."""
-        self.updates += 1
+    def jump(self, replayed: Replayed, place: Tensor | None) -> None:
+        """Keep what a jump gave out, and where its rows belong."""
         self.add(replayed)
-        self.row_places.append(place)
+        if place is not None:
+            self.row_places.append(place)
         self.carry = replayed.carry
+
+    def name(self, events: Iterable[tuple[int, int]]) -> None:
+        """Note which functions, and samples, the next events belong to."""
+        for which, sample in events:
+            self.event_index.append(which)
+            self.event_sample.append(sample)
 
     def gathered(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return rows (K, *row), event times (E,) and event states (E, *row)."""
