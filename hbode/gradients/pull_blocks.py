@@ -50,7 +50,8 @@ class BlockCotangents(NamedTuple):
 
     Starts and lengths of the steps (K,), or (K, B, 1, …, 1) with zero for samples that do not move; their carries,
     (K, ...) each; the cotangents of the states that they end with, (K, *y), and of their records, joined, if any
-    outputs of the solve were read off records. Where there are updates, who makes one, like the lengths, and the data.
+    outputs of the solve were read off records. Where there are updates: the cotangents of the states after them,
+    (K, *y), who makes one at the start of the step, like the lengths, and the data.
     """
 
     start: Tensor
@@ -58,12 +59,9 @@ class BlockCotangents(NamedTuple):
     carry: tuple[Tensor, ...]
     ends: Tensor
     record: tuple[Tensor, ...]
+    fresh: tuple[Tensor, ...] = ()
     due: tuple[Tensor, ...] = ()
     data: tuple[Tensor, ...] = ()
-
-
-Pulled = tuple[Carry, tuple[Tensor, ...], Tensor]
-"""Cotangents of a carry and of what is wanted, and whether a step has changed."""
 
 
 def pull_block(
@@ -105,58 +103,38 @@ def pull_block(
             return tuple(book.index_select(0, n).squeeze(0) for book in books)
 
         t, dt, end_bar = of((block.start, block.dt, block.ends))
-        carry, due, data = of(block.carry), of(block.due), of(block.data)
+        carry, due, data, fresh_bar = of(block.carry), of(block.due), of(block.data), of(block.fresh)
         record_bar: tuple[Tensor, ...] = ()
         for book in block.record:
             k = len(book) // len(block.start)
             record_bar = (book.index_select(0, n * k + torch.arange(k, device=n.device)),)
 
-        def stepped(own: Field, carry: Carry) -> tuple[Tensor, ...]:
+        def advance(own: Field, carry: Carry) -> tuple[Tensor, ...]:
+            fresh: tuple[Tensor, ...] = ()
+            if updates is not None:
+                carry = jump(method, own, updates, t, due[0], data, carry)
+                fresh = (carry[0].clone(),)
             carry1, stages = method.step(own, t, dt, carry)
-            if dt.ndim:
+            if dt.ndim or updates is not None:
                 carry1 = tuple(torch.where(dt != 0, new, old) for new, old in zip(carry1, carry, strict=True))
-            return (*carry1, method.record(stages)) if record_bar else carry1
+            return (*carry1, *fresh, method.record(stages)) if record_bar else (*carry1, *fresh)
 
-        def through(advance: Callable[[Field, Carry], tuple[Tensor, ...]], who: Tensor, bars: Carry) -> Pulled:
-            def given(carry: Carry, *wanted: Tensor) -> tuple[Tensor, ...]:
-                values = explicit.present
-                for slot, x in zip(slots, wanted, strict=False):
-                    values[slot] = x
-                parameters = dict(zip(names, wanted[len(slots) :], strict=True))
+        def again(carry: Carry, *wanted: Tensor) -> tuple[Tensor, ...]:
+            values = explicit.present
+            for slot, x in zip(slots, wanted, strict=False):
+                values[slot] = x
 
-                def run() -> tuple[Tensor, ...]:
-                    return advance(bind(explicit.filled(values))[0] if slots else field, carry)
+            def run() -> tuple[Tensor, ...]:
+                return advance(bind(explicit.filled(values))[0] if slots else field, carry)
 
-                outputs: tuple[Tensor, ...] = functional_call(held, parameters, (run,))
-                return outputs
+            parameters = dict(zip(names, wanted[len(slots) :], strict=True))
+            outputs: tuple[Tensor, ...] = functional_call(held, parameters, (run,))
+            return outputs
 
-            outputs, back = vjp(given, carry, *wanted)[:2]
-            before, *own = back(bars)
-            end = torch.where(who, after, outputs[0])
-            return before, tuple(own), differs(outputs[0], carry[0], end)
-
-        def none(carry_bar: Carry) -> Pulled:
-            return tuple(x.clone() for x in carry_bar), tuple(map(torch.zeros_like, totals)), torch.zeros_like(changed)
-
-        carry_bar = (carry_bar[0] + end_bar, *carry_bar[1:])
-        if updates is None:
-            carry_bar, own, other = through(stepped, torch.ones_like(dt, dtype=torch.bool), (*carry_bar, *record_bar))
-        else:
-
-            def replaced(own: Field, carry: Carry) -> Carry:
-                return jump(method, own, updates, t, due[0], data, carry)
-
-            def update(carry_bar: Carry) -> Pulled:
-                return through(replaced, due[0], carry_bar)
-
-            def step(carry_bar: Carry) -> Pulled:
-                return through(stepped, ~due[0], (*carry_bar, *record_bar))
-
-            carry_bar, first, wrong = torch.cond(due[0].any(), update, none, (carry_bar,))
-            carry_bar, own, other = torch.cond((dt != 0).any(), step, none, (carry_bar,))
-            own, other = tuple(a + b for a, b in zip(own, first, strict=True)), other | wrong
-        totals = tuple(a + b for a, b in zip(totals, own, strict=True))
-        return at - 1, carry_bar, totals, carry[0].clone(), changed | other
+        given, back = vjp(again, carry, *wanted)[:2]
+        before, *bars = back((carry_bar[0] + end_bar, *carry_bar[1:], *fresh_bar, *record_bar))
+        changed = changed | differs(given[0], carry[0], after)
+        return at - 1, before, tuple(a + b for a, b in zip(totals, bars, strict=True)), carry[0].clone(), changed
 
     done: Any = torch.while_loop(on, pull, (at, carry_bar, totals, after, changed))
     return done[1], done[2], done[4]
@@ -212,8 +190,8 @@ def pull_blocks(
         start, dt = block.spans(size)
         last = torch.tensor(len(block) - 1, device=bar.device)
         with torch.no_grad():
-            ends, record = outputs.spread(bar, size, between)
-            cotangents = BlockCotangents(start, dt, block.carry, ends, record)
+            ends, fresh, record = outputs.spread(bar, size, between)
+            cotangents = BlockCotangents(start, dt, block.carry, ends, record, fresh)
             if updates is not None and block.which is not None:
                 missing = block.which.new_full((size - len(block), *block.which.shape[1:]), -1)
                 which = torch.cat((block.which, missing))
@@ -229,8 +207,8 @@ def pull_blocks(
         for book in block.record:
             own = outputs.anew(field).weights_bar(bar, book, free)
             totals = (*(a if b is None else a + b for a, b in zip(totals, own, strict=False)), *totals[len(slots) :])
-        stepped += len(block) if block.which is None else int(block.moving.sum())
-        made += 0 if block.which is None else int((block.which >= 0).view(len(block), -1).any(1).sum())
+        stepped += sum(block.moving.tolist())
+        made += sum(n > 0 for n in block.made)
     if bool(changed):
         refuse("a step ends elsewhere")
     frozen.counts.calls += stepped * method.evaluations + made

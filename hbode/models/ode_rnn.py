@@ -1,4 +1,4 @@
-"""The ODE-RNN: between observations the hidden state follows an ODE, at each observation a cell updates it.
+"""The ODE-RNN: between observations the hidden state follows an ODE, at each observation a cell updates it; one solve.
 
 Source: Rubanova, Chen, Duvenaud, "Latent ODEs for irregularly-sampled time series", NeurIPS 2019; with heavy-ball
 hidden dynamics Xia et al., NeurIPS 2021, section 5.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from ..integrate import hbodeint
 from ..solution import Stats, of_batch
 from ..systems import System
+from ..updates import Update, UpdateRecord
 
 
 @dataclass(frozen=True)
@@ -178,39 +180,36 @@ class ODERNN(nn.Module):
         count = x.shape[1]
         if t.ndim != 2 or len(t) != len(x) or t.shape[1] <= count:
             raise ValueError(f"t must have shape ({len(x)}, K + H) with K = {count}, H > 0, got {tuple(t.shape)}")
-        cost = SolveCounts()
-        state = x.new_zeros(len(x), self.size * (2 if self.system.second_order else 1))
-        before, after = [], []
-        for k in range(count):
-            state = self.cell(x[:, k], state)
-            after.append(state[:, : self.size])
-            end = k + 2 if k + 1 < count else t.shape[1]
-            states = self._evolve(state, t[:, k:end], cost)
-            if k + 1 < count:
-                state = states[0]
-                before.append(state[:, : self.size])
-        forecast = self.decode(states[..., : self.size]).transpose(0, 1)
-        one_step = torch.cat((self.decode(torch.stack(before, 1)), forecast[:, :1]), 1) if before else forecast[:, :1]
-        return Prediction(one_step, self.decode(torch.stack(after, 1)), forecast, states, cost)
-
-    def _evolve(self, state: Tensor, t: Tensor, cost: SolveCounts) -> Tensor:
-        """Return the states at t[:, 1:], shape (T - 1, B, S), from the state (B, S) at t[:, 0]."""
-        second = self.system.second_order
-        h, m0 = state.chunk(2, -1) if second else (state, None)
-        solver = self.solver
-        # A segment is short: the first step tries the whole of it, which saves the evaluation that guesses a step.
+        shared = bool((t == t[:1]).all())
+        at, data = (t[0], x.transpose(0, 1)) if shared else (t, x)
+        h0 = x.new_zeros(len(x), self.size)
         solution = hbodeint(
             self.system,
-            h,
-            t,
-            m0=m0,
-            method=solver.method,
-            rtol=solver.rtol,
-            atol=solver.atol,
-            gradient=solver.gradient,
-            compile=solver.compile,
-            options={"first_step": math.inf},
+            h0,
+            torch.cat((at[..., :1], at[..., count:]), -1),
+            updates=Update(at[..., :count], self._observe, data),
+            method=self.solver.method,
+            rtol=self.solver.rtol,
+            atol=self.solver.atol,
+            gradient=self.solver.gradient,
+            compile=self.solver.compile,
+            options={"first_step": math.inf},  # spans between observations are short: the first try is all of one
         )
+        cost = SolveCounts()
         cost.add(solution.stats)
-        rows = solution.h if solution.m is None else torch.cat((solution.h, solution.m), -1)
-        return rows[1:]
+        before, after = cast(UpdateRecord, solution.updates)
+        states = (solution.h if solution.m is None else torch.cat((solution.h, solution.m), -1))[1:]
+        forecast = self._decoded(solution.h[1:])
+        one_step = torch.cat((self._decoded(before.h[1:]), forecast[:, :1]), 1)
+        return Prediction(one_step, self._decoded(after.h), forecast, states, cost)
+
+    def _observe(self, t: Tensor, *state_and_x: Tensor) -> Any:
+        """Return the state after an observation, h or (h, m)."""
+        *state, x = state_and_x
+        after = self.cell(x, torch.cat(state, -1))
+        return after.chunk(2, -1) if self.system.second_order else after
+
+    def _decoded(self, h: Tensor) -> Tensor:
+        """Return what is read out of states (K, B, D), shape (B, K, C)."""
+        out: Tensor = self.decode(h).transpose(0, 1)
+        return out

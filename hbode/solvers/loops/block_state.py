@@ -116,12 +116,14 @@ class BlockBuffers(NamedTuple):
     """What is written down of the accepted steps of a block.
 
     Of step n: its start and how many stops lay behind it in ``start[n]``, (2,) or (2, B), its carry in
-    ``carry[i][n]``, and its record of k columns in ``record[n k : (n + 1) k]``. Carry and record are empty where nobody
-    wants them. There is a place beyond the last step for what is not to be kept.
+    ``carry[i][n]``, what that is after updates in ``fresh[i][n]`` if there are any, and its record of k columns in
+    ``record[n k : (n + 1) k]``. Carries and record are empty where nobody wants them. There is a place beyond the last
+    step for what is not to be kept.
     """
 
     start: Tensor
     carry: tuple[Tensor, ...]
+    fresh: tuple[Tensor, ...]
     record: tuple[Tensor, ...]
 
 

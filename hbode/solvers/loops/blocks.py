@@ -57,7 +57,7 @@ def run_block(
         return going.any()
 
     def advance(state: Tensor, carry: Carry) -> tuple[Tensor, Carry]:
-        return step_once(method, field, plan, inputs, buffers, state, carry, branch=torch.cond)
+        return step_once(method, field, plan, inputs, buffers, state, carry)
 
     state, carry = torch.while_loop(on, advance, (state, carry))
     write_down(buffers, LoopState(*state.unbind()), carry)
@@ -76,11 +76,6 @@ def write_down(buffers: BlockBuffers, now: LoopState, carry: Carry) -> Tensor:
     for buffer, x in zip(buffers.carry, carry, strict=False):
         buffer.index_copy_(0, at, x.unsqueeze(0))
     return at
-
-
-def always(condition: Tensor, yes: Callable[..., Any], no: Callable[..., Any], given: tuple[Any, ...]) -> Any:
-    """Do what changes nothing where the condition does not hold: nobody waits for the device to say so."""
-    return yes(*given)
 
 
 def with_first_step(
@@ -130,62 +125,38 @@ def step_once(
     state: Tensor,
     carry: Carry,
     look: bool = True,
-    branch: Callable[..., Any] = always,
 ) -> tuple[Tensor, Carry]:
-    """Try one step, as `solve` does, or make the updates that are due, and write it down.
+    """Make the updates that are due, try one step as `solve` does, and write both down.
 
     Where the solve is over or the block full, nothing changes. `look` says whether the step is looked at for stiffness.
-    Where there are updates, ``branch(condition, yes, no, given)``, as `torch.cond`, leaves out what nobody does.
     """
     now = LoopState(*state.unbind())
     active = (now.status < 0) & (now.filled < len(buffers.start) - 1)
-    updates = plan.updates
-    stepping, due = active, torch.zeros_like(active)
-    if updates is not None:
-        due = active & inputs.due(now.stop)
-        stepping = active & ~(due.any() if inputs.tied else due)
-
-    def tried(state: Tensor, carry: Carry) -> tuple[Tensor, Carry, tuple[Tensor, ...]]:
-        now = LoopState(*state.unbind())
-        control, attempt = ahead(plan, inputs, now, stepping)
-        span = attempt.end - now.t
-        if inputs.axes is not None:
-            span = torch.where(attempt.active, span, 0.0)
-        carry1, stages = method.step(field, inputs.wide(now.t), inputs.wide(span), carry)
-        onward, accept = judged(method, plan, inputs, now, control, attempt, carry[0], carry1[0], stages, None, look)
-        done = accept & attempt.lands & (now.stop == inputs.last)
-        onward = onward._replace(status=torch.where(done, CODES[Status.SUCCESS], onward.status))
-        mask = inputs.wide(accept)
-        carry1 = tuple(torch.where(mask, new, old) for new, old in zip(carry1, carry, strict=True))
-        return torch.stack(onward), carry1, tuple(method.record(stages) for _ in buffers.record)
-
     at = write_down(buffers, now, carry)
-    if updates is None:
-        state, carry, records = tried(state, carry)
-    else:
-
-        def kept(state: Tensor, carry: Carry) -> tuple[Tensor, Carry, tuple[Tensor, ...]]:
-            records = tuple(x.new_zeros(len(x) // len(buffers.start), *x.shape[1:]) for x in buffers.record)
-            return state.clone(), tuple(x.clone() for x in carry), records
-
-        def replaced(state: Tensor, carry: Carry) -> Carry:
-            now = LoopState(*state.unbind())
-            return jump(method, field, updates, inputs.wide(now.t), inputs.wide(due), inputs.data(now.stop), carry)
-
-        def blank(state: Tensor, carry: Carry) -> Carry:
-            return tuple(map(torch.zeros_like, carry))
-
-        state, carry, records = branch(stepping.any(), tried, kept, (state, carry))
-        fresh, mask = branch(due.any(), replaced, blank, (state, carry)), inputs.wide(due)
-        carry = tuple(torch.where(mask, new, old) for new, old in zip(fresh, carry, strict=True))
-        after = LoopState(*state.unbind())
-        status = torch.where(due & (now.stop == inputs.last), CODES[Status.SUCCESS], after.status)
-        state = torch.stack(after._replace(stop=after.stop + due, status=status))
-    for buffer, record in zip(buffers.record, records, strict=True):
+    wrote = torch.zeros((), dtype=torch.bool, device=active.device)
+    if plan.updates is not None:  # also where none is due, so that nobody waits to know
+        due = active & inputs.due(now.stop)
+        wrote, over = due.any(), due & (now.stop == inputs.last)
+        data = inputs.data(now.stop)
+        carry = jump(method, field, plan.updates, inputs.wide(now.t), inputs.wide(due), data, carry)
+        for buffer, x in zip(buffers.fresh, carry, strict=False):
+            buffer.index_copy_(0, at, x.unsqueeze(0))
+        status = torch.where(over, CODES[Status.SUCCESS], now.status)
+        now, active = now._replace(stop=now.stop + due, status=status), active & ~over
+    control, attempt = ahead(plan, inputs, now, active)
+    span = attempt.end - now.t
+    if inputs.axes is not None:
+        span = torch.where(attempt.active, span, 0.0)
+    carry1, stages = method.step(field, inputs.wide(now.t), inputs.wide(span), carry)
+    onward, accept = judged(method, plan, inputs, now, control, attempt, carry[0], carry1[0], stages, None, look)
+    done = accept & attempt.lands & (now.stop == inputs.last)
+    status = torch.where(done, CODES[Status.SUCCESS], onward.status)
+    onward = onward._replace(status=status, filled=now.filled + (wrote | accept.any()))
+    for buffer in buffers.record:
+        record = method.record(stages)
         buffer.index_copy_(0, at * len(record) + torch.arange(len(record), device=at.device), record)
-    after = LoopState(*state.unbind())
-    wrote = ((after.accepted > now.accepted) | (after.stop > now.stop)).any()
-    return torch.stack(after._replace(filled=now.filled + wrote)), carry
+    mask = inputs.wide(accept)
+    return torch.stack(onward), tuple(torch.where(mask, new, old) for new, old in zip(carry1, carry, strict=True))
 
 
 def jump(

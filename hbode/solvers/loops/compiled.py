@@ -104,7 +104,7 @@ def _compile(function: Callable[..., Any], key: Any, kind: Any, device: str) -> 
     if not isinstance(function, FunctionType):
         raise TypeError(f"function must be a plain function, got {type(function).__name__}")
     own = FunctionType(function.__code__.replace(), function.__globals__, function.__name__)
-    # Ordered for peak memory, a branch in a loop overwrites what it is still to read (torch 2.13).
+    # Ordered for peak memory, a loop reuses memory that it has yet to read (torch 2.13, dopri5 with updates).
     options: dict[str, Any] = {"guard_filter_fn": _worth_guarding, "reorder_for_peak_memory": False}
     if device == "cpu":
         options |= {"cpp_wrapper": True, "cpp.min_chunk_size": 4096}

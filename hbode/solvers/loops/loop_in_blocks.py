@@ -61,11 +61,10 @@ def solve_in_blocks(
         if keep_records:  # else it is used again, as it is read before the next block
             record = torch.empty_like(record)
         kept = carry if plan.keep is not None else carry[: int(clock.per_sample or clock.times.shape[-1] > 2)]
-        buffers = BlockBuffers(
-            state.new_empty(steps + 1, *state[:2].shape),
-            tuple(x.new_empty(steps + 1, *x.shape) for x in kept),
-            (record,) if len(record) else (),
-        )
+        fresh_kept = kept if updates is not None else ()
+        books, fresh_books = (tuple(x.new_empty(steps + 1, *x.shape) for x in part) for part in (kept, fresh_kept))
+        places = state.new_empty(steps + 1, *state[:2].shape)
+        buffers = BlockBuffers(places, books, fresh_books, (record,) if len(record) else ())
         state, carry = run(method, field, plan, inputs, buffers, state, carry)
         least = _least(state)
         filled, going = int(least[8]), least[6] < 0
@@ -73,13 +72,15 @@ def solve_in_blocks(
         place = (passed + stop.long()).clamp_(max=len(nodes.value) - 1)
         which = None
         if begun.which is not None:
-            which = begun.which.gather(0, place[1:]).where(stop.diff(dim=0) > 0, -1)
+            following = (place[:-1] + 1).clamp_(max=len(begun.which) - 1)
+            which = begun.which.gather(0, following).where(stop.diff(dim=0) > 0, -1)
             made = made + (which >= 0).sum(0)
         at = Nodes(value, nodes.anchor.gather(0, place))
-        block = Block.of(clock, at, buffers.carry, buffers.record if keep_records else (), updates, which)
+        given = buffers.carry, buffers.fresh, buffers.record if keep_records else ()
+        block = Block.of(clock, at, *given, updates, which)
         outputs = Outputs(method, field, y0, block)
         end = buffers.carry[0][1 : filled + 1] if buffers.carry else carry[0].expand(filled, *y0.shape)
-        outputs.read(rows[done : done + block.rows], end, buffers.record)
+        outputs.read(rows[done : done + block.rows], end, buffers.fresh[:1], buffers.record)
         done += block.rows
         tape.row_places += block.places
         tape.t += block.t

@@ -21,17 +21,18 @@ class Lines(NamedTuple):
     """The outputs in a block, a line for each that some sample has in a step: which it is, (S,) or (S, B).
 
     Behind the requested times come the updates, which give out the states after them. `inside` says who has the output,
-    and `step` (S,) in which step it is.
+    `step` (S,) in which step it is, and `fresh` (S,) whether it is that of an update.
     """
 
     which: Tensor
     inside: Tensor
     step: Tensor
+    fresh: Tensor
 
 
 @dataclass(frozen=True)
 class Block:
-    """K consecutive steps, and updates, which are steps of no length.
+    """K consecutive steps, each after the updates at its start; one after the last update of all has no length.
 
     Attributes
     ----------
@@ -41,11 +42,14 @@ class Block:
         How many requested times each node has behind it, like the nodes.
     most, counts, exact
         Of each step: how many outputs a sample has in it at most, how many all samples have together, and whether all
-        of these are the states that it ends with.
-    carry, record
-        What the steps start from, and their joined records, if these were kept: those of step n are ``carry[i][n]``.
+        but those of updates are the states that it ends with.
+    made
+        How many samples make an update at the start of each step.
+    carry, fresh, record
+        What the steps start from, that after the updates there, and their joined records, as far as these were kept:
+        those of step n are ``carry[i][n]``.
     updates, which
-        The updates of the solve, and which of them is made in each step, (K,) or (K, B); -1: none.
+        The updates of the solve, and which of them is made at the start of each step, (K,) or (K, B); -1: none.
     """
 
     clock: Clock | SampleClock
@@ -54,7 +58,9 @@ class Block:
     most: list[int]
     counts: list[int]
     exact: list[bool]
+    made: list[int]
     carry: tuple[Tensor, ...]
+    fresh: tuple[Tensor, ...] = ()
     record: tuple[Tensor, ...] = ()
     updates: Updates | None = None
     which: Tensor | None = None
@@ -65,17 +71,19 @@ class Block:
         clock: Clock | SampleClock,
         nodes: Nodes,
         carry: tuple[Tensor, ...] = (),
+        fresh: tuple[Tensor, ...] = (),
         record: tuple[Tensor, ...] = (),
         updates: Updates | None = None,
         which: Tensor | None = None,
     ) -> Block:
         """Return the block with these nodes."""
         row, most, counts, exact = clock.passed(nodes.value)
+        made = [0] * len(most)
         if which is not None:
             made = (which >= 0).view(len(which), -1).sum(1).tolist()
             most = [n + (k > 0) for n, k in zip(most, made, strict=True)]
             counts = [n + k for n, k in zip(counts, made, strict=True)]
-        return cls(clock, nodes, row, most, counts, exact, carry, record, updates, which)
+        return cls(clock, nodes, row, most, counts, exact, made, carry, fresh, record, updates, which)
 
     def __len__(self) -> int:
         return len(self.most)
@@ -96,16 +104,16 @@ class Block:
         """The outputs in the steps."""
         numbers = [(n, i) for n, most in enumerate(self.most) for i in range(most)]
         step, number = torch.tensor(numbers, dtype=torch.long, device=self.row.device).view(-1, 2).unbind(1)
-        which = self.row[step] + number.view(-1, *[1] * (self.row.ndim - 1))
-        inside = which < self.row[step + 1]
-        which = which.clamp(max=self.clock.times.shape[-1] - 1)
+        updated = torch.tensor([k > 0 for k in self.made], device=step.device)[step]
+        fresh, number, count = updated & (number == 0), number - updated.long(), self.clock.times.shape[-1]
+        wide = (-1, *[1] * (self.row.ndim - 1))
+        which = self.row[step] + number.view(wide)
+        inside = (which < self.row[step + 1]) & ~fresh.view(wide)
+        which = which.clamp(max=count - 1)
         if self.which is not None:
-            made = self.which[step]
-            last = torch.cat((step.diff() > 0, step.new_ones(1, dtype=torch.bool))).view(-1, *[1] * (which.ndim - 1))
-            made = made.where(last, -1)
-            which = torch.where(made >= 0, self.clock.times.shape[-1] + made, which)
-            inside = inside | (made >= 0)
-        return Lines(which, inside, step)
+            made = self.which[step].where(fresh.view(wide), -1)
+            which, inside = torch.where(made >= 0, count + made, which), inside | (made >= 0)
+        return Lines(which, inside, step, fresh)
 
     @property
     def rows(self) -> int:
@@ -134,7 +142,7 @@ class Block:
         """Where the outputs belong, in order: which of a sample's, (n, 2), or, with updates, which of all, (n,)."""
         if not self.rows or not (self.clock.per_sample or self.updates is not None):
             return []
-        which, inside, _ = self.lines
+        which, inside = self.lines[:2]
         if not self.clock.per_sample:
             return [which]
         samples = torch.arange(which.shape[-1], device=which.device).expand_as(which)
@@ -145,33 +153,34 @@ class Block:
         """In which of the steps somebody moves, (K,)."""
         return (self.lengths != 0).view(len(self), -1).any(1)
 
-    def steps(self, end: Carry) -> list[Any]:
-        """Return the steps one by one, the last of which ended with a carry."""
-        carries = [*(tuple(buffer[n] for buffer in self.carry) for n in range(len(self))), end]
+    @cached_property
+    def steps(self) -> list[Any]:
+        """The steps, and updates, one by one."""
+        carries = [tuple(buffer[n] for buffer in self.carry) for n in range(len(self))]
         return self._shared_steps(carries) if isinstance(self.clock, Clock) else self._sample_steps(carries)
 
     def _shared_steps(self, carries: list[Carry]) -> list[Any]:
         ends = [Node(t, a if a >= 0 else None) for t, a in zip(*(x.tolist() for x in self.nodes), strict=True)]
+        steps: list[Any] = []
         rows = self.row.tolist()
-        steps = [SharedStep(*x) for x in zip(carries, ends, ends[1:], rows, rows[1:], strict=False)]
-        if self.updates is None or self.which is None:
-            return steps
-        made = zip(steps, carries, ends, self.which, strict=False)
-        return [x if k < 0 else self.updates.jump(carry, node, k) for x, carry, node, k in made]
+        for n, (carry, start, end) in enumerate(zip(carries, ends, ends[1:], strict=False)):
+            if self.made[n] and self.updates is not None and self.which is not None:
+                steps.append(self.updates.jump(carry, start, self.which[n]))
+                carry = tuple(buffer[n] for buffer in self.fresh)
+            if start.value != end.value:
+                steps.append(SharedStep(carry, start, end, rows[n], rows[n + 1]))
+        return steps
 
     def _sample_steps(self, carries: list[Carry]) -> list[Any]:
         nodes = [Nodes(t, a) for t, a in zip(*self.nodes, strict=True)]
         which, inside = (x.split(self.most) for x in self.lines[:2])
         steps: list[Any] = []
         for n, moving in enumerate(self.moving.tolist()):
-            carry, moved = carries[n], self.lengths[n] != 0
-            made = None if self.which is None or not (self.which[n] >= 0).any() else self.which[n]
+            carry, first = carries[n], 0
+            if self.made[n] and self.updates is not None and self.which is not None:
+                steps.append(self.updates.jump(carry, nodes[n], self.which[n]))
+                carry, first = tuple(buffer[n] for buffer in self.fresh), 1
             if moving:
-                lines = (x[n][: len(x[n]) - (made is not None)] for x in (which, inside))
-                steps.append(SampleStep(carry, nodes[n], nodes[n + 1], moved, *lines))
-                carry = tuple(
-                    torch.where(self.clock.wide(moved), b, a) for a, b in zip(carry, carries[n + 1], strict=True)
-                )
-            if made is not None and self.updates is not None:
-                steps.append(self.updates.jump(carry, nodes[n], made))
+                lines = which[n][first:], inside[n][first:]
+                steps.append(SampleStep(carry, nodes[n], nodes[n + 1], self.lengths[n] != 0, *lines))
         return steps

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,6 +14,14 @@ from ..linear import combine_rows, write_rows, write_spread
 from ..method import Uniform
 from .block import Block
 from .sample_step import batch_first
+
+
+class Read(NamedTuple):
+    """Outputs that are states: their places among those of a block, the step, and the sample if samples differ."""
+
+    place: Tensor
+    step: Tensor
+    sample: Tensor | None
 
 
 class Outputs:
@@ -34,15 +43,14 @@ class Outputs:
         self.weights: dict[int, Tensor] = {}
         self.ends: dict[int, Tensor] = {}
         if self.inner:
-            clock, (which, inside, step) = block.clock, block.lines
-            count, most = clock.times.shape[-1], [block.most[n] for n in self.inner]
-            if len(self.inner) < len(block):
-                between = torch.isin(step, torch.tensor(self.inner, device=step.device))
-                which, inside, step = which[between], inside[between], step[between]
+            clock, (which, inside, step, fresh) = block.clock, block.lines
+            most = [block.most[n] - (block.made[n] > 0) for n in self.inner]
+            between = ~torch.tensor(block.exact, device=step.device)[step] & ~fresh
+            which, inside, step = which[between], inside[between], step[between]
             dt = block.lengths[step]
-            theta = (clock.requested(which.clamp(max=count - 1)) - block.nodes.value[step]) / dt
+            theta = (clock.requested(which) - block.nodes.value[step]) / dt
             if clock.per_sample:
-                theta = torch.where(inside, theta, 0.0).where(which < count, 1.0)
+                theta = torch.where(inside, theta, 0.0)
                 self.ends = dict(zip(self.inner, clock.wide(theta == 1.0).split(most), strict=True))
             weights = method.reading(field, clock.wide(theta), clock.wide(dt), y)
             each = len(weights) // len(step)
@@ -52,27 +60,28 @@ class Outputs:
         """Return the same for another field, as one with a graph."""
         return Outputs(self.method, field, self.y, self.block)
 
-    def read(self, rows: Tensor, end: Tensor, record: tuple[Tensor, ...]) -> None:
-        """Write the outputs to `rows` (n, *row), from the states that steps end with, (K, *y), and joined records."""
-        if not self.block.rows:
-            return
-        places, steps, samples = self._at_ends
-        if samples is None:
-            rows.index_copy_(0, places, end.index_select(0, steps))
-        else:
-            rows.index_copy_(0, places, self._batch_first(end)[steps, samples])
+    def read(self, rows: Tensor, end: Tensor, fresh: tuple[Tensor, ...], record: tuple[Tensor, ...]) -> None:
+        """Write the outputs to `rows` (n, *row).
+
+        From the states that steps end with, (K, *y), those after updates, and the joined records.
+        """
+        for states, (places, steps, samples) in zip((end, *fresh), self._states, strict=False):
+            if samples is None:
+                rows.index_copy_(0, places, states.index_select(0, steps))
+            else:
+                rows.index_copy_(0, places, self._batch_first(states)[steps, samples])
         for n, place, inside in self._between():
             if inside is None:
                 write_rows(rows[place], self.weights[n], self._columns(record[0], n))
             else:
-                states = self._states(record[0], n)
+                states = self._combined(record[0], n)
                 rows[place] = self._batch_first(torch.where(self._exact(n), end[n], states))[inside]
 
     def weights_bar(self, rows_bar: Tensor, record: Tensor, wanted: Sequence[Tensor]) -> list[Tensor | None]:
         """Return the cotangents of what the weights were made from."""
         pairs = []
         for n, place, inside in self._between():
-            states = self._states(record, n)
+            states = self._combined(record, n)
             if states.requires_grad:
                 pairs.append((states, self._split(n, rows_bar[place], inside)[1]))
         if not pairs:
@@ -80,53 +89,64 @@ class Outputs:
         given, bars = zip(*pairs, strict=True)
         return list(torch.autograd.grad(given, wanted, bars, allow_unused=True, retain_graph=True))
 
-    def spread(self, rows_bar: Tensor, size: int, record: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Return the cotangents of the ends of steps, and of their records if they have any, for `size` steps."""
+    def spread(
+        self, rows_bar: Tensor, size: int, record: bool
+    ) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Return the cotangents of what the outputs are read from, for `size` steps.
+
+        Of the ends of steps, of the states after updates, and of records; the last two if there are any.
+        """
         ends = rows_bar.new_zeros(size, *self.y.shape)
+        fresh = () if self.block.which is None else (torch.zeros_like(ends),)
         records: tuple[Tensor, ...] = (rows_bar.new_empty(size * self.columns, *self.shape),) if record else ()
         for blank in records:
             blank[: len(self.block) * self.columns] = 0.0
-        if not self.block.rows:
-            return ends, records
-        places, steps, samples = self._at_ends
-        if samples is None:
-            ends.index_add_(0, steps, rows_bar.index_select(0, places))
-        else:
-            self._batch_first(ends).index_put_((steps, samples), rows_bar.index_select(0, places), accumulate=True)
+        for bar, (places, steps, samples) in zip((ends, *fresh), self._states, strict=False):
+            own = rows_bar.index_select(0, places)
+            if samples is None:
+                bar.index_add_(0, steps, own)
+            else:
+                self._batch_first(bar).index_put_((steps, samples), own, accumulate=True)
         for n, place, inside in self._between():
             at_end, inner = self._split(n, rows_bar[place], inside)
             if at_end is not None:
                 ends[n] += at_end.sum(0)
             inner = inner.reshape(len(self.weights[n]), *self.shape)
             write_spread(self._columns(records[0], n), self.weights[n], inner)
-        return ends, records
+        return ends, fresh, records
 
     @cached_property
-    def _at_ends(self) -> tuple[Tensor, Tensor, Tensor | None]:
-        """The outputs of steps that have none but the state that they end with: place, step, and sample if told."""
+    def _states(self) -> tuple[Read, Read]:
+        """The outputs that are states as they stand: at the ends of steps that have no others, and after updates."""
         block, device = self.block, self.y.device
         if not block.clock.per_sample:
-            steps = [n for n, count in enumerate(block.counts) for _ in range(count)]
-            pairs = [(place, n) for place, n in enumerate(steps) if block.exact[n]]
-            places, at = torch.tensor(pairs, dtype=torch.long, device=device).view(-1, 2).unbind(1)
-            return places, at, None
-        _, inside, step = block.lines
-        at_end = inside & torch.tensor(block.exact, device=device)[step].unsqueeze(1)
-        line, sample = at_end.nonzero().unbind(1)
-        return at_end[inside].nonzero().squeeze(1), step[line], sample
+            ends, fresh, place = [], [], 0
+            for n, (count, made) in enumerate(zip(block.counts, block.made, strict=True)):
+                fresh += [(place, n)] * made
+                ends += [(place + i, n) for i in range(made, count)] if block.exact[n] else []
+                place += count
+            pairs = (torch.tensor(x, dtype=torch.long, device=device).view(-1, 2).unbind(1) for x in (ends, fresh))
+            at_ends, after = (Read(place, step, None) for place, step in pairs)
+            return at_ends, after
+        _, inside, step, updated = block.lines
+        exact = torch.tensor(block.exact, device=device)[step]
+        kinds = (inside & kind.unsqueeze(1) for kind in (exact & ~updated, updated))
+        at_ends, after = (_read(kind, inside, step) for kind in kinds)
+        return at_ends, after
 
     def _between(self) -> Iterator[tuple[int, slice, Tensor | None]]:
         """Yield the other steps, where their outputs are among those of the block, and who has which."""
         block = self.block
         for n in self.inner:
-            row, line = sum(block.counts[:n]), sum(block.most[:n])
-            inside = block.lines.inside[line : line + block.most[n]] if block.clock.per_sample else None
-            yield n, slice(row, row + block.counts[n]), inside
+            row, line = sum(block.counts[:n]) + block.made[n], sum(block.most[:n]) + (block.made[n] > 0)
+            last = sum(block.most[: n + 1])
+            inside = block.lines.inside[line:last] if block.clock.per_sample else None
+            yield n, slice(row, sum(block.counts[: n + 1])), inside
 
     def _columns(self, record: Tensor, n: int) -> Tensor:
         return record[n * self.columns : (n + 1) * self.columns]
 
-    def _states(self, record: Tensor, n: int) -> Tensor:
+    def _combined(self, record: Tensor, n: int) -> Tensor:
         """Return the states (m, *y) that the record of step n gives at its outputs."""
         return combine_rows(self.weights[n], self._columns(record, n)).view(-1, *self.y.shape)
 
@@ -146,3 +166,9 @@ class Outputs:
         bar[inside] = rows_bar
         bar, exact = bar.movedim(1, bar.ndim - self.axes), self._exact(n)
         return torch.where(exact, bar, 0.0), torch.where(exact, 0.0, bar)
+
+
+def _read(kind: Tensor, inside: Tensor, step: Tensor) -> Read:
+    """Return which of the outputs (S, B) are of a kind."""
+    line, sample = kind.nonzero().unbind(1)
+    return Read(kind[inside].nonzero().squeeze(1), step[line], sample)

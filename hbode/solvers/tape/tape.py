@@ -113,10 +113,7 @@ class Tape:
     @property
     def steps(self) -> list[Any]:
         """The steps that were kept, one by one."""
-        blocks = [outputs.block for outputs in self.blocks]
-        ends = [*(tuple(buffer[0] for buffer in block.carry) for block in blocks[1:]), self.carry]
-        steps = [step for block, end in zip(blocks, ends, strict=False) for step in block.steps(end)]
-        return steps if blocks else self.kept
+        return [step for outputs in self.blocks for step in outputs.block.steps] if self.blocks else self.kept
 
     @property
     def count(self) -> int:
