@@ -171,7 +171,8 @@ class Start(NamedTuple):
 
     def inputs(self, passed: Tensor, steps: int, updates: Updates | None = None) -> BlockInputs:
         """Return what a block of so many steps goes by after so many stops, () or (B,)."""
-        window = torch.arange(steps + 1, device=passed.device).view(-1, *[1] * passed.ndim) + passed
+        most = steps if updates is None else 2 * steps  # each may pass an update, and the stop that it lands on
+        window = torch.arange(most + 1, device=passed.device).view(-1, *[1] * passed.ndim) + passed
         window = window.clamp_(max=len(self.nodes.value) - 1)
         numbers = torch.cat((self.limits[:5], self.limits[5:] - passed, self.nodes.value.gather(0, window)))
         given = BlockInputs(numbers, self.tolerances, self.axes, self.tied)
