@@ -143,7 +143,10 @@ def too_fine(state: str, dtype: torch.dtype, rtol: float | Tensor, atol: float |
 def as_coefficient(value: Tensor, h0: Tensor) -> Tensor:
     """Return γ or ξ in float64, shape () or with as many axes as h0."""
     if not isinstance(value, Tensor):
-        raise TypeError(f"γ and ξ must be tensors, as functions of t made by torch's, got {type(value).__name__}")
+        raise TypeError(
+            "gamma and xi, as functions of the time, must return tensors (torch.sin, not math.sin), "
+            f"got {type(value).__name__}"
+        )
     value = value.to(h0.device, torch.float64)
     if value.numel() == 1:
         return value.reshape(())

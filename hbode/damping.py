@@ -26,8 +26,8 @@ class NesterovDamping(nn.Module):
 
     Raises
     ------
-    ValueError
-        If r or offset is not finite. From `hbodeint`, if t does not lie within t > -offset.
+    TypeError, ValueError
+        If r or offset is not a finite number. From `hbodeint`, if t does not lie within t > -offset.
 
     Examples
     --------
@@ -41,6 +41,8 @@ class NesterovDamping(nn.Module):
     def __init__(self, r: float = 3.0, offset: float = 0.0, *, trainable: bool = False) -> None:
         super().__init__()
         for name, value in (("r", r), ("offset", offset)):
+            if not isinstance(value, int | float):
+                raise TypeError(f"{name} must be a number, got {type(value).__name__}")
             if not math.isfinite(value):
                 raise ValueError(f"{name} must be finite, got {value}")
         self.offset = float(offset)

@@ -78,6 +78,11 @@ class Event:
     def __post_init__(self) -> None:
         if not callable(self.fn):
             raise TypeError(f"event must be callable, got {type(self.fn).__name__}")
+        if self.terminal not in (True, False, None) or type(self.terminal) is int:
+            raise TypeError(
+                f"Event.terminal must be True, False or None, got {self.terminal!r}; the solve ends at the "
+                "n-th zero with max_count=n"
+            )
         if self.direction not in (-1, 0, 1):
             raise ValueError(f"direction must be -1, 0 or 1, got {self.direction!r}")
         if self.reset is not None and not callable(self.reset):

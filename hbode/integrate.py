@@ -203,6 +203,8 @@ def hbodeint(
     mode, options = gradient_mode(gradient, options)
     check_tolerances(rtol, atol)
     events = as_events(event)
+    if not isinstance(updates, Update | None):
+        raise TypeError(f"updates must be one Update, with all its times, got {type(updates).__name__}")
     resets = [e.reset for e in events if e.reset is not None]
     if resets and isinstance(mode, ContinuousAdjoint):
         raise ValueError(

@@ -80,7 +80,7 @@ def with_knots(
     if broken.double().mean() > MOST:
         broken = breaks(inputs, fine)
     knots = inputs.times[..., 1 : 1 + broken.shape[-1]]
-    found = [row[mask].tolist() for row, mask in zip(knots.view(-1, knots.shape[-1]), broken, strict=True)]
+    found = [row[mask].tolist() for row, mask in zip(torch.atleast_2d(knots), broken, strict=True)]
     # Samples that share fractions of their spans are refused steps together: none may be as short as between roundings.
     samples, own = times.ndim == 2, inputs.times.ndim == 2
     if jumps and (per_sample or (compile and not samples)):
@@ -107,7 +107,7 @@ def breaks(inputs: Input, share: float) -> Tensor:
     jump = math.factorial(order) * table[1:, ..., order] - _derivative(table[:-1], lengths[:-1], order)
     size = _size(jump.abs(), lengths[1:].minimum(lengths[:-1]), order)
     broken = (size > share * table[..., 0].square().mean(0).sqrt()).any(-1)
-    return broken.T if inputs.times.ndim == 2 else broken.reshape(len(broken), -1).any(-1).unsqueeze(0)
+    return broken.T if inputs.times.ndim == 2 else broken.reshape(len(broken), inputs.batch or 1).any(-1).unsqueeze(0)
 
 
 def _size(jump: Tensor, length: Tensor, order: int) -> Tensor:

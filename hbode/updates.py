@@ -30,8 +30,8 @@ class Update:
     Parameters
     ----------
     t
-        Times, strictly monotone in the direction of the solve and within its span: shape (K,), or (B, K) for a solve
-        with times or steps per sample. NaN where a sample has fewer. They receive gradients.
+        Times, all different, in any order, and within the span of the solve: shape (K,), or (B, K) for a solve with
+        times or steps per sample. NaN where a sample has fewer. They receive gradients.
     fn
         ``fn(t, h, m, data_k)`` returning (h, m), or ``fn(t, h, data_k)`` returning h for a first-order system; without
         `data`, it gets none. t has shape (), or (B,) where samples have updates of their own: there it gets all
@@ -107,7 +107,7 @@ def merge(update: Update, times: Tensor, h0: Tensor, second_order: bool) -> Merg
     sign = torch.where(last >= first, 1.0, -1.0).to(times)
     order = torch.where(present, at.detach() * sign, torch.inf).argsort(dim=-1, stable=True)
     at, present = at.gather(-1, order), present.gather(-1, order)
-    _check_times(at.detach() * sign, present, first * sign, last * sign)
+    _check_times(at.detach(), present, first, last)
     at = torch.where(present, at, last)
     # at the same time updates come before the outputs, which show what is after them; the start stays the first
     joined = torch.cat((times[..., :1], at, times[..., 1:]), -1)
@@ -136,11 +136,13 @@ def _as_given(x: Tensor, present: Tensor, order: Tensor) -> Tensor:
     return torch.where(present, x, -1).gather(-1, order.argsort(-1))
 
 
-def _check_times(keys: Tensor, present: Tensor, first: Tensor, last: Tensor) -> None:
-    if bool((present & ((keys < first) | (keys > last))).any()):
-        raise ValueError("Update.t must lie within the span of t")
-    following = present[..., 1:] & present[..., :-1]
-    if bool((following & (keys.diff(dim=-1) <= 0)).any()):
+def _check_times(at: Tensor, present: Tensor, first: Tensor, last: Tensor) -> None:
+    """Raise unless the times that are present, in the order of the solve, lie within it and differ."""
+    outside = present & ((at < first.minimum(last)) | (at > first.maximum(last)))
+    if bool(outside.any()):
+        found = (x.expand_as(at)[outside][0].item() for x in (first, last, at))
+        raise ValueError("Update.t must lie within the span of t, from {:.10g} to {:.10g}, got {:.10g}".format(*found))
+    if bool((present[..., 1:] & present[..., :-1] & (at.diff(dim=-1) == 0)).any()):
         raise ValueError("Update.t must not hold a time twice: join the updates at one time in fn")
 
 

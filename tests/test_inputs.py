@@ -228,6 +228,19 @@ def test_systems_arguments_and_directions() -> None:
     assert torch.allclose(scipy.h[-1], exact, rtol=0, atol=1e-5)  # long steps over jumps of the third derivative
 
 
+@pytest.mark.parametrize("kind", MAKES)
+@pytest.mark.parametrize("own_times", [False, True])
+def test_two_values_are_enough(kind: str, own_times: bool) -> None:
+    """h'' = 1 + 2 t between two values, or h'' = 1 where the first is held: cubics, which dprkn6 steps exactly."""
+    times = torch.tensor([0.0, 2.0], dtype=torch.float64)
+    u = MAKES[kind](times.repeat(3, 1) if own_times else times, torch.tensor([[[1.0], [5.0]]] * 3, dtype=torch.float64))
+    t = times.repeat(3, 1) if own_times else times
+    sol = hbodeint(lambda t, h, u: u, torch.zeros(3, 1, dtype=torch.float64), t, gamma=0.0, inputs=u)
+    exact = 2.0 if kind == "hold" else 2.0 + 8 / 3
+    # a few steps of a handful of roundings of 4.7 each, which is 1e-15
+    assert torch.allclose(sol.h[-1], torch.tensor(exact, dtype=torch.float64), rtol=0, atol=1e-13)
+
+
 def test_a_held_input_keeps_the_order_of_fixed_steps() -> None:
     """h' = u with steps from knot to knot is exact for a held input: no stage sees the next value."""
     times, values = uneven(12), drawn(12, 1)

@@ -466,6 +466,7 @@ def identity(*state: Any) -> Any:
     [
         (lambda: Event(identity, reset=0.9), TypeError, "Event.reset must be callable, got float"),
         (lambda: Event(identity, max_count=0), ValueError, "Event.max_count must be a positive integer or None, got 0"),
+        (lambda: Event(identity, terminal=3), TypeError, "Event.terminal must be True, False or None.*max_count=n"),
         (lambda: Event(identity, max_count=2.0), ValueError, "Event.max_count must be a positive integer"),
         (lambda: Event(identity, terminal=True, max_count=2), ValueError, "terminal event.*max_count=2"),
         (lambda: drop(floor(0.9, reset=lambda t, h, m: h)), TypeError, r"Event.reset must return \(h, m\), got"),
