@@ -491,3 +491,16 @@ def identity(*state: Any) -> Any:
 def test_errors_name_what_is_wrong(make, error, told):
     with pytest.raises(error, match=told):
         make()
+
+
+@pytest.mark.parametrize("samples", [False, True])
+def test_an_update_that_carries_a_function_across_zero_is_no_event(samples: bool) -> None:
+    """h' = 1 from -1, moved from -0.5 to 0.5 at t = 0.5, back to -0.25 at 1: it is zero at 1.25 alone."""
+    at, jumps = torch.tensor([0.5, 1.0], dtype=F64), torch.tensor([1.0, -1.25], dtype=F64)
+    h0, t = -torch.ones(2, 1, dtype=F64), torch.tensor([0.0, 2.0], dtype=F64)
+    if samples:
+        t, at, jumps = t.expand(2, 2).clone(), at.expand(2, 2).clone(), jumps.expand(2, 2).clone()
+    by = Update(at, lambda t, h, jump: h + (jump.unsqueeze(-1) if samples else jump), jumps)
+    event = Event(lambda t, h: h[..., 0] if samples else h[0, 0], terminal=False)
+    sol = hbodeint(FirstOrder(lambda t, h: torch.ones_like(h)), h0, t, updates=by, event=event, per_sample=samples)
+    torch.testing.assert_close(sol.events[0].t, torch.full((2 if samples else 1,), 1.25, dtype=F64), rtol=0, atol=1e-12)

@@ -95,7 +95,10 @@ def solve(method: Method, field: Field, y0: Tensor, clock: Clock, plan: Plan, st
             return carry
         tape.updates += 1
         jump = plan.updates.jump(carry, node, torch.tensor(which, device=y0.device), sides)
-        return jumped(jump, torch.tensor([count + which]))
+        carry = jumped(jump, torch.tensor([count + which]))
+        if watch is not None:
+            watch.renew(jump, carry[0])
+        return carry
 
     def jumped(jump: Jump, places: Tensor) -> Carry:
         """Return the carry after a jump."""

@@ -97,7 +97,10 @@ def solve_per_sample(
         which = begun.due(now)
         if plan.updates is not None and (due := which >= 0).any():
             place = torch.stack((times.shape[1] + which[due], due.nonzero().flatten()), -1)
-            carry = jumped(plan.updates.jump(carry, node, which), place)
+            update = plan.updates.jump(carry, node, which)
+            carry = jumped(update, place)
+            if watch is not None:
+                watch.renew(update, carry[0])
             status = now.status.where(~(due & (now.stop == inputs.last)), float(Status.SUCCESS))
             now = now._replace(stop=now.stop + due, status=status)
         control, attempt = ahead(plan, inputs, now, now.status < 0)

@@ -79,6 +79,13 @@ class Watch:
         self.side = np.zeros_like(self.values)
         self.crowded, self.horizon = np.zeros_like(self.values[0]), np.full_like(self.values[0], math.nan)
 
+    @torch.no_grad()
+    def renew(self, jump: Jump, y: Tensor) -> None:
+        """Look again after an update: a function that it carries across zero is not met."""
+        who, t = mask_on_host(jump.moved), self.clock.at(jump.start).detach()
+        self.values = np.where(who, values_at(self.crossings, t, y), self.values)
+        self.level = np.where(who, 0.0, self.level)
+
     @property
     def left(self) -> Array:
         """How many zeros of each function it takes to end the solve."""
