@@ -229,13 +229,14 @@ def _stops(times: Sequence[float], grid: Sequence[float], extra: Sequence[float]
     """Return the times that steps must end on, without repetition, tied to the requested time they equal."""
     sign = 1.0 if times[-1] >= times[0] else -1.0
     start, end = times[0], times[-1]
-    inside = {value for value in (*grid, *extra) if (value - start) * sign > 0 and (end - value) * sign > 0}
+    own = set(grid)
+    inside = {value for value in (*own, *extra) if (value - start) * sign > 0 and (end - value) * sign > 0}
     order = sorted(inside, reverse=sign < 0)
     keys = [sign * value for value in times]
 
     def tied(value: float) -> Node:
         index = bisect_left(keys, sign * value)
-        exact = index < len(keys) and times[index] == value and value in set(grid)
+        exact = index < len(keys) and times[index] == value and value in own
         return Node(value, index if exact else None)
 
     if end == start:

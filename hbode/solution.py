@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -59,9 +59,9 @@ class Stats:
     accepted: int | list[int]
     rejected: int | list[int]
     status: Status | list[Status]
-    t: Tensor
+    t: Tensor = field(repr=False)
     """Where the accepted steps start: shape (n,), or (n, B) with NaN where a sample did not move."""
-    dt: Tensor
+    dt: Tensor = field(repr=False)
     """Lengths of the accepted steps, signed, shape of `t`."""
     products: int | list[int]
     """How many of `nfe` are products with the Jacobian."""
