@@ -152,7 +152,7 @@ def _pull_back(ctx: Any, cotangents: tuple[Tensor | None, ...]) -> tuple[Tensor 
     start_rows = None if rows_bar is None else rows_bar[:lead]
     y = y0.detach().requires_grad_()
     if any(bar is not None for bar in carry_bar[1:]):
-        step = ctx.tape.steps[0]
+        step = ctx.tape.first
         first = guard.run(lambda: problem.start(field, clock, y, step.sides), lambda carry: carry[1:], (y, times))
         comparison.add_start(step, first, step.carry)
         pairs = [(x, bar) for x, bar in zip(first[1:], carry_bar[1:], strict=True) if bar is not None]

@@ -50,7 +50,7 @@ def without_graph(
         found = _look(problem, field, crossings, within)
         start, used = found.carry, found.used
         if problem.plan.updates is not None and problem.leaves is None:
-            used |= {id(x) for x in reachable(problem.plan.updates).tensors}
+            used |= {id(x) for r in within[-2:] for x in r.tensors}  # of their function and data
         problem = replace(
             problem,
             compilation=problem.compilation

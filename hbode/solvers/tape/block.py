@@ -156,7 +156,11 @@ class Block:
     @cached_property
     def steps(self) -> list[Any]:
         """The steps, and updates, one by one."""
-        carries = [tuple(buffer[n] for buffer in self.carry) for n in range(len(self))]
+        return self.first(len(self))
+
+    def first(self, count: int) -> list[Any]:
+        """Return the first steps, and updates, one by one."""
+        carries = [tuple(buffer[n] for buffer in self.carry) for n in range(count)]
         return self._shared_steps(carries) if isinstance(self.clock, Clock) else self._sample_steps(carries)
 
     def _shared_steps(self, carries: list[Carry]) -> list[Any]:
@@ -175,8 +179,8 @@ class Block:
         nodes = [Nodes(t, a) for t, a in zip(*self.nodes, strict=True)]
         which, inside = (x.split(self.most) for x in self.lines[:2])
         steps: list[Any] = []
-        for n, moving in enumerate(self.moving.tolist()):
-            carry, first = carries[n], 0
+        for n, (carry, moving) in enumerate(zip(carries, self.moving.tolist(), strict=False)):
+            first = 0
             if self.made[n] and self.updates is not None and self.which is not None:
                 steps.append(self.updates.jump(carry, nodes[n], self.which[n]))
                 carry, first = tuple(buffer[n] for buffer in self.fresh), 1

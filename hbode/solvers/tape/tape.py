@@ -116,9 +116,9 @@ class Tape:
         return [step for outputs in self.blocks for step in outputs.block.steps] if self.blocks else self.kept
 
     @property
-    def count(self) -> int:
-        """How many steps were kept."""
-        return sum(len(outputs.block) for outputs in self.blocks) if self.blocks else len(self.kept)
+    def first(self) -> Any:
+        """The first of them."""
+        return self.blocks[0].block.first(1)[0] if self.blocks else self.kept[0]
 
     def add(self, replayed: Replayed) -> None:
         """Keep what an accepted step gave out."""
