@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from hbode import hbodeint
+from hbode import FirstOrder, GeneralizedHeavyBall, hbodeint
 from hbode.models import ODERNN, SYSTEMS, DenseField, ResidualCell, SolverSettings, equal_sizes, make_system
 from hbode.models import parameter_count as count
+from hbode.systems import System
 
 CHANNELS, OBSERVED, AHEAD = 3, 5, 4
 
@@ -59,9 +60,40 @@ def test_both_gradient_modes_agree(name: str) -> None:
 def test_cost_counts_every_segment() -> None:
     t, x = window()
     said = model("node", solver=SolverSettings(method="dopri5", rtol=1e-1, atol=1.0))(t, x)
-    # So loose a tolerance is met by one step in each of the K segments: the first derivative and six stages.
-    assert said.cost.nfe == 7 * OBSERVED
+    # So loose a tolerance is met by one step in each of the K segments: the derivative after the observation and six
+    # stages. One more is the derivative that the solve begins with.
+    assert said.cost.nfe == 7 * OBSERVED + 1
     assert said.cost.rejected == 0
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("kind", [FirstOrder, GeneralizedHeavyBall])
+def test_one_solve_is_a_solve_for_each_segment(kind: type[System], shared: bool) -> None:
+    t, x = window()
+    t, x = (t[:1].expand_as(t) if shared else t), x.double()
+    torch.manual_seed(0)
+    settings = SolverSettings(method="dopri8", rtol=1e-12, atol=1e-12)
+    learner = ODERNN(kind(DenseField(6, 7, activation=nn.Tanh)), 6, CHANNELS, settings).double()
+    size, second = learner.size, learner.system.second_order
+    state, before, after = x.new_zeros(len(x), size * (1 + second)), [], []
+    for k in range(OBSERVED):
+        state = learner.cell(x[:, k], state)
+        after.append(state[:, :size])
+        h, m = state.chunk(2, -1) if second else (state, None)
+        end = k + 2 if k + 1 < OBSERVED else t.shape[1]
+        sol = hbodeint(learner.system, h, t[:, k:end], m0=m, method="dopri8", rtol=1e-12, atol=1e-12)
+        state = sol.h[1] if sol.m is None else torch.cat((sol.h[1], sol.m[1]), -1)
+        before.append(sol.h[1])
+    expected = [learner.decode(torch.stack(x, 1)) for x in (before, after, [*sol.h[1:]])]
+    said = learner(t, x)
+    given = [said.one_step, said.reconstruction, said.forecast]
+    grads = []
+    for outputs in (expected, given):
+        loss = sum((out.square().sum() for out in outputs), torch.zeros(()))
+        grads.append(torch.autograd.grad(loss, list(learner.parameters())))
+    # Tolerance times segments and what the dynamics and the cells amplify: measured 1e-11 of the largest.
+    for a, b in zip([*expected, *grads[0]], [*given, *grads[1]], strict=True):
+        torch.testing.assert_close(b, a, rtol=1e-9, atol=1e-9 * float(a.detach().abs().max()))
 
 
 def test_forecast_is_the_ode_let_run_on() -> None:
