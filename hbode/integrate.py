@@ -48,7 +48,7 @@ from .solvers import (
 )
 from .state_tree import State, StateTree, halves
 from .systems import System
-from .updates import Sides, Update, UpdateRecord, merge
+from .updates import Update, merge
 
 
 def hbodeint(
@@ -192,8 +192,7 @@ def hbodeint(
     check_state(h0, m0, system)
     times = check_times(t, h0, per_sample)
     rows = times[:1] if times.ndim == 2 and times.stride(0) == 0 else times  # the same times for all samples
-    lost = lost_time(rows.reshape(-1, times.shape[-1]).tolist(), real_dtype(h0))
-    if lost is not None:
+    if lost := lost_time(rows.reshape(-1, times.shape[-1]).tolist(), real_dtype(h0)):
         warnings.warn(lost, RuntimeWarning, stacklevel=2)
     knots = None
     if inputs is not None:
@@ -206,11 +205,6 @@ def hbodeint(
     if not isinstance(updates, Update | None):
         raise TypeError(f"updates must be one Update, with all its times, got {type(updates).__name__}")
     resets = [e.reset for e in events if e.reset is not None]
-    if resets and isinstance(mode, ContinuousAdjoint):
-        raise ValueError(
-            "gradient='continuous_adjoint' takes no events with a reset: its adjoint is not made to jump there; take "
-            "gradient='discrete_adjoint'"
-        )
     y0 = torch.stack((h0, torch.zeros_like(h0) if m0 is None else m0)) if system.second_order else h0
 
     precision = Autocast.now(h0.device.type)
@@ -274,13 +268,7 @@ def hbodeint(
             y0,
             clock,
             Explicit(own_gamma, own_xi, tuple(args[slot] for slot in slots)),
-            replace(
-                drawn,
-                keep_interpolants=dense,
-                sample_stops=of_samples,
-                crossings=crossings,
-                on_accept=bar.accept,
-            ),
+            replace(drawn, keep_interpolants=dense, sample_stops=of_samples, crossings=crossings, on_accept=bar.accept),
             damped=system.damped and not varying,
             owners=(system, *(e.fn for e in events), *resets, *(() if updates is None else (updates.fn, updates.data))),
             tied=samples and not per_sample,
@@ -293,9 +281,7 @@ def hbodeint(
     rows = clock.place(solved.rows, solved.tape.row_places, 0 if updates is None else updates.t.shape[-1])
     record = None
     if merged is not None:
-        sides = (clock.pick(rows, at) for at in (merged.before, merged.after))
-        before, after = (Sides(*halves(side, system.second_order, 1, tree)) for side in sides)
-        record, rows = UpdateRecord(before, after), clock.pick(rows, merged.outputs)
+        rows, record = merged.read(clock, rows, system.second_order, tree)
     return Solution(
         t if isinstance(t, Tensor) else requested,
         *halves(rows, system.second_order, 1, tree),

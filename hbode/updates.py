@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
-from .solvers import Updates, real_dtype
-from .state_tree import State, replaced, told
+from .solvers import Clock, SampleClock, Updates, real_dtype
+from .state_tree import State, StateTree, halves, replaced, told
 
 Tensors = tuple[Tensor, ...]
 Jump = Callable[[Tensor, Tensor, Tensors], Tensor]
@@ -94,6 +94,14 @@ class Merged(NamedTuple):
     outputs: Tensor
     before: Tensor
     after: Tensor
+
+    def read(
+        self, clock: Clock | SampleClock, rows: Tensor, second_order: bool, tree: StateTree | None
+    ) -> tuple[Tensor, UpdateRecord]:
+        """Return the rows of the solution, and the states on both sides of the updates, from those of a tape."""
+        sides = (clock.pick(rows, at) for at in (self.before, self.after))
+        before, after = (Sides(*halves(side, second_order, 1, tree)) for side in sides)
+        return clock.pick(rows, self.outputs), UpdateRecord(before, after)
 
 
 def merge(update: Update, times: Tensor, h0: Tensor, second_order: bool) -> Merged:

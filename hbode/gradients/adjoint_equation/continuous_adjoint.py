@@ -75,6 +75,11 @@ class ContinuousAdjoint:
                 "gradient='continuous_adjoint' needs one time axis and step size for the batch; with times or steps "
                 "per sample take gradient='discrete_adjoint'"
             )
+        if any(crossing.reset is not None for crossing in problem.plan.crossings):
+            raise ValueError(
+                "gradient='continuous_adjoint' takes no events with a reset: its adjoint is not made to jump there; "
+                "take gradient='discrete_adjoint'"
+            )
         one_step = is_explicit_one_step(problem.method) and not isinstance(problem.method, Coupled)
         if problem.plan.keep_interpolants and not one_step:
             raise ValueError(
