@@ -35,7 +35,8 @@ class Update:
     fn
         ``fn(t, h, m, data_k)`` returning (h, m), or ``fn(t, h, data_k)`` returning h for a first-order system; without
         `data`, it gets none. t has shape (), or (B,) where samples have updates of their own: there it gets all
-        samples, and what it returns counts for those that have an update at that moment.
+        samples, and what it returns counts for those that have an update at that moment. In compiled solves and on
+        accelerators it is computed at every step, and counts at updates: nobody waits to know whether there is one.
     data
         A tensor, or nested lists, tuples and dicts of tensors, with leading axes like `t`; data_k is without the K.
     mask

@@ -104,7 +104,7 @@ class Block:
         """The outputs in the steps."""
         numbers = [(n, i) for n, most in enumerate(self.most) for i in range(most)]
         step, number = torch.tensor(numbers, dtype=torch.long, device=self.row.device).view(-1, 2).unbind(1)
-        updated = torch.tensor([k > 0 for k in self.made], device=step.device)[step]
+        updated = torch.tensor([k > 0 for k in self.made], dtype=torch.bool, device=step.device)[step]
         fresh, number, count = updated & (number == 0), number - updated.long(), self.clock.times.shape[-1]
         wide = (-1, *[1] * (self.row.ndim - 1))
         which = self.row[step] + number.view(wide)

@@ -45,7 +45,7 @@ class Outputs:
         if self.inner:
             clock, (which, inside, step, fresh) = block.clock, block.lines
             most = [block.most[n] - (block.made[n] > 0) for n in self.inner]
-            between = ~torch.tensor(block.exact, device=step.device)[step] & ~fresh
+            between = ~torch.tensor(block.exact, dtype=torch.bool, device=step.device)[step] & ~fresh
             which, inside, step = which[between], inside[between], step[between]
             dt = block.lengths[step]
             theta = (clock.requested(which) - block.nodes.value[step]) / dt
@@ -129,7 +129,7 @@ class Outputs:
             at_ends, after = (Read(place, step, None) for place, step in pairs)
             return at_ends, after
         _, inside, step, updated = block.lines
-        exact = torch.tensor(block.exact, device=device)[step]
+        exact = torch.tensor(block.exact, dtype=torch.bool, device=device)[step]
         kinds = (inside & kind.unsqueeze(1) for kind in (exact & ~updated, updated))
         at_ends, after = (_read(kind, inside, step) for kind in kinds)
         return at_ends, after
