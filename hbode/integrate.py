@@ -139,7 +139,7 @@ def hbodeint(
         "backprop": through the stored graph; the mode for forward mode and derivatives beyond the second.
     per_sample
         Give every sample its own steps and counts. Times of shape (B, T) without it: all samples take the same
-        fraction of their span in a step.
+        fraction of the way to their next update, or to the end, in a step.
     event
         An `Event`, a function (a terminal event), or several. An event may replace the state, and the solve goes on.
     updates

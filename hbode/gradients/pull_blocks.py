@@ -178,7 +178,8 @@ def pull_blocks(
     totals = tuple(torch.zeros_like(x) for x in wanted)
     row, stepped, made = len(rows_bar), 0, 0
     after, changed = tape.carry[0].detach().clone(), torch.zeros((), dtype=torch.bool, device=rows_bar.device)
-    between = any(outputs.inner for outputs in tape.blocks)
+    # of samples always, for one shape to compile for
+    between = clock.per_sample or any(outputs.inner for outputs in tape.blocks)
     updates = problem.plan.updates
     for outputs in reversed(tape.blocks):
         block = outputs.block

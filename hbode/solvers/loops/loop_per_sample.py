@@ -67,7 +67,7 @@ def solve_per_sample(
 ) -> Tape:
     """Integrate every sample over its own times, shape (B, T).
 
-    With `tied`, all samples take the same fraction of their span in a step, decided by the error of the batch.
+    With `tied`, all samples take the same fraction of the way to their next stop in a step, by the error of the batch.
     Samples that are done, or failed, stay where they are while the others go on.
     """
     begun = begin_samples(method, field, y0, clock, plan, start, tied)
