@@ -18,8 +18,8 @@ from ..method import Carry, Method, Uniform, stiffness
 from ..status import Status
 from ..tape.jumps import Updates
 from .block_state import BlockBuffers, BlockInputs, LoopState
-from .control import first_steps, scaled, tie
-from .control_law import CODES, Attempt, Control, propose, settle
+from .control import first_steps, scaled, tie, ulp
+from .control_law import CODES, ROUNDINGS, Attempt, Control, propose, settle
 from .plan import Plan
 from .stiffness import BOUNDARY
 
@@ -29,6 +29,8 @@ TRIES = 8
 """How many steps are tried on an accelerator before the host looks: it waits for the device once in so many."""
 
 
+REFUSED = 1e300
+"""The error of samples whose step is refused for another's."""
 RunBlock = Callable[[Uniform, Field, Plan, BlockInputs, BlockBuffers, Tensor, Carry], tuple[Tensor, Carry]]
 
 
@@ -171,9 +173,15 @@ def jump(
 def ahead(plan: Plan, inputs: BlockInputs, now: LoopState, active: Tensor) -> tuple[Control, Attempt]:
     """Return the control, and the next attempts of those who are active."""
     stop, passed = inputs.stop(now.stop), inputs.stop(now.stop - 1)
-    if inputs.tied and plan.adaptive:  # all arrive at their next stops together
-        now = now._replace(dt=tie(now.dt, (stop - now.t).abs(), active))
     exhausted = now.accepted + now.rejected >= inputs.max_steps
+    if inputs.tied and plan.adaptive:  # all arrive at their next stops together
+        span, least = (stop - now.t).abs(), ROUNDINGS * ulp(now.t)
+        dt = tie(now.dt, span, active)
+        # where steps become too short, who made them so ends, and the others go on
+        ended = active & ~exhausted & (now.failure > 0) & (active & (dt < least)).any()
+        active = active & ~ended
+        dt = torch.where(ended.any(), torch.maximum(dt, 100 * least), dt)
+        now = now._replace(dt=tie(dt, span, active), status=torch.where(ended, now.failure, now.status))
     return propose(plan, Control(*now[:7]), inputs.sign, stop, passed, active, exhausted)
 
 
@@ -194,8 +202,9 @@ def judged(
     if plan.adaptive:
         rtol, atol = inputs.relative_and_absolute(y0)
         error = inputs.norm(scaled(method.error(stages), y0, y1, rtol, atol))
-        if inputs.tied:
-            error = error.square().mean().sqrt().expand(error.shape)
+        if inputs.tied:  # whose own is not finite is to blame
+            whole = error.square().mean().sqrt()
+            error = torch.where(error.isfinite(), whole.where(whole.isfinite(), REFUSED), error)
     else:
         error = torch.zeros_like(now.t)
         if plan.check_finite or inputs.axes is not None:
