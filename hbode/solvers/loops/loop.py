@@ -44,7 +44,7 @@ def begin(
     Without `estimate`, a length that has to be estimated is NaN, and a carry that is not finite goes unnoticed then.
     """
     times, count = clock.values, len(clock.values)
-    sign = 1.0 if times[-1] >= times[0] else -1.0
+    sign = clock.sign
     node = Node(times[0], 0)
     row = 1
     while row < count and times[row] == times[0]:

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from ..field import Field
-from ..method import Carry, Method
+from ..method import Carry
+from .wrapped import Wrapped
 
 
 @dataclass(frozen=True)
-class Coupled:
+class Coupled(Wrapped):
     """The reversible scheme of McCallum and Foster (arXiv 2410.11648, 2024) over a one-step method, for damped systems.
 
     With Ψ_s(t, y) the state that the base method reaches in a step of length s, y and z go on as
@@ -36,28 +37,11 @@ class Coupled:
         λ in (0, 1]: close to 1, since a step taken back multiplies what rounding leaves of y - z by 1 / λ.
     """
 
-    base: Method
     coupling: float = 0.999
 
     def __post_init__(self) -> None:
         if not 0 < self.coupling <= 1:
             raise ValueError(f"options['coupling'] must be in (0, 1], got {self.coupling:g}")
-
-    @property
-    def damped(self) -> bool:
-        return self.base.damped
-
-    @property
-    def identity_only(self) -> bool:
-        return self.base.identity_only
-
-    @property
-    def order(self) -> int:
-        return self.base.order
-
-    @property
-    def error_order(self) -> int | None:
-        return self.base.error_order
 
     def start(self, field: Field, t: Tensor, y: Tensor) -> Carry:
         return y, *self.base.start(field, t, y)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..field import Field
 from ..method import Carry, Invertible, Method, convergence, stiffness
+from .wrapped import Wrapped
 
 
 class MovingStages(NamedTuple):
@@ -22,7 +23,7 @@ class MovingStages(NamedTuple):
 
 
 @dataclass(frozen=True)
-class MovingStart:
+class MovingStart(Wrapped):
     """A method for solves in which a step may start at the time of an event.
 
     Loops know times by their values, and their derivatives as those of requested times. The derivative of an event's
@@ -31,24 +32,6 @@ class MovingStart:
     those of this step, so that gradients are exact for what was computed, of any order. To the first order they are
     what the saltation matrix makes of those of the exact flow.
     """
-
-    base: Method
-
-    @property
-    def damped(self) -> bool:
-        return self.base.damped
-
-    @property
-    def identity_only(self) -> bool:
-        return self.base.identity_only
-
-    @property
-    def order(self) -> int:
-        return self.base.order
-
-    @property
-    def error_order(self) -> int | None:
-        return self.base.error_order
 
     @property
     def converged(self) -> Callable[[MovingStages], Tensor | None] | None:
