@@ -94,8 +94,7 @@ def solve_per_sample(
         return tape.carry
 
     while True:
-        which = begun.due(now)
-        if plan.updates is not None and (due := which >= 0).any():
+        if plan.updates is not None and (due := (which := begun.due(now)) >= 0).any():
             place = torch.stack((times.shape[1] + which[due], due.nonzero().flatten()), -1)
             update = plan.updates.jump(carry, node, which)
             carry = jumped(update, place)
