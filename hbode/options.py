@@ -28,7 +28,6 @@ from .solvers import (
     Settings,
     Updates,
     is_explicit_one_step,
-    max_growth,
     switching,
 )
 
@@ -173,7 +172,7 @@ def plan(
         stops = _stops(times.tolist(), grid, extra)
     control = controller(options, rtol, atol)
     return Plan(
-        control=replace(control, max_factor=min(control.max_factor, max_growth(method))),
+        control=replace(control, max_factor=min(control.max_factor, method.max_growth)),
         adaptive=adaptive,
         stops=stops,
         step_size=math.inf if step_size is None else float(step_size),

@@ -10,7 +10,7 @@ from torch import nn
 from hbode import Event, FirstOrder, HeavyBall, SecondOrder, hbodeint
 from hbode.analysis import gradient_flow, stiffness
 from hbode.gradients import DiscreteAdjoint
-from hbode.solvers import ButcherTableau, CollocationTableau, DirkTableau, NystromTableau, RungeKutta, as_method
+from hbode.solvers import ButcherTableau, CollocationTableau, DirkTableau, Method, NystromTableau, RungeKutta, as_method
 
 F64 = torch.float64
 # Bogacki and Shampine's pair, as papers print it, and one of Nyström's: velocity Verlet.
@@ -20,18 +20,14 @@ PAIR = ButcherTableau.from_butcher(3, (0, 0.5, 0.75), ((), (0.5,), (0, 0.75)), (
 # ---- a method
 
 
-class Rosenbrock:
+class Rosenbrock(Method):
     """ROS2 for diagonal Jacobians (Verwer et al., SIAM J. Sci. Comput. 20, 1999): nothing of it is in the package."""
 
-    damped = identity_only = False
     order, error_order = 2, 1
     gamma = 1 + 0.5**0.5
 
     def start(self, field, t, y):
         return y, field(t, y)
-
-    def resume(self, field, t, carry):
-        return self.start(field, t, carry[0])
 
     def step(self, field, t, dt, carry):
         y, f = carry
@@ -174,22 +170,36 @@ def test_a_system(method):
 # ---- errors
 
 
-class Empty:
+class Alike:
     order = 1
+
+
+class Unordered(Method):
+    start = step = slope = interpolate = Rosenbrock.start
 
 
 @pytest.mark.parametrize(
     ("method", "error", "match"),
     [
         ("dopri6", ValueError, "method must be one of .*got 'dopri6'"),
-        (Empty(), TypeError, "got a Empty without damped, identity_only, error_order, start"),
+        (Alike(), TypeError, "instance of hbode.solvers.Method; got a Alike"),
         (Rosenbrock, TypeError, "got the class"),
-        (3, TypeError, "method must be a name, a tableau or a Method; got a int"),
+        (Unordered(), TypeError, "method must have order; got a Unordered without"),
+        (3, TypeError, "instance of hbode.solvers.Method; got a int"),
     ],
 )
 def test_what_is_no_method_is_refused(method, error, match):
     with pytest.raises(error, match=match):
         hbodeint(lambda t, h: -h, torch.ones(1), [0.0, 1.0], method=method)
+
+
+def test_what_a_method_must_have_is_told_where_it_is_made():
+    class Half(Method):
+        order = 1
+        start = slope = Rosenbrock.start
+
+    with pytest.raises(TypeError, match=r"interpolate.*step"):
+        Half()
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from hbode import (
     hbodeint,
 )
 from hbode.analysis import gradient_flow, stiffness
-from hbode.solvers import Implicit, Nystrom
+from hbode.solvers import Implicit, Method, Nystrom
 
 F64 = torch.float64
 NYSTROM = [name for name, method in METHODS.items() if isinstance(method, Nystrom)]
@@ -432,13 +432,13 @@ def test_parameters_of_a_module_that_a_function_uses_are_missed_with_a_warning()
 
 
 def test_a_method_that_knows_constant_damping_alone_refuses():
-    class Own:
-        damped, identity_only, order, error_order = True, True, 1, None
+    class Own(Method):
+        damped, identity_only, order = True, True, 1
 
         def start(self, field, t, y):
             return y, field(t, y[0]) - field.damping.gamma_h * y[1]
 
-        resume = step = slope = error = interpolate = None
+        step = slope = interpolate = None
 
     with pytest.raises(TypeError, match="damping_at"):
         hbodeint(lambda t, h: -h, torch.ones(2, dtype=F64), [1.0, 2.0], gamma=nesterov, method=Own())

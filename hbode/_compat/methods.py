@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..solvers import METHODS, Adams, Carry, Field, Implicit, Method, Settings
 from ..solvers.implicit.inner import NewtonKrylov
-from ..solvers.method import Advance, convergence, last_step, takes_numbers
+from ..solvers.method import Advance
 from ..solvers.methods.hermite import Hermite
 from .state import ArgumentError, warn
 
@@ -94,7 +94,7 @@ class GridStages(NamedTuple):
     inner: Any
 
 
-class OnGrid:
+class OnGrid(Method):
     """A method on a fixed grid as torchdiffeq runs it.
 
     Between grid points the solution is interpolated, linearly unless `cubic` is set. With `perturb`, the field is
@@ -104,10 +104,6 @@ class OnGrid:
     end to a rounding only. With `ends`, the last step evaluates the field at its end too, which nothing else needs.
     """
 
-    damped = False
-    identity_only = False
-    error_order: int | None = None
-
     def __init__(
         self, inner: Method, cubic: bool, perturb: bool, points: Sequence[float] = (), ends: bool = False
     ) -> None:
@@ -115,9 +111,7 @@ class OnGrid:
         self.points = sorted(points)
         self.order = inner.order
         self.plain = not (cubic or perturb)
-        self.numbers = self.plain and takes_numbers(inner)
-        solved = convergence(inner)
-        self.converged = None if solved is None else lambda stages: solved(stages.inner)
+        self.numbers = self.plain and inner.numbers
 
     def start(self, field: Field, t: Tensor, y: Tensor) -> Carry:
         return (y,) if self.perturb else self.inner.start(field, t, y)
@@ -130,7 +124,7 @@ class OnGrid:
 
     def last_step(self, field: Field, t: Tensor, dt: Tensor, carry: Carry) -> tuple[Carry, GridStages]:
         whole = self.cubic or self.ends
-        return self._step(self.inner.step if whole else last_step(self.inner), field, t, dt, carry)
+        return self._step(self.inner.step if whole else self.inner.last_step, field, t, dt, carry)
 
     def _step(self, advance: Advance, field: Field, t: Any, dt: Any, carry: Carry) -> tuple[Carry, GridStages]:
         if self.perturb:
@@ -140,7 +134,7 @@ class OnGrid:
             before, carry = carry[1:], self.inner.start(field, t, carry[0])
             if before:
                 carry = (carry[0], *(torch.cat(pair) for pair in zip(carry[1:], before, strict=True)))
-            advance = self.inner.step if self.cubic else last_step(self.inner)
+            advance = self.inner.step if self.cubic else self.inner.last_step
         carry1, stages = advance(field, t, dt, carry)
         slopes = (self.inner.slope(field, carry), self.inner.slope(field, carry1)) if self.cubic else None
         if self.perturb:
@@ -157,8 +151,8 @@ class OnGrid:
     def slope(self, field: Field, carry: Carry) -> Tensor:
         return self.inner.slope(field, carry)
 
-    def error(self, stages: GridStages) -> Tensor:
-        raise NotImplementedError("a method on a fixed grid has no error estimate")
+    def converged(self, stages: GridStages) -> Tensor | None:
+        return self.inner.converged(stages.inner)
 
     def interpolate(self, stages: GridStages, theta: Tensor) -> Tensor:
         y0, y1, slopes, dt, _ = stages

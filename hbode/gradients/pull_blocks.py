@@ -20,7 +20,6 @@ from ..solvers import (
     Uniform,
     Updates,
     compiled,
-    is_uniform,
     jump,
     warn_of_eager,
 )
@@ -159,7 +158,7 @@ def pull_blocks(
     method = problem.method
     if problem.compilation is None or rows_bar is None:
         return None
-    if not (tape.blocks and is_uniform(method)):
+    if not (tape.blocks and isinstance(method, Uniform)):
         return None
     pull = compiled(pull_block, method, problem.compilation.subject, rows_bar.device.type)
     held = ParameterSource(problem.compilation.modules)

@@ -11,7 +11,7 @@ from .loops.loop_in_blocks import solve_in_blocks
 from .loops.loop_per_sample import solve_per_sample
 from .loops.plan import KEEP_ALL, Keep, Plan
 from .loops.run import integrate, warn_of_eager
-from .method import Carry, Invertible, Method, Uniform, is_uniform, max_growth
+from .method import Carry, Invertible, Method, Uniform
 from .methods.adams import Adams
 from .methods.auto import Auto
 from .methods.coupled import Coupled
@@ -76,9 +76,7 @@ __all__ = [
     "compiled",
     "is_explicit_one_step",
     "integrate",
-    "is_uniform",
     "jump",
-    "max_growth",
     "real_dtype",
     "run_block",
     "run_tries",

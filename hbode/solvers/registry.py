@@ -6,7 +6,7 @@ from functools import cache
 
 from .implicit import IMPLICIT, Dirk, Implicit, Settings
 from .implicit.tables import DIRK
-from .method import MEMBERS, Method
+from .method import Method, Uniform
 from .methods.adams import Adams
 from .methods.auto import Auto
 from .methods.butcher_tables import BUTCHER
@@ -49,7 +49,7 @@ def as_method(method: str | ButcherTableau | NystromTableau | Method) -> Method:
     Raises
     ------
     ValueError, TypeError
-        For a name that is not there, and for what is no method.
+        For a name that is not there, for what is no method, and for one that does not say its order.
     """
     if isinstance(method, str):
         if method not in METHODS:
@@ -58,10 +58,12 @@ def as_method(method: str | ButcherTableau | NystromTableau | Method) -> Method:
         return METHODS[method]
     if isinstance(method, ButcherTableau | NystromTableau):
         return _from_tableau(method)
-    missing = [name for name in MEMBERS if not hasattr(method, name)]
-    if missing or isinstance(method, type):
-        what = f"a {type(method).__name__} without {', '.join(missing)}" if missing else f"the class {method!r}"
-        raise TypeError(f"method must be a name, a tableau or a Method; got {what}")
+    if not isinstance(method, Method):
+        what = f"the class {method!r}" if isinstance(method, type) else f"a {type(method).__name__}"
+        raise TypeError(f"method must be a name, a tableau or an instance of hbode.solvers.Method; got {what}")
+    declared = ("order", "evaluations") if isinstance(method, Uniform) else ("order",)
+    if missing := [name for name in declared if not hasattr(method, name)]:
+        raise TypeError(f"method must have {' and '.join(missing)}; got a {type(method).__name__} without")
     return method
 
 

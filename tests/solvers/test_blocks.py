@@ -18,13 +18,13 @@ from hbode.solvers import (
     Damping,
     Field,
     Status,
-    is_uniform,
+    Uniform,
     run_tries,
     solve,
     solve_in_blocks,
 )
 
-UNIFORM = [name for name, method in METHODS.items() if is_uniform(method)]
+UNIFORM = [name for name, method in METHODS.items() if isinstance(method, Uniform)]
 
 
 def both(name, t, tol=1e-5, f=None, keep=True, **options):

@@ -17,13 +17,13 @@ from hbode.solvers import (
     Damping,
     Field,
     SampleClock,
-    is_uniform,
+    Uniform,
     run_tries,
     solve_in_blocks,
     solve_per_sample,
 )
 
-UNIFORM = [name for name, method in METHODS.items() if is_uniform(method)]
+UNIFORM = [name for name, method in METHODS.items() if isinstance(method, Uniform)]
 SPANS = torch.stack(
     (
         torch.linspace(0, 5, 11),

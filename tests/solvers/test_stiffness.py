@@ -10,11 +10,10 @@ import torch
 from torch import nn
 
 from hbode import METHODS, FirstOrder, HeavyBall, hbodeint
-from hbode.solvers import Auto, Field
+from hbode.solvers import Auto, Field, Nystrom, RungeKutta
 from hbode.solvers.loops.stiffness import BOUNDARY
-from hbode.solvers.method import stiffness
 
-PROBED = [name for name, method in METHODS.items() if stiffness(method) is not None and name != "auto"]
+PROBED = [name for name, method in METHODS.items() if isinstance(method, RungeKutta | Nystrom) and method.error_order]
 RUNGE_KUTTA = [name for name in PROBED if not METHODS[name].damped]
 
 

@@ -73,7 +73,7 @@ class TransposedWeights(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Transposed:
+class Transposed(Method):
     """A one-step method on the adjoint equation, z' = -Aᵀ z with jumps, backwards along a solution.
 
     It runs in the loop as any other method. The carry is (z, integrals …): the integrals of the wanted tensors are
@@ -88,16 +88,8 @@ class Transposed:
     full: bool = False
     evaluated: dict[float, Evaluation] = field(default_factory=dict)
 
-    damped = False
-    identity_only = False
-
-    @property
-    def order(self) -> int:
-        return self.method.order
-
-    @property
-    def error_order(self) -> int | None:
-        return self.method.error_order
+    def __post_init__(self) -> None:
+        self._declare(order=self.method.order, error_order=self.method.error_order)
 
     def start(self, field: Field, t: Tensor, y: Tensor) -> Carry:
         return (y,) if self.full else (y, *self.linear.zeros())

@@ -48,17 +48,9 @@ class BDF(Implicit):
     highest: int = entry(kw_only=True)
     starter: DirkTableau | None = entry(kw_only=True, default=None)
 
-    @property
-    def order(self) -> int:
-        return self.highest
-
-    @property
-    def max_growth(self) -> float:
-        return GROWTH[self.highest]
-
-    @property
-    def error_order(self) -> int | None:
-        return self.highest
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._declare(order=self.highest, error_order=self.highest, max_growth=GROWTH[self.highest])
 
     def start(self, field: Field, t: Tensor, y: Tensor) -> Carry:
         states = torch.zeros_like(y).expand(self.highest - 1, *y.shape)

@@ -82,13 +82,10 @@ class Collocation(Implicit):
     settings: Settings = entry(default_factory=lambda: Settings(NewtonKrylov(), share=0.01))
     tableau: CollocationTableau = entry(kw_only=True)
 
-    @property
-    def order(self) -> int:
-        return self.tableau.order
-
-    @property
-    def error_order(self) -> int | None:
-        return None if self.tableau.filter is None else len(self.tableau.c)
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        error_order = None if self.tableau.filter is None else len(self.tableau.c)
+        self._declare(order=self.tableau.order, error_order=error_order)
 
     def step(self, field: Field, t: Tensor, dt: Tensor, carry: Carry) -> tuple[Carry, ImplicitStages]:
         y, k = carry

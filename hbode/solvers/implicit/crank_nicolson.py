@@ -22,13 +22,8 @@ class CrankNicolson(Implicit):
     The carry is (y, slope at y, slope before it, its time), the last two equal to those of y where there are none.
     """
 
-    @property
-    def order(self) -> int:
-        return 2
-
-    @property
-    def error_order(self) -> int | None:
-        return 2
+    order = 2
+    error_order = 2
 
     def start(self, field: Field, t: Tensor, y: Tensor) -> Carry:
         k = slope(field, t, y, self.settings.reduced)

@@ -72,13 +72,9 @@ class Dirk(Implicit):
     settings: Settings = entry(default_factory=lambda: Settings(share=0.01))
     tableau: DirkTableau = entry(kw_only=True)
 
-    @property
-    def order(self) -> int:
-        return self.tableau.order
-
-    @property
-    def error_order(self) -> int | None:
-        return self.tableau.error_order
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._declare(order=self.tableau.order, error_order=self.tableau.error_order)
 
     def step(self, field: Field, t: Tensor, dt: Tensor, carry: Carry) -> tuple[Carry, ImplicitStages]:
         y, k = carry

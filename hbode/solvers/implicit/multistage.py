@@ -48,13 +48,8 @@ class Multistage(Implicit):
     error is estimated by the distance from the third-order combination of the slopes at 0, c_1, c_2, c_3.
     """
 
-    @property
-    def order(self) -> int:
-        return 2
-
-    @property
-    def error_order(self) -> int | None:
-        return 2
+    order = 2
+    error_order = 2
 
     def step(self, field: Field, t: Tensor, dt: Tensor, carry: Carry) -> tuple[Carry, ImplicitStages]:
         y, k = carry

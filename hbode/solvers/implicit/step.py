@@ -10,7 +10,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from ..field import Field
-from ..method import Carry
+from ..method import Carry, Method
 from ..methods.hermite import Hermite
 from .quartic import Quartic
 from .stage import Settings, slope
@@ -30,36 +30,27 @@ class ImplicitStages(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Implicit:
+class Implicit(Method):
     """A method whose stages are solved by an inner solver. Its carry begins with (y, slope at y)."""
 
     settings: Settings = entry(default_factory=Settings)
 
-    @property
-    def damped(self) -> bool:
-        return self.settings.reduced
-
-    @property
-    def identity_only(self) -> bool:
-        return self.settings.reduced
+    def __post_init__(self) -> None:
+        self._declare(damped=self.settings.reduced, identity_only=self.settings.reduced)
 
     def start(self, field: Field, t: Tensor, y: Tensor) -> Carry:
         return y, slope(field, t, y, self.settings.reduced)
-
-    def resume(self, field: Field, t: Tensor, carry: Carry) -> Carry:
-        return self.start(field, t, carry[0])
 
     def slope(self, field: Field, carry: Carry) -> Tensor:
         return carry[1]
 
     def error(self, stages: ImplicitStages) -> Tensor:
         if stages.error is None:
-            raise NotImplementedError("the method has no error estimate; it runs on a fixed grid")
+            return super().error(stages)
         return stages.error if isinstance(stages.error, Tensor) else stages.error()
 
     def interpolate(self, stages: ImplicitStages, theta: Tensor) -> Tensor:
         return stages.interpolant(theta)
 
     def converged(self, stages: ImplicitStages) -> Tensor:
-        """Return for which samples the inner solver converged, (B,) or (1,)."""
         return stages.converged

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..field import Field
-from ..method import Carry, Method, Uniform, stiffness
+from ..method import Carry, Method, Uniform
 from ..status import Status
 from ..tape.jumps import Updates
 from .block_state import BlockBuffers, BlockInputs, LoopState
@@ -150,7 +150,7 @@ def step_once(
     if inputs.axes is not None:
         span = torch.where(attempt.active, span, 0.0)
     carry1, stages = method.step(field, inputs.wide(now.t), inputs.wide(span), carry)
-    onward, accept = judged(method, plan, inputs, now, control, attempt, carry[0], carry1[0], stages, None, look)
+    onward, accept = judged(method, plan, inputs, now, control, attempt, carry[0], carry1[0], stages, look)
     done = accept & attempt.lands & (now.stop == inputs.last)
     status = torch.where(done, CODES[Status.SUCCESS], onward.status)
     onward = onward._replace(status=status, filled=now.filled + (wrote | accept.any()))
@@ -195,7 +195,6 @@ def judged(
     y0: Tensor,
     y1: Tensor,
     stages: Any,
-    solved: Tensor | None,
     look: bool,
 ) -> tuple[LoopState, Tensor]:
     """Return the state after attempts that led from y0 to y1, and which are accepted."""
@@ -209,11 +208,11 @@ def judged(
         error = torch.zeros_like(now.t)
         if plan.check_finite or inputs.axes is not None:
             error = torch.where(inputs.bounded(y1), error, math.nan)
-    control, accept = settle(plan, (method.error_order or 0) + 1, control, attempt, error, solved)
+    control, accept = settle(plan, (method.error_order or 0) + 1, control, attempt, error, method.converged(stages))
     looked, stiff = now.looked, now.stiff
-    ratio = stiffness(method) if plan.adaptive and look else None
+    ratio = method.stiffness(stages) if plan.adaptive and look else None
     if ratio is not None:
-        looked, stiff = looked + accept, stiff + (accept & (ratio(stages) > BOUNDARY))
+        looked, stiff = looked + accept, stiff + (accept & (ratio > BOUNDARY))
     stop = now.stop + (accept & attempt.lands)
     accepted, rejected = now.accepted + accept, now.rejected + (attempt.active & ~accept)
     return LoopState(*control, stop, now.filled, accepted, rejected, looked, stiff), accept

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..clock import Clock, Node
 from ..field import Field
-from ..method import Carry, Method, convergence, stiffness, takes_numbers
+from ..method import Carry, Method
 from ..noise import noise_state
 from ..status import Status
 from ..tape.jumps import Jump
@@ -55,7 +55,7 @@ def begin(
     carry: Carry = (y0,)
     if row < count or plan.updates is not None:
         field = field.within(plan.sides(node.value, sign))
-        at: Any = node.value if takes_numbers(method) and clock.constant else clock.at(node)
+        at: Any = node.value if method.numbers and clock.constant else clock.at(node)
         carry = start or method.start(field, at, y0)
     control, status, dt = plan.control, None, plan.step_size
     tape.carry = carry
@@ -109,8 +109,6 @@ def solve(method: Method, field: Field, y0: Tensor, clock: Clock, plan: Plan, st
         return tape.carry
 
     carry = updated(node, carry)
-    look = stiffness(method) if plan.adaptive else None
-    solved = convergence(method)
     watched = plan.adaptive or plan.crossings or plan.keep_interpolants
     ratios: list[Tensor] = []
 
@@ -132,7 +130,7 @@ def solve(method: Method, field: Field, y0: Tensor, clock: Clock, plan: Plan, st
             error = _scaled_error(method, plan.control, stages, carry[0], carry1[0])
         else:
             error = 0.0 if not plan.check_finite or _finite(carry1[0]) else math.nan
-        met = None if solved is None or not math.isfinite(error) else solved(stages)
+        met = method.converged(stages) if math.isfinite(error) else None
         if not at.settle(error, met is None or bool(met.all())):
             rejected += 1
             if plan.on_reject is not None:
@@ -140,8 +138,8 @@ def solve(method: Method, field: Field, y0: Tensor, clock: Clock, plan: Plan, st
             continue
 
         accepted += 1
-        if look is not None and accepted % EVERY == EVERY // 2:
-            ratios.append(look(stages))
+        if plan.adaptive and accepted % EVERY == EVERY // 2 and (ratio := method.stiffness(stages)) is not None:
+            ratios.append(ratio)
         if plan.on_accept is not None:
             plan.on_accept(node.value, carry[0], end.value - node.value)
         reach, cut, y1 = end.value, None, carry1[0]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..clock import Nodes, SampleClock
 from ..field import Field
-from ..method import Carry, Method, convergence
+from ..method import Carry, Method
 from ..noise import noise_state
 from ..status import Status
 from ..tape.block import Block
@@ -80,7 +80,6 @@ def solve_per_sample(
     node = Nodes(times[:, 0], nodes.anchor[0])
     evaluations, products = torch.full_like(node.anchor, field.calls), torch.zeros_like(node.anchor)
     watch = Watch(plan.crossings, clock, sign, times[:, 0], y0) if plan.crossings else None
-    convergent = convergence(method)
     tries = 0
 
     def jumped(jump: Jump, place: Tensor | None) -> Carry:
@@ -115,8 +114,7 @@ def solve_per_sample(
         carry1, stages = step.run(method, field, clock)
         tries += 1
         with torch.no_grad():
-            solved = None if convergent is None else convergent(stages)
-            given = control, attempt, carry[0], carry1[0], stages, solved, tries % EVERY == EVERY // 2
+            given = control, attempt, carry[0], carry1[0], stages, tries % EVERY == EVERY // 2
             stop = now.stop
             now, accept = judged(method, plan, inputs, now, *given)
         evaluations += active * (field.calls - calls)

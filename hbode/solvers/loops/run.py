@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..clock import Clock, SampleClock
 from ..field import Field
-from ..method import Carry, Method, is_uniform
+from ..method import Carry, Method, Uniform
 from ..tape.tape import Tape
 from .blocks import STEPS, run_block, run_tries, step_once
 from .compiled import CannotCompileError, compiled
@@ -45,7 +45,7 @@ def integrate(
     """
     on_cpu = y0.device.type == "cpu"
     special = _special(method, plan)
-    if special is None and is_uniform(method):
+    if special is None and isinstance(method, Uniform):
         in_blocks = partial(solve_in_blocks, method, field, y0, clock, plan, start, tied, keep_records=keep_records)
         if subject is not None:
             step_by = partial(compiled, key=method, subject=subject, device=y0.device.type)
@@ -67,7 +67,7 @@ def integrate(
 def _special(method: Method, plan: Plan) -> str | None:
     """Return what needs the host between two steps, if anything."""
     special = plan.special
-    if special is None and not is_uniform(method):
+    if special is None and not isinstance(method, Uniform):
         return f"{type(method).__name__} steps"
     return "gradient='backprop'" if torch.is_grad_enabled() else special
 

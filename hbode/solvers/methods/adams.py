@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..field import Field
 from ..linear import combine, lift
-from ..method import Carry
+from ..method import Carry, Method
 from .butcher_tables import BUTCHER
 from .hermite import Hermite
 from .short_runge_kutta import ShortRungeKutta
@@ -36,7 +36,7 @@ _STARTER = ShortRungeKutta(BUTCHER["rk38"])
 
 
 @dataclass(frozen=True)
-class Adams:
+class Adams(Method):
     """Adams method of variable order on a grid of variable steps (Hairer, Nørsett, Wanner 1993, III.1, III.5).
 
     The weights integrate the polynomial through the last derivatives exactly, for the times at which they were
@@ -53,9 +53,6 @@ class Adams:
     rtol: float = 1e-3
     atol: float = 1e-4
     starting_order: int = 4
-    damped = False
-    identity_only = False
-    error_order: int | None = None
     numbers = True
 
     def __post_init__(self) -> None:
@@ -64,17 +61,11 @@ class Adams:
             raise ValueError(f"options['max_order'] must be between {lowest} and 12, got {self.max_order}")
         if self.max_iters < 1:
             raise ValueError(f"options['max_iters'] must be at least 1, got {self.max_iters}")
-
-    @property
-    def order(self) -> int:
-        return self.max_order
+        self._declare(order=self.max_order)
 
     def start(self, field: Field, t: Any, y: Tensor) -> Carry:
         at = torch.scalar_tensor(t, dtype=torch.float64, device=y.device) if isinstance(t, float) else t
         return y, field(t, y).unsqueeze(0), at.unsqueeze(0)
-
-    def resume(self, field: Field, t: Tensor, carry: Carry) -> Carry:
-        return self.start(field, t, carry[0])
 
     def step(self, field: Field, t: Any, dt: Any, carry: Carry) -> tuple[Carry, AdamsStages]:
         return self._step(field, t, dt, carry, last=False)
@@ -112,9 +103,6 @@ class Adams:
 
     def slope(self, field: Field, carry: Carry) -> Tensor:
         return carry[1][0]
-
-    def error(self, stages: AdamsStages) -> Tensor:
-        raise NotImplementedError("Adams methods have no error estimate here; they run on a fixed grid")
 
     def interpolate(self, stages: AdamsStages, theta: Tensor) -> Tensor:
         field, t1, y0, history, y1, f1, dt = stages

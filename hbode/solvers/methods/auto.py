@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..field import Field
 from ..implicit import Dirk
-from ..loops.stiffness import BOUNDARY, Probe, norms
-from ..method import Carry, Method, Uniform
+from ..loops.stiffness import BOUNDARY, norms
+from ..method import Carry, Method
+from .nystrom import Nystrom
+from .runge_kutta import RungeKutta
 
 TO_IMPLICIT = 8
 """After how many more steps held back by stability than others the method becomes implicit."""
@@ -20,16 +22,6 @@ TO_EXPLICIT = 4
 """After how many implicit steps that explicit ones could do for less it becomes explicit."""
 PAUSE = 8
 """How many times as long an explicit phase takes to end that began because it costs less, although steps are stiff."""
-
-
-class Probed(Uniform, Protocol):
-    """An explicit method that tells how near its steps are to the boundary of stability."""
-
-    probe: Probe
-
-    def stiffness(self, stages: Any) -> Tensor:
-        """Return dt |λ|, or dt² |μ|, in units of the boundary, shape () or (B,)."""
-        ...
 
 
 class AutoStages(NamedTuple):
@@ -41,10 +33,10 @@ class AutoStages(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Auto:
+class Auto(Method):
     """An explicit method, and an implicit one for the samples or the time in which it is held back by stability.
 
-    The explicit method tells from its stages (`Probe`). In implicit steps, the largest |λ| is followed by a power
+    The explicit method tells from its stages. In implicit steps, the largest |λ| is followed by a power
     iteration, two evaluations a step, as in Sommeijer, Shampine, Verwer (J. Comput. Appl. Math. 88, 1998); the method
     becomes explicit when as many explicit steps as stability would ask for cost fewer evaluations than the implicit
     step did. What is decided in a step holds from the next one on.
@@ -53,24 +45,13 @@ class Auto:
     implicit steps, and moves towards the other kind of step with each that speaks for it.
     """
 
-    explicit: Probed
+    explicit: RungeKutta | Nystrom
     implicit: Dirk
 
-    @property
-    def damped(self) -> bool:
-        return self.explicit.damped
-
-    @property
-    def identity_only(self) -> bool:
-        return self.explicit.identity_only
-
-    @property
-    def order(self) -> int:
-        return min(self.explicit.order, self.implicit.order)
-
-    @property
-    def error_order(self) -> int | None:
-        return self.explicit.error_order
+    def __post_init__(self) -> None:
+        base = self.explicit
+        order = min(base.order, self.implicit.order)
+        self._declare(damped=base.damped, identity_only=base.identity_only, order=order, error_order=base.error_order)
 
     def start(self, field: Field, t: Tensor, y: Tensor) -> Carry:
         carry = self.explicit.start(field, t, y)
@@ -86,7 +67,8 @@ class Auto:
         y, f, v, lean = carry
         chosen = lean >= 1
         ends: list[Carry] = []
-        explicit = implicit = None
+        explicit: Any = None
+        implicit: Any = None
         if not bool(chosen.all()):
             (y1, f1), explicit = self.explicit.step(field, t, torch.where(chosen, 0.0, dt), (y, f))
             held = self.explicit.stiffness(explicit).reshape(lean.shape) > BOUNDARY
@@ -120,7 +102,6 @@ class Auto:
         return self._either(stages, of(self.explicit), of(self.implicit))
 
     def converged(self, stages: AutoStages) -> Tensor | None:
-        """Return for which samples the step was solved, as all explicit ones are; None where all are explicit."""
         if stages.implicit is None:
             return None
         return ~stages.chosen.reshape(-1) | self.implicit.converged(stages.implicit)

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from ..field import Field
-from ..method import Carry
+from ..method import Carry, Invertible
 from .wrapped import Wrapped
 
 
 @dataclass(frozen=True)
-class Coupled(Wrapped):
+class Coupled(Wrapped, Invertible):
     """The reversible scheme of McCallum and Foster (arXiv 2410.11648, 2024) over a one-step method, for damped systems.
 
     With Ψ_s(t, y) the state that the base method reaches in a step of length s, y and z go on as
@@ -40,6 +40,7 @@ class Coupled(Wrapped):
     coupling: float = 0.999
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 < self.coupling <= 1:
             raise ValueError(f"options['coupling'] must be in (0, 1], got {self.coupling:g}")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..field import Field
-from ..method import Carry, Invertible, Method, convergence, stiffness
+from ..method import Carry, Invertible, Method
 from .wrapped import Wrapped
 
 
@@ -23,7 +22,7 @@ class MovingStages(NamedTuple):
 
 
 @dataclass(frozen=True)
-class MovingStart(Wrapped):
+class MovingStart(Wrapped, Invertible):
     """A method for solves in which a step may start at the time of an event.
 
     Loops know times by their values, and their derivatives as those of requested times. The derivative of an event's
@@ -32,16 +31,6 @@ class MovingStart(Wrapped):
     those of this step, so that gradients are exact for what was computed, of any order. To the first order they are
     what the saltation matrix makes of those of the exact flow.
     """
-
-    @property
-    def converged(self) -> Callable[[MovingStages], Tensor | None] | None:
-        told = convergence(self.base)
-        return None if told is None else lambda stages: told(stages.base)
-
-    @property
-    def stiffness(self) -> Callable[[MovingStages], Tensor] | None:
-        told = stiffness(self.base)
-        return None if told is None else lambda stages: told(stages.base)
 
     def start(self, field: Field, t: Tensor, y: Tensor) -> Carry:
         return *self.base.start(field, t, y), t - t.detach()
@@ -66,6 +55,12 @@ class MovingStart(Wrapped):
 
     def error(self, stages: MovingStages) -> Tensor:
         return self.base.error(stages.base)
+
+    def converged(self, stages: MovingStages) -> Tensor | None:
+        return self.base.converged(stages.base)
+
+    def stiffness(self, stages: MovingStages) -> Tensor | None:
+        return self.base.stiffness(stages.base)
 
     def interpolate(self, stages: MovingStages, theta: Tensor) -> Tensor:
         """Return the states at fractions of the way from the node, (θ dt - moved) / (dt - moved) of the step."""

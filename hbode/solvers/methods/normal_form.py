@@ -23,7 +23,7 @@ from torch import Tensor
 
 from ..field import Damping, Field, acceleration
 from ..linear import Sums, combine_rows, stage_times
-from ..method import Carry
+from ..method import Carry, Method
 from .nystrom import Damped, Nystrom, NystromStages, damped_weights
 
 
@@ -48,7 +48,7 @@ class NormalFormStages(NamedTuple):
     decay1: Tensor
 
 
-class NormalForm:
+class NormalForm(Method):
     """A Runge-Kutta-Nyström method for u, where γ depends on the time.
 
     The carry is (y, m') with y = (h, m) stacked.
@@ -70,9 +70,6 @@ class NormalForm:
     def start(self, field: Field, t: Tensor, y: Tensor) -> Carry:
         h, m = y.unbind()
         return y, acceleration(field.damping_at(t), field(t, h), h, m)
-
-    def resume(self, field: Field, t: Tensor, carry: Carry) -> Carry:
-        return self.start(field, t, carry[0])
 
     def step(self, field: Field, t: Tensor, dt: Tensor, carry: Carry) -> tuple[Carry, NormalFormStages]:
         y, a = carry
@@ -105,7 +102,6 @@ class NormalForm:
         return _in_h(self.base.error(stages.of_u), stages.gamma1, stages.decay1)
 
     def stiffness(self, stages: NormalFormStages) -> Tensor:
-        """Return dt² |μ| in units of the boundary of stability, shape () or (B,), for u."""
         return self.base.stiffness(stages.of_u)
 
     def interpolate(self, stages: NormalFormStages, theta: Tensor) -> Tensor:

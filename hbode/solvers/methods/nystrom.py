@@ -22,7 +22,7 @@ from torch import Tensor
 from ..field import Damping, Field, damped_slope
 from ..linear import Sums, combine, combine_rows, powers, stage_times
 from ..loops.stiffness import probe
-from ..method import Carry
+from ..method import Carry, Uniform
 from .tableau import NystromTableau
 
 
@@ -70,7 +70,7 @@ class NystromStages(NamedTuple):
     damped: Damped
 
 
-class Nystrom:
+class Nystrom(Uniform):
     """A Runge-Kutta-Nyström method given by its tableau (Dormand, El-Mikkawy, Prince 1987).
 
     The carry is (y, f(t, h)) with y = (h, m) stacked: the tableaus end with the force at the end of the step.
@@ -82,7 +82,7 @@ class Nystrom:
     def __init__(self, tableau: NystromTableau) -> None:
         self.tableau = tableau
         self.order = tableau.order
-        self.error_order: int | None = tableau.error_order
+        self.error_order = tableau.error_order
         self.evaluations = tableau.stages - 1
         if tableau.error_order is not None:
             self.probe = probe(tableau)
@@ -93,9 +93,6 @@ class Nystrom:
 
     def start(self, field: Field, t: Tensor, y: Tensor) -> Carry:
         return y, field(t, y[0])
-
-    def resume(self, field: Field, t: Tensor, carry: Carry) -> Carry:
-        return self.start(field, t, carry[0])
 
     def step(self, field: Field, t: Tensor, dt: Tensor, carry: Carry) -> tuple[Carry, NystromStages]:
         y, force = carry

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..field import Field
 from ..linear import Sums, along, combine_rows, expand, lift, powers, stage_times
 from ..loops.stiffness import probe
-from ..method import Carry
+from ..method import Carry, Uniform
 from .tableau import ButcherTableau
 
 
@@ -38,15 +38,12 @@ class RungeKuttaStages(NamedTuple):
     axes: int
 
 
-class RungeKutta:
+class RungeKutta(Uniform):
     """An explicit Runge-Kutta method given by its tableau (Hairer, Nørsett, Wanner 1993, II.1).
 
     The carry is (y, f(t, y)): tableaus end with the derivative at the end of the step, which the next step
     takes as its first stage.
     """
-
-    damped = False
-    identity_only = False
 
     def __init__(self, tableau: ButcherTableau) -> None:
         self.tableau = tableau
@@ -62,9 +59,6 @@ class RungeKutta:
 
     def start(self, field: Field, t: Tensor, y: Tensor) -> Carry:
         return y, field(t, y)
-
-    def resume(self, field: Field, t: Tensor, carry: Carry) -> Carry:
-        return self.start(field, t, carry[0])
 
     def step(self, field: Field, t: Tensor, dt: Tensor, carry: Carry) -> tuple[Carry, RungeKuttaStages]:
         y, f = carry
@@ -102,9 +96,6 @@ class RungeKutta:
 
     def lay_out(self, device: torch.device) -> None:
         self._weights(device)
-
-    def prepare(self, field: Field, axes: int) -> None:
-        """Do nothing: a step makes all that it needs."""
 
     def record_shape(self, y: Tensor) -> tuple[int, ...]:
         return len(self.tableau.c) + 1, *y.shape

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..field import Field
 from ..linear import along, lift, stage_times
-from ..method import Carry
+from ..method import Carry, Method
 from .runge_kutta import RungeKutta
 from .tableau import ButcherTableau
 
@@ -36,6 +36,7 @@ class ShortRungeKutta(RungeKutta):
     """
 
     numbers = True
+    error = Method.error
 
     def step(self, field: Field, t: Any, dt: Any, carry: Carry) -> tuple[Carry, Any]:
         (y1,), stages = self.last_step(field, t, dt, carry)
@@ -55,9 +56,6 @@ class ShortRungeKutta(RungeKutta):
             slopes.append(field(t_i, along(y, size, row, slopes)))
         y1 = along(y, size, tab.a[-1], slopes)
         return (y1,), ShortStages(field, y, tuple(slopes), size, times[-1], y1)
-
-    def error(self, stages: Any) -> Tensor:
-        raise NotImplementedError("the method has no error estimate; it runs on a fixed grid")
 
     def interpolate(self, stages: Any, theta: Tensor) -> Tensor:
         slopes = stages.slopes

@@ -7,11 +7,11 @@ from torch import Tensor
 
 from ..field import Field, damped_slope
 from ..linear import lift
-from ..method import Carry
+from ..method import Carry, Invertible, Uniform
 from .hermite import Hermite, hermite_weights
 
 
-class Leapfrog:
+class Leapfrog(Uniform, Invertible):
     """Damped leapfrog, or a symmetric composition of it.
 
     Half a step of exact damping, half a kick, a drift, half a kick, half a step of damping. The scheme is
@@ -24,8 +24,6 @@ class Leapfrog:
     """
 
     damped = True
-    identity_only = False
-    error_order: int | None = None
 
     def __init__(self, order: int, substeps: tuple[float, ...]) -> None:
         self.order = order
@@ -34,9 +32,6 @@ class Leapfrog:
 
     def start(self, field: Field, t: Tensor, y: Tensor) -> Carry:
         return y, field(t, y[0])
-
-    def resume(self, field: Field, t: Tensor, carry: Carry) -> Carry:
-        return self.start(field, t, carry[0])
 
     def step(self, field: Field, t: Tensor, dt: Tensor, carry: Carry) -> tuple[Carry, Hermite]:
         y, force = carry
@@ -63,17 +58,8 @@ class Leapfrog:
     def slope(self, field: Field, carry: Carry) -> Tensor:
         return damped_slope(field, carry)
 
-    def error(self, stages: Hermite) -> Tensor:
-        raise NotImplementedError("leapfrog has no error estimate; it runs on a fixed grid")
-
     def interpolate(self, stages: Hermite, theta: Tensor) -> Tensor:
         return stages(theta)
-
-    def lay_out(self, device: torch.device) -> None:
-        """Do nothing: there are no constants."""
-
-    def prepare(self, field: Field, axes: int) -> None:
-        """Do nothing: a step makes all that it needs."""
 
     def record_shape(self, y: Tensor) -> tuple[int, ...]:
         return 4, *y.shape

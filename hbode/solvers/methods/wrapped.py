@@ -8,23 +8,13 @@ from ..method import Method
 
 
 @dataclass(frozen=True)
-class Wrapped:
+class Wrapped(Method):
     """A method that has the form and the orders of its base."""
 
     base: Method
 
-    @property
-    def damped(self) -> bool:
-        return self.base.damped
-
-    @property
-    def identity_only(self) -> bool:
-        return self.base.identity_only
-
-    @property
-    def order(self) -> int:
-        return self.base.order
-
-    @property
-    def error_order(self) -> int | None:
-        return self.base.error_order
+    def __post_init__(self) -> None:
+        base = self.base
+        self._declare(
+            damped=base.damped, identity_only=base.identity_only, order=base.order, error_order=base.error_order
+        )

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..clock import Clock, Node
 from ..field import Field
-from ..method import Advance, Carry, Invertible, Method, last_step, takes_numbers
+from ..method import Advance, Carry, Invertible, Method
 from ..methods.moving_start import stopped
 from ..noise import Noise, restore_noise
 from .crossings import Stretch, Zeros
@@ -74,8 +74,8 @@ class SharedStep:
         carry, field = self.carry, field.within(self.sides)
         if self.restart:
             carry = method.resume(field, clock.at(self.start), carry)
-        advance: Advance = last_step(method) if self.last_of_all else method.step
-        if takes_numbers(method) and clock.constant:
+        advance: Advance = method.last_step if self.last_of_all else method.step
+        if method.numbers and clock.constant:
             return advance(field, self.start.value, self.end.value - self.start.value, carry)
         carry, stages = advance(field, clock.at(self.start), clock.span(self.start, self.end), carry)
         return self.stopped(method, clock, carry, stages), stages
