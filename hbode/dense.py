@@ -38,8 +38,8 @@ class DenseOutput:
 
     def _stopped(self) -> dict[int, float]:
         """Return where events ended the solve, by sample (0: the batch)."""
-        ended = enumerate(zip(self.solved.tape.status, self.solved.tape.failed_at, strict=True))
-        return {sample: t for sample, (status, (t, _)) in ended if status is Status.EVENT}
+        ended = enumerate(self.solved.tape.outcomes)
+        return {sample: own.t for sample, own in ended if own.status is Status.EVENT}
 
     def _shared(self, clock: Clock, t: Tensor) -> Tensor:
         if t.ndim != 1:

@@ -278,7 +278,7 @@ def hbodeint(
     stats.append(stats_of(solved, samples))
     if throw:
         raise_failure(solved, samples)
-    rows = clock.place(solved.rows, solved.tape.row_places, 0 if updates is None else updates.t.shape[-1])
+    rows = clock.place(solved.rows, solved.tape.rows.places, 0 if updates is None else updates.t.shape[-1])
     record = None
     if merged is not None:
         rows, record = merged.read(clock, rows, system.second_order, tree)

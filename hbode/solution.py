@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,9 +13,11 @@ from torch.utils._pytree import tree_map
 
 from .dense import DenseOutput
 from .gradients import Solved
-from .solvers import Crossing, Status
+from .solvers import Crossing, Outcome, Status
 from .state_tree import State, StateTree, halves
 from .updates import Sides, UpdateRecord
+
+T = TypeVar("T")
 
 __all__ = ["EventRecord", "Solution", "SolverError", "Stats", "Status", "of_batch"]
 
@@ -181,36 +183,33 @@ def _shapes(state: State | None) -> Any:
 def stats_of(solved: Solved, samples: bool) -> Stats:
     """Return the cost of a solve; `samples`: each has its own."""
     tape = solved.tape
-    shares = [stiff / looked if looked else math.nan for stiff, looked in zip(tape.stiff, tape.looked, strict=True)]
-    if samples:
-        return Stats(
-            tape.evaluations,
-            tape.accepted,
-            tape.rejected,
-            tape.status,
-            torch.stack(tape.t) if tape.t else torch.zeros(0, len(tape.status), dtype=torch.float64),
-            torch.stack(tape.dt) if tape.dt else torch.zeros(0, len(tape.status), dtype=torch.float64),
-            tape.products,
-            shares,
-        )
+
+    def each(of: Callable[[Outcome], T]) -> T | list[T]:
+        values = [of(outcome) for outcome in tape.outcomes]
+        return values if samples else values[0]
+
+    def joined(numbers: list[Any]) -> Tensor:
+        if samples:
+            return torch.stack(numbers) if numbers else torch.zeros(0, len(tape.outcomes), dtype=torch.float64)
+        return torch.tensor(numbers, dtype=torch.float64)
+
     return Stats(
-        tape.evaluations[0],
-        tape.accepted[0],
-        tape.rejected[0],
-        tape.status[0],
-        torch.tensor(tape.t, dtype=torch.float64),
-        torch.tensor(tape.dt, dtype=torch.float64),
-        tape.products[0],
-        shares[0],
+        nfe=each(lambda outcome: outcome.evaluations),
+        accepted=each(lambda outcome: outcome.accepted),
+        rejected=each(lambda outcome: outcome.rejected),
+        status=each(lambda outcome: outcome.status),
+        t=joined(tape.t),
+        dt=joined(tape.dt),
+        products=each(lambda outcome: outcome.products),
+        stiffness=each(lambda outcome: outcome.stiff / outcome.looked if outcome.looked else math.nan),
     )
 
 
 def raise_failure(solved: Solved, samples: bool) -> None:
     """Raise where a solve failed."""
-    statuses = solved.tape.status
-    for sample, (status, (t, dt)) in enumerate(zip(statuses, solved.tape.failed_at, strict=True)):
-        if status.failed:
-            raise SolverError(status, t, dt, sample if samples else None)
+    for sample, ended in enumerate(solved.tape.outcomes):
+        if ended.status.failed:
+            raise SolverError(ended.status, ended.t, ended.dt, sample if samples else None)
 
 
 def event_records(
@@ -220,8 +219,10 @@ def event_records(
     records: list[EventRecord] = []
     if not crossings:
         return ()
-    index = torch.tensor(solved.tape.event_index, dtype=torch.long, device=solved.rows.device)
-    sample = torch.tensor(solved.tape.event_sample, dtype=torch.long, device=solved.rows.device)
+    events = solved.tape.events
+    index, sample = (
+        torch.tensor(x, dtype=torch.long, device=solved.rows.device) for x in (events.which, events.sample)
+    )
     for which, crossing in enumerate(crossings):
         mine, behind = ((index == which + offset).nonzero().flatten() for offset in (0, len(crossings)))
         t, y, after = solved.event_t[mine], solved.event_y[mine], solved.event_y[behind]

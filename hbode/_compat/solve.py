@@ -82,8 +82,9 @@ def solve(
     raise_failure(solved.tape)
     if event_fn is None:
         return layout, solved.rows, None
-    if solved.tape.status[0] != Status.EVENT:
-        raise SolveError(Status.MAX_STEPS, *solved.tape.failed_at[0], detail="event_fn never changed its sign")
+    (ended,) = solved.tape.outcomes
+    if ended.status != Status.EVENT:
+        raise SolveError(Status.MAX_STEPS, ended.t, ended.dt, detail="event_fn never changed its sign")
     return layout, torch.cat((solved.rows[:1], solved.event_y)), solved.event_t[0].to(t)
 
 
@@ -144,9 +145,9 @@ def prepared(
 
 def raise_failure(tape: Tape) -> None:
     """Raise if the solve did not reach its end."""
-    (status,) = tape.status
-    if status.failed:
-        raise SolveError(status, *tape.failed_at[0], detail=_REMEDIES[status])
+    (ended,) = tape.outcomes
+    if ended.status.failed:
+        raise SolveError(ended.status, ended.t, ended.dt, detail=_REMEDIES[ended.status])
 
 
 def ignore(_: int) -> None:

@@ -217,7 +217,7 @@ def _checked(system: System, sol: Solution) -> tuple[DenseOutput, Tensor]:
         if not bool(torch.eq(torch.as_tensor(a), torch.as_tensor(b)).all()):
             raise ValueError(f"system must be the one that sol was solved with; {name} has changed since")
     if not sol.stats.success:
-        raise ValueError(f"sol must have reached its last time, but its status is {tape.status[0].name}")
+        raise ValueError(f"sol must have reached its last time, but its status is {tape.outcomes[0].status.name}")
     if not tape.steps:
         raise ValueError("sol must have at least one step, but its times are all the same")
     gamma = problem.explicit.gamma

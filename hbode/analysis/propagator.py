@@ -82,7 +82,7 @@ class Propagator:
         self.second_order = second_order
         self.times = [step.start.value for step in self.steps]
         clock = problem.clock
-        if tape.status[0] is Status.EVENT:
+        if tape.outcomes[0].status is Status.EVENT:
             self.times.append(float(dense.solved.event_t[-1]))
         elif not clock.per_sample:
             self.times.append(float(clock.times[-1]))

@@ -59,7 +59,7 @@ class Replay(torch.autograd.Function):
         ctx.autocast = same_autocast(y0.device.type)
         ctx.set_materialize_grads(False)
         ctx.problem, ctx.walk, ctx.on_backward = frozen, walk, on_backward
-        ctx.tape = Tape(tape.kept, tape.carry, lead=tape.lead, row_places=tape.row_places[:1], blocks=tape.blocks)
+        ctx.tape = Tape(tape.kept, tape.carry, blocks=tape.blocks, rows=tape.rows.leading())
         if not problem.plan.keep_interpolants:
             return outputs
         return *outputs, *(x.detach() for step in tape.steps for x in step.carry)
@@ -108,7 +108,7 @@ def _pull_back(ctx: Any, cotangents: tuple[Tensor | None, ...]) -> tuple[Tensor 
         return list(grads[: len(carry)])
 
     rows_bar, event_t_bar, event_y_bar, *node_bars = cotangents
-    lead = ctx.tape.lead
+    lead = ctx.tape.rows.lead
     row = 0 if rows_bar is None else len(rows_bar) - lead
     event = max(0 if bar is None else len(bar) for bar in (event_t_bar, event_y_bar))
     carry_bar: list[Tensor | None] = []
@@ -160,7 +160,7 @@ def _pull_back(ctx: Any, cotangents: tuple[Tensor | None, ...]) -> tuple[Tensor 
     comparison.settle()
     y0_bar = _sum(y0_bar, carry_bar[0] if carry_bar else None)
     if start_rows is not None:
-        y0_bar = _sum(y0_bar, clock.fold(start_rows, ctx.tape.row_places))
+        y0_bar = _sum(y0_bar, clock.fold(start_rows, ctx.tape.rows.places))
     ctx.on_backward(field.calls + frozen.calls)
     sums = {id(x): total for x, total, hit in zip(wanted, totals, used, strict=True) if hit}
     return y0_bar, *(sums.get(id(x)) for x in (times, *bound.present, *leaves))
@@ -180,7 +180,7 @@ def _pull_back_with_graph(ctx: Any, cotangents: tuple[Tensor | None, ...]) -> tu
     comparison = Comparison(y0, drifts=True)
     rows_bar, *others_bar = cotangents
     steps = ctx.tape.steps
-    lead = ctx.tape.lead
+    lead = ctx.tape.rows.lead
     blocks: list[Replayed] = []
     carry: Carry = (y0,)
     if steps:
@@ -204,7 +204,7 @@ def _pull_back_with_graph(ctx: Any, cotangents: tuple[Tensor | None, ...]) -> tu
     bars = [None if rows_bar is None else rows_bar[lead:], *others_bar]
     pairs = [(x, bar) for x, bar in zip(outputs, bars, strict=False) if bar is not None and x is not None]
     if rows_bar is not None:
-        pairs.append((y0, clock.fold(rows_bar[:lead], ctx.tape.row_places)))
+        pairs.append((y0, clock.fold(rows_bar[:lead], ctx.tape.rows.places)))
     pairs = [(x, bar) for x, bar in pairs if x.requires_grad]
     ctx.on_backward(field.calls)
     wanted = [x for x in inputs if x.requires_grad]

@@ -25,7 +25,7 @@ from .registry import METHODS, as_method, is_explicit_one_step, switching
 from .status import Status
 from .tape.jumps import Updates
 from .tape.sample_step import batch_first
-from .tape.tape import Crossing, Replayed, Step, Tape
+from .tape.tape import Crossing, Outcome, Replayed, Step, Tape
 
 __all__ = [
     "KEEP_ALL",
@@ -57,6 +57,7 @@ __all__ = [
     "Method",
     "MovingStart",
     "Node",
+    "Outcome",
     "NormalForm",
     "Nystrom",
     "NystromTableau",

@@ -90,8 +90,8 @@ FIELDS = {
 @pytest.mark.parametrize("name", FIELDS)
 def test_every_loop_begins_alike(name):
     tapes = all_loops(*FIELDS[name])
-    assert [tape.status for tape in tapes] == [[Status.SUCCESS]] * 4
-    assert len({tape.evaluations[0] for tape in tapes}) == 1
+    assert [[o.status for o in tape.outcomes] for tape in tapes] == [[Status.SUCCESS]] * 4
+    assert len({tape.outcomes[0].evaluations for tape in tapes}) == 1
     for tape in tapes[1:]:
         # One formula: roundings of powers, carried on from step to step by the controller.
         assert [float(dt) for dt in tape.dt] == pytest.approx(tapes[0].dt, rel=1e-9)
@@ -99,7 +99,7 @@ def test_every_loop_begins_alike(name):
 
 def test_where_no_step_is_defined_every_loop_says_so():
     tapes = all_loops(lambda t, h: torch.where(t > 0, math.nan, 1.0) * h, 1.0, [0.0, 1.0])
-    assert [tape.status for tape in tapes] == [[Status.NON_FINITE]] * 4
+    assert [[o.status for o in tape.outcomes] for tape in tapes] == [[Status.NON_FINITE]] * 4
 
 
 @pytest.mark.parametrize("per_sample", [False, True])

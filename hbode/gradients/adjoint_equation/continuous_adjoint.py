@@ -95,7 +95,7 @@ class ContinuousAdjoint:
             return Solved(tape, rows, (event_t, event_y))
         clock = problem.clock
         field, crossings = problem.bind(problem.explicit)
-        if tape.event_index:
+        if tape.events.which:
             event_t, event_y = differentiable_events(problem, field, crossings, tape, event_t, event_y)
 
         def carry(n: int) -> Carry:
@@ -151,7 +151,7 @@ class _Sweep(torch.autograd.Function):
         ctx.autocast = same_autocast(y0.device.type)
         ctx.set_materialize_grads(False)
         ctx.problem, ctx.mode, ctx.on_backward = frozen, mode, on_backward
-        ctx.tape = replace(tape, row_blocks=[])
+        ctx.tape = replace(tape, rows=replace(tape.rows, blocks=[]))
         ctx.mark_non_differentiable(outputs[1])
         return outputs if not dense or not tape.steps else (*outputs, torch.stack([s.carry[0] for s in tape.steps]))
 
@@ -196,7 +196,7 @@ def _swept(ctx: Any, cotangents: tuple[Tensor | None, ...]) -> tuple[Tensor | No
     times_bar = None
     forward, _ = problem.bind(explicit.detach())
     if times.requires_grad:
-        moving = (z, jumps, None if cotangents[0] is None else cotangents[0][tape.lead :])
+        moving = (z, jumps, None if cotangents[0] is None else cotangents[0][tape.rows.lead :])
         times_bar = requested_times_bar(problem, forward, times, (place, rows), *moving)
     ctx.on_backward(field.calls + forward.calls + calls)
     names = [x for x in (*coefficients, *wanted) if x is not None and x.requires_grad]
@@ -254,10 +254,10 @@ def _swept_back(
     z = backwards.join(torch.zeros_like(rows[0]), linear.zeros())[0]
     clock = Clock.of(torch.tensor(grid, dtype=torch.float64))
     swept = solve(backwards, linear.field, z, clock, replace(plan, updates=transposed))
-    (status,) = swept.status
-    if status.failed:
+    (ended,) = swept.outcomes
+    if ended.status.failed:
         raise RuntimeError(
-            f"the adjoint solve failed at t = {swept.failed_at[0][0]:.6g} with {status.name}: {status.remedy}"
+            f"the adjoint solve failed at t = {ended.t:.6g} with {ended.status.name}: {ended.status.remedy}"
         )
     z, sums = backwards.divided(swept.carry)
     jumps = [Jump(jump.which, *(x * scale for x in jump[1:])) for jump in jumps]

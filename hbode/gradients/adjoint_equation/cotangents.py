@@ -32,7 +32,7 @@ class Rows(NamedTuple):
         """Return what the rows of a tape, so many, show."""
         updates, requested = problem.plan.updates, problem.clock.times.shape[-1]
         anchors = [] if updates is None else updates.anchors.tolist()
-        places = torch.cat(tape.row_places).tolist() if tape.row_places else list(range(count))
+        places = torch.cat(tape.rows.places).tolist() if tape.rows.places else list(range(count))
         row = {place: n for n, place in enumerate(places)}
         return cls(
             [place if place < requested else anchors[place - requested] for place in places],
@@ -74,7 +74,7 @@ def received(problem: Problem, tape: Tape, rows: Rows, cotangents: Sequence[Tens
     if rows_bar is not None:
         met += zip(rows.passed, [values[n] for n in rows.anchor], rows_bar, strict=True)
     if event_bar is not None:
-        at = torch.cat(tape.event_t_blocks).tolist()
+        at = torch.cat(tape.events.t).tolist()
         keys = [sign * t for t in starts[1:]]
         met += zip([bisect_left(keys, sign * t) for t in at], at, event_bar, strict=True)
     if nodes_bar and nodes_bar[0] is not None:

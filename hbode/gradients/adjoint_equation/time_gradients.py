@@ -23,7 +23,7 @@ def differentiable_events(
     """
     ts, ys = [], []
     sign = 1.0 if problem.clock.times[-1] >= problem.clock.times[0] else -1.0
-    for which, t, y in zip(tape.event_index, times, states, strict=True):
+    for which, t, y in zip(tape.events.which, times, states, strict=True):
         slope = problem.slope(problem.seen_before(field, t, sign), t, y)
         back = sign * 8 * math.ulp(float(t))
         t_before, y_before = t - back, y - back * slope

@@ -96,10 +96,10 @@ class SolvedBackwards:
         times = torch.tensor([self.reached, t], dtype=torch.float64, device=self.carry[0].device)
         plan = replace(plan, stops=stops_between((self.reached, t), self.points))
         tape = solve(self.method, self.field, self.carry[0], Clock.of(times), plan, start)
-        (status,) = tape.status
-        if status.failed:
+        (ended,) = tape.outcomes
+        if ended.status.failed:
             raise RuntimeError(
-                f"solving backwards failed at t = {tape.failed_at[0][0]:.6g} with {status.name}, as damped systems do "
+                f"solving backwards failed at t = {ended.t:.6g} with {ended.status.name}, as damped systems do "
                 "over long spans; take the state from the tape (adjoint_state='interpolating')"
             )
         self.windows.append(Interpolated(self.method, tape))

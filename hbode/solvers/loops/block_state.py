@@ -10,8 +10,9 @@ from torch import Tensor
 
 from ..clock import Nodes
 from ..precision import real_dtype
+from ..status import Status
 from ..tape.jumps import Updates
-from ..tape.tape import Tape
+from ..tape.tape import Outcome, Tape
 from .control import Controller, norm, norm_samples
 
 
@@ -36,6 +37,14 @@ class LoopState(NamedTuple):
     rejected: Any
     looked: Any
     stiff: Any
+
+    def outcomes(self, stop: Tensor, evaluations: Tensor, products: Tensor) -> list[Outcome]:
+        """Return how samples ended, given the next stops, all () or (B,)."""
+        dt = torch.minimum(self.dt, (stop - self.t).abs())
+        spent = self.accepted, self.rejected, evaluations, products, self.looked, self.stiff
+        status, t, dt, *counts = torch.stack((self.status, self.t, dt, *spent)).view(9, -1).tolist()
+        ended = zip(map(Status, map(int, status)), t, dt, *(map(int, row) for row in counts), strict=True)
+        return [Outcome(*entry) for entry in ended]
 
 
 class BlockInputs(NamedTuple):
@@ -158,9 +167,9 @@ class Start(NamedTuple):
     def updated(self, updates: Updates) -> Start:
         """Return the same with the updates among its stops."""
         nodes, which, last = updates.stops(self.nodes, self.limits[5] + 1)
-        state, limits = self.state.clone(), torch.cat((self.limits[:5], last.unsqueeze(0) - 1))
-        state[6] = torch.where((which[1] >= 0) & (state[6] == 0), -1.0, state[6])  # in a span of no length too
-        return self._replace(state=state, nodes=nodes, limits=limits, which=which)
+        now, limits = LoopState(*self.state.unbind()), torch.cat((self.limits[:5], last.unsqueeze(0) - 1))
+        status = now.status.where((which[1] < 0) | (now.status != 0), -1.0)  # in a span of no length too
+        return self._replace(state=torch.stack(now._replace(status=status)), nodes=nodes, limits=limits, which=which)
 
     def due(self, now: LoopState) -> Tensor:
         """Return the update that is next, now, for each sample; -1: none, or the sample has ended."""

@@ -43,7 +43,7 @@ def run_block(
     state = begun(state)
 
     def estimate(state: Tensor, carry: Carry) -> Tensor:
-        return with_first_step(method, field, plan, inputs, state, carry)
+        return torch.stack(with_first_step(method, field, plan, inputs, LoopState(*state.unbind()), carry))
 
     def keep(state: Tensor, carry: Carry) -> Tensor:
         return state.clone()
@@ -68,7 +68,8 @@ def run_block(
 
 def begun(state: Tensor) -> Tensor:
     """Return the numbers of the loop at the start of a block: no stop passed, no step written down."""
-    return torch.cat((state[:7], torch.zeros_like(state[7:9]), state[9:]))
+    now = LoopState(*state.unbind())
+    return torch.stack(now._replace(stop=torch.zeros_like(now.stop), filled=torch.zeros_like(now.filled)))
 
 
 def write_down(buffers: BlockBuffers, now: LoopState, carry: Carry) -> Tensor:
@@ -81,10 +82,9 @@ def write_down(buffers: BlockBuffers, now: LoopState, carry: Carry) -> Tensor:
 
 
 def with_first_step(
-    method: Method, field: Field, plan: Plan, inputs: BlockInputs, state: Tensor, carry: Carry
-) -> Tensor:
+    method: Method, field: Field, plan: Plan, inputs: BlockInputs, now: LoopState, carry: Carry
+) -> LoopState:
     """Estimate the lengths of the first steps."""
-    now = LoopState(*state.unbind())
     rtol, atol = inputs.relative_and_absolute(carry[0])
     scale, end = atol + rtol * carry[0].abs(), inputs.end
     dt = first_steps(
@@ -93,7 +93,7 @@ def with_first_step(
     if inputs.tied:  # all the same fraction of their spans, the least that a sample asks for
         span = (end - now.t).abs()
         dt = span * (dt / span).where((span > 0) & (now.status < 0), math.inf).min()
-    return torch.cat((state[:1], dt.unsqueeze(0), state[2:]))
+    return now._replace(dt=dt)
 
 
 def run_tries(

@@ -16,7 +16,7 @@ from ..noise import noise_state
 from ..status import Status
 from ..tape.jumps import Jump
 from ..tape.shared_step import Found, SharedStep
-from ..tape.tape import Tape
+from ..tape.tape import Outcome, OutputRows, Tape
 from ..tape.watch import Watch
 from .control import Controller, first_steps
 from .control_law import Numbers
@@ -49,9 +49,9 @@ def begin(
     row = 1
     while row < count and times[row] == times[0]:
         row += 1
-    tape = Tape(lead=row, ends=[y0] * row)
+    tape = Tape(rows=OutputRows(row, ends=[y0] * row))
     if plan.updates is not None:
-        tape.row_places.append(torch.arange(row))
+        tape.rows.places.append(torch.arange(row))
     carry: Carry = (y0,)
     if row < count or plan.updates is not None:
         field = field.within(plan.sides(node.value, sign))
@@ -103,7 +103,7 @@ def solve(method: Method, field: Field, y0: Tensor, clock: Clock, plan: Plan, st
     def jumped(jump: Jump, places: Tensor) -> Carry:
         """Return the carry after a jump."""
         jump.noise = noise_state(y0.device) if plan.noise else None
-        tape.name(jump.named(len(plan.crossings)))
+        tape.events.name(jump.named(len(plan.crossings)))
         tape.jump(jump.replay(method, field, clock, ()), None if plan.updates is None else places)
         plan.enter(tape, jump, None)
         return tape.carry
@@ -149,7 +149,7 @@ def solve(method: Method, field: Field, y0: Tensor, clock: Clock, plan: Plan, st
                 break
             zeros, cut = watch.divided(sighted, carry[0], y1, clock.span(node, end).detach())
             step.found = tuple(sorted(map(Found.of, zeros), key=lambda f: f.theta))
-            tape.name((f.which, 0) for f in step.found)
+            tape.events.name((f.which, 0) for f in step.found)
             at.status = Status.EVENT if watch.over.any() else Status.NON_FINITE if sighted.lost else None
             if (limit := sighted.limit.item()) < 1.0:
                 reach = node.value + limit * (end.value - node.value)
@@ -160,9 +160,9 @@ def solve(method: Method, field: Field, y0: Tensor, clock: Clock, plan: Plan, st
             row += 1
         step.last = row
         if plan.updates is not None:
-            tape.row_places.append(torch.arange(step.first, row))
+            tape.rows.places.append(torch.arange(step.first, row))
         if step.at_end(clock) and not step.found:
-            tape.ends.append(carry1[0])
+            tape.rows.ends.append(carry1[0])
         elif row > step.first or step.found:
             tape.add(step.read(method, clock, plan.crossings, carry1, stages))
         tape.t.append(node.value)
@@ -194,12 +194,11 @@ def solve(method: Method, field: Field, y0: Tensor, clock: Clock, plan: Plan, st
         if lands:
             stop, passed = stop + 1, end.value
 
-    tape.status = [Status.SUCCESS if at.status is None else at.status]
-    tape.accepted, tape.rejected, tape.evaluations = [accepted], [rejected], [field.calls]
-    tape.products = [field.products]
-    tape.looked, tape.stiff = [len(ratios)], [int((torch.stack(ratios) > BOUNDARY).sum()) if ratios else 0]
+    status = Status.SUCCESS if at.status is None else at.status
     left = abs(plan.stops[min(stop, len(plan.stops) - 1)].value - node.value) if plan.stops else 0.0
-    tape.failed_at = [(node.value, min(at.dt, left))]
+    stiff = int((torch.stack(ratios) > BOUNDARY).sum()) if ratios else 0
+    spent = accepted, rejected, field.calls, field.products, len(ratios), stiff
+    tape.outcomes = [Outcome(status, node.value, min(at.dt, left), *spent)]
     return tape
 
 

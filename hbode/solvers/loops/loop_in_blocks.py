@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -12,7 +14,7 @@ from ..status import Status
 from ..tape.block import Block
 from ..tape.outputs import Outputs
 from ..tape.tape import Tape
-from .block_state import BlockBuffers, Start, tolerances
+from .block_state import BlockBuffers, LoopState, Start, tolerances
 from .blocks import TRIES, RunBlock, run_tries, with_first_step
 from .loop import begin
 from .loop_per_sample import begin_samples
@@ -42,7 +44,7 @@ def solve_in_blocks(
     else:
         begun = begin_samples(method, field, y0, clock, plan, start, tied)
     tape, state, nodes = begun[:3]
-    updates, carry, calls, first = plan.updates, tape.carry, field.calls, tape.rows()
+    updates, carry, calls, first = plan.updates, tape.carry, field.calls, tape.rows.joined()
     restart, total = calls, clock.times.numel() + (0 if updates is None else updates.anchors.numel())
     done, rows = len(first), first.new_empty(total, *first.shape[1:])
     rows[:done] = first
@@ -51,13 +53,13 @@ def solve_in_blocks(
     method.lay_out(y0.device)
     fresh = plan.adaptive and plan.control.first_step is None
     passed = made = torch.zeros_like(state[0], dtype=torch.long)
-    going = _least(state)[6] < 0
+    going = _least(state).status < 0
     while going:
         inputs = begun.inputs(passed, steps, updates)
         if fresh:
             fresh, calls = False, calls + 1
             if not estimates:
-                state = with_first_step(method, field, plan, inputs, state, carry)
+                state = torch.stack(with_first_step(method, field, plan, inputs, LoopState(*state.unbind()), carry))
         if keep_records:  # else it is used again, as it is read before the next block
             record = torch.empty_like(record)
         kept = carry if plan.keep is not None else carry[: int(clock.per_sample or clock.times.shape[-1] > 2)]
@@ -67,7 +69,7 @@ def solve_in_blocks(
         buffers = BlockBuffers(places, books, fresh_books, (record,) if len(record) else ())
         state, carry = run(method, field, plan, inputs, buffers, state, carry)
         least = _least(state)
-        filled, going = int(least[8]), least[6] < 0
+        filled, going = int(least.filled), least.status < 0
         value, stop = buffers.start[: filled + 1].unbind(1)
         place = (passed + stop.long()).clamp_(max=len(nodes.value) - 1)
         which = None
@@ -82,26 +84,23 @@ def solve_in_blocks(
         end = buffers.carry[0][1 : filled + 1] if buffers.carry else carry[0].expand(filled, *y0.shape)
         outputs.read(rows[done : done + block.rows], end, buffers.fresh[:1], buffers.record)
         done += block.rows
-        tape.row_places += block.places
+        tape.rows.places += block.places
         tape.t += block.t
         tape.dt += block.dt
         if plan.keep is not None and filled:
             tape.blocks.append(outputs)
         passed, tape.carry = place[-1], carry
 
-    tape.row_blocks, tape.ends = [rows[:done]], []
-    tape.end(state, nodes.value.gather(0, (passed + 1).clamp_(max=len(nodes.value) - 1).unsqueeze(0)))
-    tries = [a + r for a, r in zip(tape.accepted, tape.rejected, strict=True)]
-    extra = [calls + restart * n for n in made.reshape(-1).tolist()]
-    tape.evaluations = [n + k * method.evaluations for n, k in zip(extra, tries, strict=True)]
-    tape.products = [0] * len(tries)
+    tape.rows = replace(tape.rows, blocks=[rows[:done]], ends=[])
+    now, stop = LoopState(*state.unbind()), (passed + 1).clamp_(max=len(nodes.value) - 1).unsqueeze(0)
+    evaluations = calls + restart * made + method.evaluations * (now.accepted + now.rejected)
+    tape.outcomes = now.outcomes(nodes.value.gather(0, stop).squeeze(0), evaluations, torch.zeros_like(evaluations))
     return tape
 
 
-def _least(state: Tensor) -> list[float]:
+def _least(state: Tensor) -> LoopState:
     """Return the least of the numbers of a loop among samples, all of which have filled as much of a block."""
-    least: list[float] = state.view(len(state), -1).amin(1).tolist()
-    return least
+    return LoopState(*state.view(len(state), -1).amin(1).tolist())
 
 
 def _begin_shared(method: Uniform, field: Field, y0: Tensor, clock: Clock, plan: Plan, start: Carry | None) -> Start:

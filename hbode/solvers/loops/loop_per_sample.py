@@ -16,7 +16,7 @@ from ..status import Status
 from ..tape.block import Block
 from ..tape.jumps import Jump
 from ..tape.sample_step import SampleStep, batch_first
-from ..tape.tape import Tape
+from ..tape.tape import OutputRows, Tape
 from ..tape.watch import Watch
 from .block_state import LoopState, Start, tolerances
 from .blocks import ahead, judged, with_first_step
@@ -36,7 +36,7 @@ def begin_samples(
     first = batch_first(y0, clock.ndim)
     lead = torch.arange(count, device=times.device).unsqueeze(1) < row
     rows = first.unsqueeze(0).expand(count, *first.shape)[lead]
-    tape = Tape(lead=len(rows), carry=(y0,), row_blocks=[rows], row_places=[lead.nonzero()])
+    tape = Tape(carry=(y0,), rows=OutputRows(len(rows), [rows], places=[lead.nonzero()]))
     status = torch.where(row == count, float(Status.SUCCESS), -1.0).to(times)
     dt = torch.full_like(sign, (plan.control.first_step or math.nan) if plan.adaptive else plan.step_size)
     if (status < 0).any() or plan.updates is not None:
@@ -73,10 +73,10 @@ def solve_per_sample(
     begun = begin_samples(method, field, y0, clock, plan, start, tied)
     tape, state, nodes, limits = begun[:4]
     carry, sign, times, device = tape.carry, limits[0], clock.times.detach(), y0.device
-    inputs = begun.inputs(torch.zeros_like(sign).long(), len(nodes.value) - 1)
-    if plan.adaptive and plan.control.first_step is None and (state[6] < 0).any():
-        state = with_first_step(method, field, plan, inputs, state, carry)
     now = LoopState(*state.unbind())
+    inputs = begun.inputs(torch.zeros_like(sign).long(), len(nodes.value) - 1)
+    if plan.adaptive and plan.control.first_step is None and (now.status < 0).any():
+        now = with_first_step(method, field, plan, inputs, now, carry)
     node = Nodes(times[:, 0], nodes.anchor[0])
     evaluations, products = torch.full_like(node.anchor, field.calls), torch.zeros_like(node.anchor)
     watch = Watch(plan.crossings, clock, sign, times[:, 0], y0) if plan.crossings else None
@@ -86,7 +86,7 @@ def solve_per_sample(
         """Return the carry after a jump."""
         jump.noise = noise_state(device) if plan.noise else None
         calls = field.calls
-        tape.name(jump.named(len(plan.crossings)))
+        tape.events.name(jump.named(len(plan.crossings)))
         tape.jump(jump.replay(method, field, clock, ()), place)
         evaluations.add_(jump.moved * (field.calls - calls))
         plan.enter(tape, jump, None)
@@ -141,8 +141,10 @@ def solve_per_sample(
         block = _between(clock, node.value, last)
         step.index, step.inside = block.lines[:2]
         tape.add(step.read(method, clock, plan.crossings, carry1, stages))
-        tape.row_places += block.places
-        tape.name((zeros.which, sample) for zeros in step.found for sample in zeros.met.nonzero().flatten().tolist())
+        tape.rows.places += block.places
+        tape.events.name(
+            (zeros.which, sample) for zeros in step.found for sample in zeros.met.nonzero().flatten().tolist()
+        )
         tape.t.append(torch.where(accept, node.value, math.nan))
         tape.dt.append(torch.where(accept, torch.where(who, reach, end.value) - node.value, math.nan))
         plan.enter(tape, step, stages)
@@ -166,8 +168,7 @@ def solve_per_sample(
 
     tape.carry = carry
     now = now._replace(status=control.status, dt=control.dt)
-    tape.end(torch.stack(now), inputs.stop(now.stop).unsqueeze(0))
-    tape.evaluations, tape.products = evaluations.tolist(), products.tolist()
+    tape.outcomes = now.outcomes(inputs.stop(now.stop), evaluations, products)
     return tape
 
 

@@ -71,44 +71,98 @@ class Step(Protocol):
         ...
 
 
+class Outcome(NamedTuple):
+    """How the solve of a sample ended, at `t` where a step `dt` was wanted, and what it took.
+
+    Of the accepted steps, so many were `looked` at for stiffness, and `stiff`.
+    """
+
+    status: Status
+    t: float
+    dt: float
+    accepted: int
+    rejected: int
+    evaluations: int
+    products: int
+    looked: int
+    stiff: int
+
+
+@dataclass
+class OutputRows:
+    """The output states in the order of the steps: the first `lead` of them show the initial state.
+
+    `ends` are those after the `blocks` that came singly, as the states that steps end with. `places` says where rows
+    belong if samples have times of their own, or the state is updated.
+    """
+
+    lead: int = 0
+    blocks: list[Tensor] = field(default_factory=list)
+    ends: list[Tensor] = field(default_factory=list)
+    places: list[Tensor] = field(default_factory=list)
+
+    def add(self, rows: Tensor) -> None:
+        """Add rows (n, *row)."""
+        self._join_ends()
+        self.blocks.append(rows)
+
+    def leading(self) -> OutputRows:
+        """Return where those belong that show the initial state, without the rows."""
+        return OutputRows(self.lead, places=self.places[:1])
+
+    def joined(self) -> Tensor:
+        """Return all rows, (K, *row)."""
+        self._join_ends()
+        return torch.cat(self.blocks) if len(self.blocks) > 1 else self.blocks[0]
+
+    def _join_ends(self) -> None:
+        if self.ends:
+            self.blocks.append(torch.stack(self.ends))
+            self.ends = []
+
+
+@dataclass
+class FoundEvents:
+    """The events in the order of the steps, in blocks, and which function and sample (0: the batch) each belongs to.
+
+    The states after the resets at events are there again, under the number of the function plus that of all functions.
+    """
+
+    t: list[Tensor] = field(default_factory=list)
+    y: list[Tensor] = field(default_factory=list)
+    which: list[int] = field(default_factory=list)
+    sample: list[int] = field(default_factory=list)
+
+    def name(self, events: Iterable[tuple[int, int]]) -> None:
+        """Note which functions, and samples, the next events belong to."""
+        for which, sample in events:
+            self.which.append(which)
+            self.sample.append(sample)
+
+    def joined(self) -> tuple[Tensor, Tensor] | None:
+        """Return times (E,) and states (E, *row), if there are any."""
+        return (torch.cat(self.t), torch.cat(self.y)) if self.t else None
+
+
 @dataclass
 class Tape:
-    """Everything that a loop found out, one entry of the lists a sample (or one for a batch that steps as one).
+    """What a loop found out: the steps that were `kept`, where all began and how long they were, what they gave.
 
-    `row_blocks` hold the output states in the order of the steps, and `ends` those after them that came singly, as the
-    states that steps end with; the first `lead` rows show the initial state. `row_places` says where rows belong if
-    samples have times of their own, or the state is updated: so many `updates` were made. `event_t_blocks` and
-    `event_y_blocks` hold the events likewise; `event_index` says which function each belongs to and `event_sample`
-    which sample (0: the batch); the states after the resets at events
-    are there again, under the number of the function plus that of all functions. `gathered` joins them. `carry` is
-    what the last accepted step ended with, or the first carry where there was none. Of the accepted steps, so many were
-    `looked` at for stiffness, and `stiff`. A loop in blocks leaves its steps in `blocks`, with how the outputs in them
-    are read.
+    `carry` is what the last accepted step ended with, or the first carry where there was none. A loop in blocks leaves
+    its steps in `blocks`, with how the outputs in them are read. `outcomes` has one entry a sample (or one for a batch
+    that steps as one), which was updated so often.
     """
 
     kept: list[Any] = field(default_factory=list)
     carry: Carry = ()
-    status: list[Status] = field(default_factory=list)
-    accepted: list[int] = field(default_factory=list)
-    rejected: list[int] = field(default_factory=list)
-    evaluations: list[int] = field(default_factory=list)
-    products: list[int] = field(default_factory=list)
-    looked: list[int] = field(default_factory=list)
-    stiff: list[int] = field(default_factory=list)
     t: list[Any] = field(default_factory=list)
     dt: list[Any] = field(default_factory=list)
-    failed_at: list[tuple[float, float]] = field(default_factory=list)
-    lead: int = 0
-    row_blocks: list[Tensor] = field(default_factory=list)
-    ends: list[Tensor] = field(default_factory=list)
-    row_places: list[Tensor] = field(default_factory=list)
-    updates: int = 0
-    event_t_blocks: list[Tensor] = field(default_factory=list)
-    event_y_blocks: list[Tensor] = field(default_factory=list)
-    event_index: list[int] = field(default_factory=list)
-    event_sample: list[int] = field(default_factory=list)
     interpolants: list[Any] = field(default_factory=list)
     blocks: list[Any] = field(default_factory=list)
+    updates: int = 0
+    rows: OutputRows = field(default_factory=OutputRows)
+    events: FoundEvents = field(default_factory=FoundEvents)
+    outcomes: list[Outcome] = field(default_factory=list)
 
     @property
     def steps(self) -> list[Any]:
@@ -123,52 +177,22 @@ class Tape:
     def add(self, replayed: Replayed) -> None:
         """Keep what an accepted step gave out."""
         if replayed.rows is not None:
-            self._join_ends()
-            self.row_blocks.append(replayed.rows)
+            self.rows.add(replayed.rows)
         if replayed.event_t is not None and replayed.event_y is not None:
-            self.event_t_blocks.append(replayed.event_t)
-            self.event_y_blocks.append(replayed.event_y)
+            self.events.t.append(replayed.event_t)
+            self.events.y.append(replayed.event_y)
 
     def jump(self, replayed: Replayed, place: Tensor | None) -> None:
         """Keep what a jump gave out, and where its rows belong."""
         self.add(replayed)
         if place is not None:
-            self.row_places.append(place)
+            self.rows.places.append(place)
         self.carry = replayed.carry
-
-    def name(self, events: Iterable[tuple[int, int]]) -> None:
-        """Note which functions, and samples, the next events belong to."""
-        for which, sample in events:
-            self.event_index.append(which)
-            self.event_sample.append(sample)
 
     def gathered(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return rows (K, *row), event times (E,) and event states (E, *row)."""
-        rows = self.rows()
-        return rows, *(self.events() or no_events(rows))
-
-    def rows(self) -> Tensor:
-        """Return the output states, (K, *row)."""
-        self._join_ends()
-        return torch.cat(self.row_blocks) if len(self.row_blocks) > 1 else self.row_blocks[0]
-
-    def events(self) -> tuple[Tensor, Tensor] | None:
-        """Return event times (E,) and event states (E, *row), if there are any."""
-        return (torch.cat(self.event_t_blocks), torch.cat(self.event_y_blocks)) if self.event_t_blocks else None
-
-    def end(self, state: Tensor, stop: Tensor) -> None:
-        """Enter what the numbers of a loop (see `LoopState`) say at its end, with the next stops, (1,) or (1, B)."""
-        numbers: list[list[float]] = torch.cat((state, stop)).view(len(state) + 1, -1).tolist()
-        t, dt, *_, stops = numbers
-        status, *rest = numbers[6], numbers[9], numbers[10], numbers[11], numbers[12]
-        self.failed_at = [(now, min(step, abs(end - now))) for now, step, end in zip(t, dt, stops, strict=True)]
-        self.status = [Status(int(s)) for s in status]
-        self.accepted, self.rejected, self.looked, self.stiff = ([int(x) for x in row] for row in rest)
-
-    def _join_ends(self) -> None:
-        if self.ends:
-            self.row_blocks.append(torch.stack(self.ends))
-            self.ends = []
+        rows = self.rows.joined()
+        return rows, *(self.events.joined() or no_events(rows))
 
 
 def no_events(rows: Tensor) -> tuple[Tensor, Tensor]:
