@@ -228,18 +228,17 @@ def _swept_back(
     plan = Plan(control, adaptive, stops_between(grid, points), jumps=forward.jumps, max_steps=forward.max_steps)
 
     again, _ = problem.bind(explicit.detach(), method.damped)
-    parts = parts_between_updates(tape)
+    parts, sign = parts_between_updates(tape), float(problem.clock.sign)
 
     def part(number: int) -> States:
         if mode.adjoint_state == "interpolating":
-            return Interpolated(problem.method, parts[number])
+            return Interpolated(problem.method, parts[number], sign)
         mine = [n for n, passed in enumerate(place.passed) if passed == number]
         at, states = [times[place.anchor[n]] for n in mine], [rows[n] for n in mine]
-        if number == tape.updates:
+        if number == len(place.after):
             at, states = [*at, tape.t[-1] + tape.dt[-1]], [*states, tape.carry[0]]
-        return SolvedBackwards(method, again, plan, points, (at, states))
+        return SolvedBackwards(method, again, plan, points, (at, states), sign)
 
-    sign = math.copysign(1.0, start - end)
     scale = torch.linalg.vector_norm(torch.cat((given.bars, given.first[1:])), math.inf)
     impulses = Impulses(given.times, given.bars.div_(scale), sign, given.slack)
     backwards = Transposed(method, linear, BetweenUpdates(updated, part, sign), impulses, mode.adjoint_norm == "full")

@@ -34,11 +34,12 @@ class Rows(NamedTuple):
         anchors = [] if updates is None else updates.anchors.tolist()
         places = torch.cat(tape.rows.places).tolist() if tape.rows.places else list(range(count))
         row = {place: n for n, place in enumerate(places)}
+        made = sum(place >= requested for place in places)
         return cls(
             [place if place < requested else anchors[place - requested] for place in places],
             list(accumulate(int(place >= requested) for place in places)),
-            [row[anchor] for anchor in anchors[: tape.updates]],
-            [row[requested + k] for k in range(tape.updates)],
+            [row[anchor] for anchor in anchors[:made]],
+            [row[requested + k] for k in range(made)],
         )
 
 
@@ -68,7 +69,7 @@ def received(problem: Problem, tape: Tape, rows: Rows, cotangents: Sequence[Tens
     """Return what the states received: as rows, at events, and as nodes of dense output."""
     rows_bar, _, event_bar, *nodes_bar = cotangents
     y0, values = problem.y0, problem.clock.times.tolist()
-    sign = 1.0 if values[-1] >= values[0] else -1.0
+    sign = float(problem.clock.sign)
     starts = [values[0], *(values[rows.anchor[n]] for n in rows.after)]
     met: list[tuple[int, float, Tensor]] = []
     if rows_bar is not None:

@@ -22,7 +22,7 @@ def differentiable_events(
     Its derivatives are those just before the zero: a function that stays zero is flat after it.
     """
     ts, ys = [], []
-    sign = 1.0 if problem.clock.times[-1] >= problem.clock.times[0] else -1.0
+    sign = float(problem.clock.sign)
     for which, t, y in zip(tape.events.which, times, states, strict=True):
         slope = problem.slope(problem.seen_before(field, t, sign), t, y)
         back = sign * 8 * math.ulp(float(t))
@@ -65,7 +65,7 @@ def requested_times_bar(
         Cotangents of the rows after those that show y0.
     """
     place, rows = known
-    sign = 1.0 if times[-1] >= times[0] else -1.0
+    sign = float(problem.clock.sign)
     times_bar, moved = torch.zeros_like(times), torch.zeros_like(rows)
     if rows_bar is not None:
         moved[len(rows) - len(rows_bar) :] = rows_bar

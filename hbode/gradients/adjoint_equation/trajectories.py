@@ -15,11 +15,10 @@ from .transposed import States
 
 
 class Interpolated:
-    """The dense output of a tape whose interpolants were kept."""
+    """The dense output of a tape whose interpolants were kept, with its direction of time."""
 
-    def __init__(self, method: Method, tape: Tape) -> None:
-        self.method, self.tape = method, tape
-        self.sign = 1.0 if not tape.dt or tape.dt[0] > 0 else -1.0
+    def __init__(self, method: Method, tape: Tape, sign: float) -> None:
+        self.method, self.tape, self.sign = method, tape, sign
         self.starts = [self.sign * t for t in tape.t]
 
     @torch.no_grad()
@@ -52,11 +51,11 @@ class SolvedBackwards:
         plan: Plan,
         points: Sequence[float],
         known: tuple[Sequence[float], Sequence[Tensor]],
+        sign: float,
     ) -> None:
-        self.method, self.field, self.points = method, field, points
+        self.method, self.field, self.points, self.sign = method, field, points, sign
         self.plan = replace(plan, keep_interpolants=True)
         self.times, self.rows = known
-        self.sign = 1.0 if self.times[-1] > self.times[0] else -1.0
         self.reached = self.times[-1]
         self.carry: Carry = (self.rows[-1],)
         self.windows: list[Interpolated] = []
@@ -102,7 +101,7 @@ class SolvedBackwards:
                 f"solving backwards failed at t = {ended.t:.6g} with {ended.status.name}, as damped systems do "
                 "over long spans; take the state from the tape (adjoint_state='interpolating')"
             )
-        self.windows.append(Interpolated(self.method, tape))
+        self.windows.append(Interpolated(self.method, tape, -self.sign))
         self.reached, self.carry = t, tape.carry
 
     def _covers(self, window: Interpolated, t: float) -> bool:

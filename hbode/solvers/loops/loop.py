@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -14,7 +16,6 @@ from ..field import Field
 from ..method import Carry, Method
 from ..noise import noise_state
 from ..status import Status
-from ..tape.jumps import Jump
 from ..tape.shared_step import Found, SharedStep
 from ..tape.tape import Outcome, OutputRows, Tape
 from ..tape.watch import Watch
@@ -86,33 +87,21 @@ def solve(method: Method, field: Field, y0: Tensor, clock: Clock, plan: Plan, st
     one = torch.ones(1, dtype=torch.bool, device=y0.device)
     accepted = rejected = 0
     restart = False
-    due = [] if plan.updates is None else plan.updates.anchors.tolist()
+    due = deque(enumerate(() if plan.updates is None else plan.updates.anchors.tolist()))
 
-    def updated(node: Node, carry: Carry) -> Carry:
-        """Return the carry after the update at a node, if there is one."""
-        which = tape.updates
-        if which == len(due) or due[which] != node.anchor or plan.updates is None:
-            return carry
-        tape.updates += 1
-        jump = plan.updates.jump(carry, node, torch.tensor(which, device=y0.device), sides)
-        carry = jumped(jump, torch.tensor([count + which]))
-        if watch is not None:
-            watch.renew(jump, carry[0])
-        return carry
-
-    def jumped(jump: Jump, places: Tensor) -> Carry:
-        """Return the carry after a jump."""
-        jump.noise = noise_state(y0.device) if plan.noise else None
-        tape.events.name(jump.named(len(plan.crossings)))
-        tape.jump(jump.replay(method, field, clock, ()), None if plan.updates is None else places)
-        plan.enter(tape, jump, None)
-        return tape.carry
-
-    carry = updated(node, carry)
+    jumped = partial(plan.jumped, tape, method, field, clock)
     watched = plan.adaptive or plan.crossings or plan.keep_interpolants
     ratios: list[Tensor] = []
 
-    while row < count and at.status is None:
+    while at.status is None:
+        if plan.updates is not None and due and due[0][1] == node.anchor:
+            which, _ = due.popleft()
+            update = plan.updates.jump(carry, node, torch.tensor(which, device=y0.device), sides)
+            carry = jumped(update, torch.tensor([count + which]))
+            if watch is not None:
+                watch.renew(update, carry[0])
+        if row == count:
+            break
         if accepted + rejected >= plan.max_steps:
             at.status = Status.MAX_STEPS
             break
@@ -122,7 +111,7 @@ def solve(method: Method, field: Field, y0: Tensor, clock: Clock, plan: Plan, st
         lands, end = at.lands, target if at.lands else Node(at.end, node.anchor)
         noise = noise_state(y0.device) if plan.noise else None
         step = SharedStep(carry, node, end, row, row, restart=restart, sides=sides, noise=noise)
-        step.last_of_all = lands and end is plan.stops[-1] and not watched and not due
+        step.last_of_all = lands and end is plan.stops[-1] and not watched and plan.updates is None
         if plan.on_step is not None:
             plan.on_step(node.value, carry[0], end.value - node.value)
         carry1, stages = step.run(method, field, clock)
@@ -183,14 +172,13 @@ def solve(method: Method, field: Field, y0: Tensor, clock: Clock, plan: Plan, st
                 row += 1
             jump = watch.jump(method, step, cut, node, carry1, stages, one.expand(row - first, 1))
             jump.sides = sides
-            carry = jumped(jump, torch.arange(first, row))
+            carry = jumped(jump, None if plan.updates is None else torch.arange(first, row))
             if watch.restart(jump, cut, carry[0], method.slope(field.at(clock.at(node)), carry)):
                 at.status = Status.ZENO
             elif watch.over.any():
                 at.status = Status.EVENT
             if at.status is not None:
                 break
-        carry = updated(node, carry) if due else carry
         if lands:
             stop, passed = stop + 1, end.value
 

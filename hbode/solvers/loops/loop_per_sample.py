@@ -84,13 +84,10 @@ def solve_per_sample(
 
     def jumped(jump: Jump, place: Tensor | None) -> Carry:
         """Return the carry after a jump."""
-        jump.noise = noise_state(device) if plan.noise else None
         calls = field.calls
-        tape.events.name(jump.named(len(plan.crossings)))
-        tape.jump(jump.replay(method, field, clock, ()), place)
+        carry = plan.jumped(tape, method, field, clock, jump, place)
         evaluations.add_(jump.moved * (field.calls - calls))
-        plan.enter(tape, jump, None)
-        return tape.carry
+        return carry
 
     while True:
         if plan.updates is not None and (due := (which := begun.due(now)) >= 0).any():

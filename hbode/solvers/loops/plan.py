@@ -11,7 +11,10 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from ..clock import Node
-from ..tape.jumps import Updates
+from ..field import Field
+from ..method import Carry, Method
+from ..noise import noise_state
+from ..tape.jumps import Jump, Updates
 from ..tape.tape import Crossing, Tape
 from .control import GRID_SLACK, Controller
 
@@ -80,6 +83,18 @@ class Plan:
             self.keep.add(tape.kept, step)
         if self.keep_interpolants:
             tape.interpolants.append(stages)
+
+    def jumped(self, tape: Tape, method: Method, field: Field, clock: Any, jump: Jump, place: Tensor | None) -> Carry:
+        """Return the carry after a jump, kept with what it gave out; the rows of it belong to a place."""
+        jump.noise = noise_state(clock.times.device) if self.noise else None
+        tape.events.name(jump.named(len(self.crossings)))
+        replayed = jump.replay(method, field, clock, ())
+        tape.add(replayed)
+        if place is not None:
+            tape.rows.places.append(place)
+        self.enter(tape, jump, None)
+        tape.carry = replayed.carry
+        return tape.carry
 
     def sides(self, t: float, sign: float) -> tuple[float, float] | None:
         """Return the discontinuities around the interval that starts at t in a direction of time."""

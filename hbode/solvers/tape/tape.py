@@ -149,8 +149,8 @@ class Tape:
     """What a loop found out: the steps that were `kept`, where all began and how long they were, what they gave.
 
     `carry` is what the last accepted step ended with, or the first carry where there was none. A loop in blocks leaves
-    its steps in `blocks`, with how the outputs in them are read. `outcomes` has one entry a sample (or one for a batch
-    that steps as one), which was updated so often.
+    its steps in `blocks`, with how the outputs in them are read. `outcomes` has one entry a sample, or one for a batch
+    that steps as one.
     """
 
     kept: list[Any] = field(default_factory=list)
@@ -159,7 +159,6 @@ class Tape:
     dt: list[Any] = field(default_factory=list)
     interpolants: list[Any] = field(default_factory=list)
     blocks: list[Any] = field(default_factory=list)
-    updates: int = 0
     rows: OutputRows = field(default_factory=OutputRows)
     events: FoundEvents = field(default_factory=FoundEvents)
     outcomes: list[Outcome] = field(default_factory=list)
@@ -181,13 +180,6 @@ class Tape:
         if replayed.event_t is not None and replayed.event_y is not None:
             self.events.t.append(replayed.event_t)
             self.events.y.append(replayed.event_y)
-
-    def jump(self, replayed: Replayed, place: Tensor | None) -> None:
-        """Keep what a jump gave out, and where its rows belong."""
-        self.add(replayed)
-        if place is not None:
-            self.rows.places.append(place)
-        self.carry = replayed.carry
 
     def gathered(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return rows (K, *row), event times (E,) and event states (E, *row)."""
