@@ -93,16 +93,20 @@ def check_quadrature(name: str, weights: Sequence[float], c: tuple[float, ...], 
         check_sum(f"{name} times c^{q - 1}", terms, expected, f"1/{q}" if velocity else f"1/{q * (q + 1)}")
 
 
-def check_error_weights(name: str, weights: tuple[float, ...], c: tuple[float, ...], up_to: int) -> None:
-    """Check that the embedded solution integrates t^(q-1) as the propagated one does, for q = 1..up_to."""
-    check_length(name, weights, c)
-    for q in range(1, up_to + 1):
-        check_sum(
-            f"{name} times c^{q - 1}",
-            [w * x ** (q - 1) for w, x in zip(weights, c, strict=True)],
-            0.0,
-            "zero",
-        )
+def check_error_weights(order: int | None, c: tuple[float, ...], **weights: tuple[float, ...] | None) -> None:
+    """Check that the embedded solution integrates t^(q-1) as the propagated one does, for q = 1..order.
+
+    The last weights are those of a velocity; those of a position do for q < order. All come together or not at all.
+    """
+    if any((values is None) != (order is None) for values in weights.values()):
+        raise ValueError(f"{', '.join(weights)} and error_order come together; only some of them are None")
+    for less, (name, values) in enumerate(reversed(weights.items())):
+        if values is None or order is None:
+            continue
+        check_length(name, values, c)
+        for q in range(1, order - less + 1):
+            terms = [w * x ** (q - 1) for w, x in zip(values, c, strict=True)]
+            check_sum(f"{name} times c^{q - 1}", terms, 0.0, "zero")
 
 
 def check_dense(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -140,6 +141,15 @@ def write_spread(out: Tensor, weights: Tensor, rows: Tensor) -> None:
         torch.mm(weights.t(), flat, out=out.view(weights.shape[1], flat.shape[1]))
     else:
         torch.sum(weights * rows.unsqueeze(1), 0, out=out)
+
+
+def norms(x: Tensor, axes: int = 0) -> Tensor:
+    """Return the root-mean-square norm, float64, shape (), or (B,) of samples with which the last `axes` axes begin."""
+    if axes:
+        samples = x.movedim(x.ndim - axes, 0)
+        x = samples.reshape(len(samples), -1)
+    size: Tensor = torch.linalg.vector_norm(x, dim=1 if axes else None).double()
+    return size / math.sqrt(max(x.numel() // max(size.numel(), 1), 1))
 
 
 def powers(x: Tensor, exponents: Tensor, highest: int) -> Tensor:

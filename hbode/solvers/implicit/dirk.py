@@ -49,10 +49,7 @@ class DirkTableau:
                 raise ValueError(f"row {i} of a must have {i + 1} entries, the last on the diagonal; got {len(row)}")
             check_sum(f"row {i} of a", row, self.c[i], "c[i]")
         check_quadrature("b", self.b, self.c, self.order, velocity=True)
-        if (self.b_error is None) != (self.error_order is None):
-            raise ValueError("b_error and error_order come together; only one of them is None")
-        if self.b_error is not None and self.error_order is not None:
-            check_error_weights("b_error", self.b_error, self.c, self.error_order)
+        check_error_weights(self.error_order, self.c, b_error=self.b_error)
 
     @property
     def dense_order(self) -> int:

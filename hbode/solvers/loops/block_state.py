@@ -13,7 +13,7 @@ from ..precision import real_dtype
 from ..status import Status
 from ..tape.jumps import Updates
 from ..tape.tape import Outcome, Tape
-from .control import Controller, norm, norm_samples
+from .control import Controller
 
 
 class LoopState(NamedTuple):
@@ -54,13 +54,13 @@ class BlockInputs(NamedTuple):
     rtol, atol, the end, which of the next stops is the last of all, the stop that was passed last (or the start), and
     the next K stops, as many as a block can pass or all.
     Tolerances that are no numbers, rtol and atol, come by themselves. Where samples step by themselves, `axes` is the
-    number of axes of h; if they are `tied`, the error of the batch decides for all of them. If there are `updates`: for
-    each of the next stops, whether it is one, and what data belong to it, (K, ...) or (K, B, ...).
+    number of axes of h, else zero; if they are `tied`, the error of the batch decides for all of them. If there are
+    `updates`: for each of the next stops, whether it is one, and what data belong to it, (K, ...) or (K, B, ...).
     """
 
     numbers: Tensor
     tolerances: tuple[Tensor, ...]
-    axes: int | None = None
+    axes: int = 0
     tied: bool = False
     updates: tuple[Tensor, ...] = ()
 
@@ -71,7 +71,7 @@ class BlockInputs(NamedTuple):
     def data(self, which: Tensor) -> tuple[Tensor, ...]:
         """Return the data of a stop, (...) or (B, ...)."""
         index = self._bounded(which)
-        if self.axes is None:
+        if not self.axes:
             return tuple(x.index_select(0, index.view(1)).squeeze(0) for x in self.updates[1:])
         return tuple(x[index, torch.arange(len(index), device=index.device)] for x in self.updates[1:])
 
@@ -101,21 +101,15 @@ class BlockInputs(NamedTuple):
 
     def wide(self, x: Tensor) -> Tensor:
         """Give numbers the shape in which they meet the state."""
-        return x if self.axes is None else x.reshape(*x.shape, *[1] * (self.axes - 1))
+        return x if not self.axes else x.reshape(*x.shape, *[1] * (self.axes - 1))
 
     def relative_and_absolute(self, y: Tensor) -> tuple[Tensor, ...]:
         """Return rtol and atol in the shape and dtype in which they meet the sizes of a state."""
         return self.tolerances or tuple(self.wide(x).to(real_dtype(y)) for x in self.numbers[2:4].unbind())
 
-    def norm(self, x: Tensor) -> Tensor:
-        """Return root-mean-square norms."""
-        if self.axes is None:
-            return norm(x)
-        return norm_samples(x, x.ndim - self.axes)
-
     def bounded(self, x: Tensor) -> Tensor:
         """Return whether all entries are finite."""
-        if self.axes is not None:
+        if self.axes:
             return x.movedim(x.ndim - self.axes, 0).reshape(x.shape[-self.axes], -1).isfinite().all(1)
         largest: Tensor = torch.linalg.vector_norm(x, math.inf)
         return largest.isfinite()
@@ -160,7 +154,7 @@ class Start(NamedTuple):
     nodes: Nodes
     limits: Tensor
     tolerances: tuple[Tensor, ...]
-    axes: int | None = None
+    axes: int = 0
     tied: bool = False
     which: Tensor | None = None
 

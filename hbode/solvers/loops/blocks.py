@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..field import Field
+from ..linear import norms
 from ..method import Carry, Method, Uniform
+from ..methods.stiffness import BOUNDARY
 from ..status import Status
 from ..tape.jumps import Updates
 from .block_state import BlockBuffers, BlockInputs, LoopState
 from .control import first_steps, scaled, tie, ulp
 from .control_law import CODES, ROUNDINGS, Attempt, Control, propose, settle
 from .plan import Plan
-from .stiffness import BOUNDARY
 
 STEPS = 32
 """How many accepted steps fill a block that runs as one compiled loop."""
@@ -39,7 +41,7 @@ def run_block(
 ) -> tuple[Tensor, Carry]:
     """Step until the block is full or the solve is over: `torch.while_loop`, to be compiled."""
     size, field = len(buffers.start) - 1, field.anew()
-    method.prepare(field, inputs.axes or 0)
+    method.prepare(field, inputs.axes)
     state = begun(state)
 
     def estimate(state: Tensor, carry: Carry) -> Tensor:
@@ -87,9 +89,8 @@ def with_first_step(
     """Estimate the lengths of the first steps."""
     rtol, atol = inputs.relative_and_absolute(carry[0])
     scale, end = atol + rtol * carry[0].abs(), inputs.end
-    dt = first_steps(
-        method, field, inputs.wide(now.t), inputs.wide(end), carry, scale, inputs.norm, plan.control.max_step
-    )
+    measure = partial(norms, axes=inputs.axes)
+    dt = first_steps(method, field, inputs.wide(now.t), inputs.wide(end), carry, scale, measure, plan.control.max_step)
     if inputs.tied:  # all the same fraction of their spans, the least that a sample asks for
         span = (end - now.t).abs()
         dt = span * (dt / span).where((span > 0) & (now.status < 0), math.inf).min()
@@ -107,7 +108,7 @@ def run_tries(
     step: RunBlock | None = None,
 ) -> tuple[Tensor, Carry]:
     """Try as many steps as fit into the block, without a look at how they go; those after the last change nothing."""
-    method.prepare(field, inputs.axes or 0)
+    method.prepare(field, inputs.axes)
     state = begun(state)
     for i in range(len(buffers.start) - 1):
         if step is None:
@@ -147,7 +148,7 @@ def step_once(
         now, active = now._replace(stop=now.stop + due, status=status), active & ~over
     control, attempt = ahead(plan, inputs, now, active)
     span = attempt.end - now.t
-    if inputs.axes is not None:
+    if inputs.axes:
         span = torch.where(attempt.active, span, 0.0)
     carry1, stages = method.step(field, inputs.wide(now.t), inputs.wide(span), carry)
     onward, accept = judged(method, plan, inputs, now, control, attempt, carry[0], carry1[0], stages, look)
@@ -200,13 +201,13 @@ def judged(
     """Return the state after attempts that led from y0 to y1, and which are accepted."""
     if plan.adaptive:
         rtol, atol = inputs.relative_and_absolute(y0)
-        error = inputs.norm(scaled(method.error(stages), y0, y1, rtol, atol))
+        error = norms(scaled(method.error(stages), y0, y1, rtol, atol), inputs.axes)
         if inputs.tied:  # whose own is not finite is to blame
             whole = error.square().mean().sqrt()
             error = torch.where(error.isfinite(), whole.where(whole.isfinite(), REFUSED), error)
     else:
         error = torch.zeros_like(now.t)
-        if plan.check_finite or inputs.axes is not None:
+        if plan.check_finite or inputs.axes:
             error = torch.where(inputs.bounded(y1), error, math.nan)
     control, accept = settle(plan, (method.error_order or 0) + 1, control, attempt, error, method.converged(stages))
     looked, stiff = now.looked, now.stiff

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..field import Field
+from ..linear import norms
 from ..method import Carry, Method
 
 Norm = Callable[[Tensor], Tensor]
@@ -47,10 +48,6 @@ class Controller:
         atol = self.atol.clamp(min=TINY) if isinstance(self.atol, Tensor) else max(self.atol, TINY)
         object.__setattr__(self, "atol", atol)
 
-    def scaled(self, error: Tensor, y0: Tensor, y1: Tensor) -> Tensor:
-        """Return the error in units of the tolerance, in the shape of the state."""
-        return scaled(error, y0, y1, self.rtol, self.atol)
-
     def measure(self, x: Tensor) -> float:
         """Return the norm of a scaled tensor; NaN or Inf where it holds any."""
         if self.norm is not None:
@@ -60,7 +57,7 @@ class Controller:
     def measured(self, x: Tensor) -> Tensor:
         """`measure` as a tensor, in float64."""
         if self.norm is None:
-            return norm(x)
+            return norms(x)
         return torch.as_tensor(self.norm(x), dtype=torch.float64, device=x.device).abs()
 
     def factor(self, error: float, last: float, before: float, k: int) -> float:
@@ -78,19 +75,6 @@ class Controller:
         p, i, d = self.gains
         change = error ** -((p + i + d) / k) * last ** ((p + 2 * d) / k) * before ** -(d / k)
         return (self.safety * change).clamp(self.min_factor, self.max_factor).where(error > 0, self.max_factor)
-
-
-def norm(x: Tensor) -> Tensor:
-    """Return the root-mean-square norm, in float64."""
-    whole: Tensor = torch.linalg.vector_norm(x).double()
-    return whole / math.sqrt(max(x.numel(), 1))
-
-
-def norm_samples(x: Tensor, batch_axis: int) -> Tensor:
-    """Return the root-mean-square norm of every sample, shape (B,), in float64."""
-    flat = x.movedim(batch_axis, 0).reshape(x.shape[batch_axis], -1)
-    norms: Tensor = torch.linalg.vector_norm(flat, dim=1).double()
-    return norms / math.sqrt(max(flat.shape[1], 1))
 
 
 def ulp(t: Tensor) -> Tensor:

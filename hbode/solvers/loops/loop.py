@@ -14,15 +14,15 @@ from torch import Tensor
 from ..clock import Clock, Node
 from ..field import Field
 from ..method import Carry, Method
+from ..methods.stiffness import BOUNDARY, EVERY
 from ..noise import noise_state
 from ..status import Status
 from ..tape.shared_step import Found, SharedStep
 from ..tape.tape import Outcome, OutputRows, Tape
 from ..tape.watch import Watch
-from .control import Controller, first_steps
+from .control import Controller, first_steps, scaled
 from .control_law import Numbers
 from .plan import Plan
-from .stiffness import BOUNDARY, EVERY
 
 
 class Beginning(NamedTuple):
@@ -201,7 +201,7 @@ def _scaled_error(method: Method, control: Controller, stages: Any, y0: Tensor, 
     if torch.is_grad_enabled():
         with torch.no_grad():
             return _scaled_error(method, control, stages, y0, y1)
-    return control.measure(control.scaled(method.error(stages), y0, y1))
+    return control.measure(scaled(method.error(stages), y0, y1, control.rtol, control.atol))
 
 
 def _finite(x: Tensor) -> bool:

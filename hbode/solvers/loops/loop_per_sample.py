@@ -11,6 +11,7 @@ from torch import Tensor
 from ..clock import Nodes, SampleClock
 from ..field import Field
 from ..method import Carry, Method
+from ..methods.stiffness import EVERY
 from ..noise import noise_state
 from ..status import Status
 from ..tape.block import Block
@@ -22,7 +23,6 @@ from .block_state import LoopState, Start, tolerances
 from .blocks import ahead, judged, with_first_step
 from .control import tie
 from .plan import Plan
-from .stiffness import EVERY
 
 
 def begin_samples(

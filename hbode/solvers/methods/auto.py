@@ -11,10 +11,11 @@ from torch import Tensor
 
 from ..field import Field
 from ..implicit import Dirk
-from ..loops.stiffness import BOUNDARY, norms
+from ..linear import norms
 from ..method import Carry, Method
 from .nystrom import Nystrom
 from .runge_kutta import RungeKutta
+from .stiffness import BOUNDARY
 
 TO_IMPLICIT = 8
 """After how many more steps held back by stability than others the method becomes implicit."""
@@ -111,7 +112,7 @@ class Auto(Method):
         beyond = torch.where(stages.chosen, 2.0, 0.0).reshape(-1 if stages.chosen.ndim else ())
         if stages.explicit is None:
             return beyond
-        return torch.where(beyond > 0, beyond, self.explicit.stiffness(stages.explicit).double())
+        return torch.where(beyond > 0, beyond, self.explicit.stiffness(stages.explicit))
 
     def _either(
         self, stages: AutoStages, of_explicit: Callable[[Any], Tensor], of_implicit: Callable[[Any], Tensor]
@@ -139,7 +140,8 @@ class Auto(Method):
         """Return ∂f/∂x v, up to its length, and the ratio of their lengths, in the shape of a dt."""
 
         def lengths(x: Tensor) -> Tensor:
-            return norms(x, axes).reshape(-1, *[1] * (axes - 1)) if axes else norms(x, 0)
+            size = norms(x, axes).to(x.real.dtype)
+            return size.reshape(-1, *[1] * (axes - 1)) if axes else size
 
         v = torch.where(lengths(v) > 0, v, f)
         size = lengths(x)

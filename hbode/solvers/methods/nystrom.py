@@ -21,8 +21,8 @@ from torch import Tensor
 
 from ..field import Damping, Field, damped_slope
 from ..linear import Sums, combine, combine_rows, powers, stage_times
-from ..loops.stiffness import probe
 from ..method import Carry, Uniform
+from .stiffness import probe
 from .tableau import NystromTableau
 
 

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from ..field import Field
 from ..linear import Sums, along, combine_rows, expand, lift, powers, stage_times
-from ..loops.stiffness import probe
 from ..method import Carry, Uniform
+from .stiffness import probe
 from .tableau import ButcherTableau
 
 

@@ -73,10 +73,7 @@ class ButcherTableau:
             check_sum(f"row {i} of a", row, self.c[i], "c[i]")
         b = (*self.a[-1], 0.0)
         check_quadrature("the last row of a", b, self.c, self.order, velocity=True)
-        if (self.b_error is None) != (self.error_order is None):
-            raise ValueError("b_error and error_order come together; only one of them is None")
-        if self.b_error is not None and self.error_order is not None:
-            check_error_weights("b_error", self.b_error, self.c, self.error_order)
+        check_error_weights(self.error_order, self.c, b_error=self.b_error)
         check_dense("dense", self.dense, b, "the last row of a", self.c, self.dense_order, velocity=True)
 
     @property
@@ -192,11 +189,7 @@ class NystromTableau:
         check_quadrature("the last row of a", b, self.c, self.order - 1, velocity=False)
         check_length("bp", self.bp, self.c)
         check_quadrature("bp", self.bp, self.c, self.order, velocity=True)
-        if not (self.b_error is None) == (self.bp_error is None) == (self.error_order is None):
-            raise ValueError("b_error, bp_error and error_order come together; only some of them are None")
-        if self.b_error is not None and self.bp_error is not None and self.error_order is not None:
-            check_error_weights("b_error", self.b_error, self.c, self.error_order - 1)
-            check_error_weights("bp_error", self.bp_error, self.c, self.error_order)
+        check_error_weights(self.error_order, self.c, b_error=self.b_error, bp_error=self.bp_error)
         check_dense("dense", self.dense, b, "the last row of a", self.c, self.dense_order - 1, velocity=False)
         check_dense("dense_p", self.dense_p, self.bp, "bp", self.c, self.dense_p_order, velocity=True)
 

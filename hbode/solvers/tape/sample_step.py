@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..clock import Nodes, SampleClock
 from ..field import Field
+from ..linear import lift
 from ..method import Carry, Invertible, Method
 from ..methods.moving_start import stopped
 from ..noise import Noise, restore_noise
@@ -59,16 +60,15 @@ class SampleStep:
         """Take the step; samples that do not move keep their carry."""
         if self.noise is not None:
             restore_noise(self.noise, clock.times.device)
-        carry, stages = method.step(field, *self._span(clock), self.carry)
+        start, dt = self._span(clock)
+        carry, stages = method.step(field, clock.wide(start), clock.wide(dt), self.carry)
         return self.stopped(method, clock, self.hold(clock, carry, self.carry), stages), stages
 
     def stopped(self, method: Method, clock: SampleClock, carry: Carry, stages: Any) -> Carry:
         """Return the carry with which the step ends, for samples that stop on the way that of where they do."""
-        start, span = self._moving(clock)
         for crossing, zeros in self.cut:
-            where = self._locate(method, clock, crossing, zeros, stages, start, span)
-            y = method.interpolate(stages, clock.wide(where.unsqueeze(0)))[0]
-            carry = hold(clock, zeros.met, stopped(carry, clock.wide(start + where * span), y), carry)
+            t, y = self._locate(method, clock, crossing, zeros, stages)
+            carry = hold(clock, zeros.met, stopped(carry, clock.wide(t), y), carry)
         return carry
 
     @torch.no_grad()
@@ -98,66 +98,53 @@ class SampleStep:
         return stretch, rows
 
     def undo(self, method: Invertible, field: Field, clock: SampleClock, carry: Carry) -> Carry:
-        return self.hold(clock, method.undo(field, *self._span(clock), carry), carry)
+        start, dt = self._span(clock)
+        return self.hold(clock, method.undo(field, clock.wide(start), clock.wide(dt), carry), carry)
 
     def hold(self, clock: SampleClock, carry: Carry, held: Carry) -> Carry:
         """Return `carry` for the samples that move in the step and `held` for the others."""
         return hold(clock, self.moved, carry, held)
 
-    def _span(self, clock: SampleClock) -> tuple[Tensor, Tensor]:
-        """Return start and length of the step, in the shape in which they meet the state."""
+    def _span(self, clock: SampleClock, waiting: float = 0.0) -> tuple[Tensor, Tensor]:
+        """Return starts and lengths of the steps, (B,); samples that wait have another length."""
         start = clock.at(self.start)
-        dt = torch.where(self.moved, clock.at(self.end) - start, torch.zeros_like(start))
-        return clock.wide(start), clock.wide(dt)
-
-    def _moving(self, clock: SampleClock) -> tuple[Tensor, Tensor]:
-        """Return starts and lengths of the steps, (B,); the length is 1 of samples that wait."""
-        start = clock.at(self.start)
-        return start, torch.where(self.moved, clock.at(self.end) - start, torch.ones_like(start))
+        return start, torch.where(self.moved, clock.at(self.end) - start, waiting)
 
     def read(
         self, method: Method, clock: SampleClock, crossings: Sequence[Crossing], carry: Carry, stages: Any
     ) -> Replayed:
         """Return what the step gives out: rows (K, *row) in the order of `inside`, events likewise."""
-        rows = None
-        start, span = self._moving(clock)
-        axis = clock.ndim
+        rows, axis = None, clock.ndim
         if self.inside.any():
+            start, span = self._span(clock, 1.0)
             at = clock.times.gather(1, self.index.T).T  # (n, B)
             theta = torch.where(self.inside, (at - start) / span, torch.zeros_like(at))
             states = method.interpolate(stages, clock.wide(theta))
             exact = (theta == 1.0) & ((self.index == self.end.anchor) | (clock.constant))
-            states = torch.where(clock.wide(exact).reshape(_row_mask(exact, states, axis)), carry[0], states)
+            states = torch.where(lift(clock.wide(exact), states.ndim - 1, keep=1), carry[0], states)
             rows = batch_first(states, axis, lead=1)[self.inside]
         if not self.found:
             return Replayed(carry, rows, None, None)
         event_t, event_y = [], []
         for zeros in self.found:
-            where = self._locate(method, clock, crossings[zeros.which], zeros, stages, start, span)
-            states = method.interpolate(stages, clock.wide(where.unsqueeze(0)))
-            event_t.append((start + where * span)[zeros.met])
-            event_y.append(batch_first(states, axis, lead=1)[0][zeros.met])
+            t, y = self._locate(method, clock, crossings[zeros.which], zeros, stages)
+            event_t.append(t[zeros.met])
+            event_y.append(batch_first(y, axis)[zeros.met])
         return Replayed(carry, rows, torch.cat(event_t), torch.cat(event_y))
 
     def replay(self, method: Method, field: Field, clock: SampleClock, crossings: tuple[Crossing, ...]) -> Replayed:
         return self.read(method, clock, crossings, *self.run(method, field, clock))
 
     def _locate(
-        self,
-        method: Method,
-        clock: SampleClock,
-        crossing: Crossing,
-        zeros: Zeros,
-        stages: Any,
-        start: Tensor,
-        span: Tensor,
-    ) -> Tensor:
-        """Return the fractions with the derivatives of the implicit function, as `SharedStep` does."""
+        self, method: Method, clock: SampleClock, crossing: Crossing, zeros: Zeros, stages: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Return times (B,) and states of an event, with the derivatives of the implicit function."""
+        start, span = self._span(clock, 1.0)
 
-        def value(at: Tensor) -> Tensor:
-            return crossing.fn(start + at * span, method.interpolate(stages, clock.wide(at.unsqueeze(0)))[0])
+        def there(theta: Tensor) -> tuple[Tensor, Tensor]:
+            return start + theta * span, method.interpolate(stages, clock.wide(theta.unsqueeze(0)))[0]
 
-        return moving_zero(value, zeros.theta, zeros.before)
+        return there(moving_zero(lambda theta: crossing.fn(*there(theta)), zeros.theta, zeros.before))
 
 
 def hold(clock: SampleClock, moved: Tensor, carry: Carry, held: Carry) -> Carry:
@@ -173,8 +160,3 @@ def hold(clock: SampleClock, moved: Tensor, carry: Carry, held: Carry) -> Carry:
 def batch_first(x: Tensor, ndim: int, lead: int = 0) -> Tensor:
     """Move the batch axis of states, which has `ndim` axes of h at the end, next to the `lead` leading axes."""
     return x.movedim(x.ndim - ndim, lead)
-
-
-def _row_mask(mask: Tensor, states: Tensor, ndim: int) -> tuple[int, ...]:
-    """The shape in which a mask (n, B) meets states (n, *y)."""
-    return (mask.shape[0], *[1] * (states.ndim - 1 - ndim), mask.shape[1], *[1] * (ndim - 1))

@@ -85,7 +85,7 @@ class SharedStep:
         if self.cut is None:
             return carry
         t, y = self._locate(method, clock, *self.cut, stages)
-        return stopped(carry, t, y[0])
+        return stopped(carry, t, y)
 
     @torch.no_grad()
     def before(self, method: Method, clock: Clock, stages: Any) -> tuple[Tensor, Tensor]:
@@ -119,7 +119,7 @@ class SharedStep:
         if not self.found:
             return Replayed(carry, rows, None, None)
         events = [self._locate(method, clock, crossings[f.which], f, stages) for f in self.found]
-        return Replayed(carry, rows, torch.stack([t for t, _ in events]), torch.cat([y for _, y in events]))
+        return Replayed(carry, rows, torch.stack([t for t, _ in events]), torch.stack([y for _, y in events]))
 
     def replay(self, method: Method, field: Field, clock: Clock, crossings: tuple[Crossing, ...]) -> Replayed:
         return self.read(method, clock, crossings, *self.run(method, field, clock))
@@ -131,11 +131,10 @@ class SharedStep:
         start, span = clock.at(self.start), clock.span(self.start, self.end)
         theta, before = (torch.tensor([x], dtype=torch.float64, device=start.device) for x in found[1:])
 
-        def value(at: Tensor) -> Tensor:
-            return crossing.fn(start + at[0] * span, method.interpolate(stages, at)[0]).reshape(1)
+        def there(theta: Tensor) -> tuple[Tensor, Tensor]:
+            return start + theta[0] * span, method.interpolate(stages, theta)[0]
 
-        where = moving_zero(value, theta, before)
-        return start + where[0] * span, method.interpolate(stages, where)
+        return there(moving_zero(lambda theta: crossing.fn(*there(theta)).reshape(1), theta, before))
 
 
 def moving_zero(value: Callable[[Tensor], Tensor], theta: Tensor, before: Tensor) -> Tensor:

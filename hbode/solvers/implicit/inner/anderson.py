@@ -42,8 +42,7 @@ class Anderson:
 
     def __call__(self, equation: Equation, z: Tensor, scale: Tensor, limit: float) -> Answer:
         g = equation.residual(z)
-        progress = Progress(equation, scale, limit, PATIENCE)
-        progress.begin(z, g)
+        progress = Progress(equation, scale, limit, z, g, PATIENCE)
         moves: list[Tensor] = []
         changes: list[Tensor] = []
         kept = min(self.kept, z.shape[1])

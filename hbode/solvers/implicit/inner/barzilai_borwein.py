@@ -25,8 +25,7 @@ class BarzilaiBorwein:
 
     def __call__(self, equation: Equation, z: Tensor, scale: Tensor, limit: float) -> Answer:
         at = equation.linearised(z)
-        progress = Progress(equation, scale, limit)
-        progress.begin(z, at.value)
+        progress = Progress(equation, scale, limit, z, at.value)
         g = at.value
         length = exact_length(g, g, at.product(g))
         for _ in range(self.iterations):

@@ -24,8 +24,7 @@ class GradientDescent:
 
     def __call__(self, equation: Equation, z: Tensor, scale: Tensor, limit: float) -> Answer:
         at = equation.linearised(z)
-        progress = Progress(equation, scale, limit)
-        progress.begin(z, at.value)
+        progress = Progress(equation, scale, limit, z, at.value)
         for _ in range(self.iterations):
             open_rows = progress.open(at.value)
             if open_rows is None:

@@ -28,8 +28,7 @@ class LBFGS:
 
     def __call__(self, equation: Equation, z: Tensor, scale: Tensor, limit: float) -> Answer:
         at = equation.linearised(z)
-        progress = Progress(equation, scale, limit)
-        progress.begin(z, at.value)
+        progress = Progress(equation, scale, limit, z, at.value)
         moves: list[tuple[Tensor, Tensor, Tensor]] = []
         for _ in range(self.iterations):
             open_rows = progress.open(at.value)

@@ -28,8 +28,7 @@ class Nesterov:
     def __call__(self, equation: Equation, z: Tensor, scale: Tensor, limit: float) -> Answer:
         ahead, before = z, z
         at = equation.linearised(z)
-        progress = Progress(equation, scale, limit)
-        progress.begin(z, at.value)
+        progress = Progress(equation, scale, limit, z, at.value)
         stretch = torch.ones_like(z[:, :1])
         count = torch.zeros_like(stretch)
         for _ in range(self.iterations):

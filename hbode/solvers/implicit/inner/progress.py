@@ -23,17 +23,18 @@ class Progress:
     ----------
     equation, scale, limit
         As an inner solver gets them.
+    z, g
+        The first point and its residual.
     patience
         After how many steps without a residual smaller by a tenth a row is given up.
     """
 
-    def __init__(self, equation: Equation, scale: Tensor, limit: float, patience: float = math.inf) -> None:
+    def __init__(
+        self, equation: Equation, scale: Tensor, limit: float, z: Tensor, g: Tensor, patience: float = math.inf
+    ) -> None:
         self.equation, self.scale, self.limit, self.patience = equation, scale, limit, patience
         rounding = equation.rounding
         self.last_bit = rms((rounding.amax(1, keepdim=True) if rounding.numel() else rounding) / scale)
-
-    def begin(self, z: Tensor, g: Tensor) -> None:
-        """Take the first point and its residual."""
         self.found, self.best = z, rms(g, self.scale)
         self.least = enough(z, g, self.scale, self.limit)
         self.since = torch.zeros_like(self.best)

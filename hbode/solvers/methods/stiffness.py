@@ -17,7 +17,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ..methods.tableau import ButcherTableau, NystromTableau
+from ..linear import norms
+from .tableau import ButcherTableau, NystromTableau
 
 Array = npt.NDArray[np.float64]
 _AXIS = np.geomspace(0.1, 100.0, 1000)
@@ -96,13 +97,3 @@ def _weighed(of: Callable[[int], Tensor], used: list[tuple[int, float]]) -> Tens
     for i, weight in used[1:]:
         total = torch.add(total, of(i), alpha=weight)
     return total
-
-
-def norms(x: Tensor, axes: int) -> Tensor:
-    """Return the norm of all, or of each sample of a state whose last axes begin with them."""
-    if not axes:
-        whole: Tensor = torch.linalg.vector_norm(x)
-        return whole
-    samples = x.movedim(x.ndim - axes, 0)
-    norms: Tensor = torch.linalg.vector_norm(samples.reshape(len(samples), -1), dim=1)
-    return norms
