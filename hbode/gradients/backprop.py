@@ -28,14 +28,14 @@ class Backprop:
             )
         field, _ = problem.bind(problem.explicit)
         tape = _solved(problem.without_gradient(), field)
-        rows = tape.rows.joined()
+        rows, *_ = outputs = tape.gathered()
 
         def report(_: Tensor) -> None:
             on_backward(0)
 
         if rows.requires_grad:
             rows.register_hook(report)
-        return Solved(tape, rows, tape.events.joined())
+        return Solved(tape, *outputs)
 
 
 def _solved(problem: Problem, field: Field) -> Tape:

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from ..solvers import KEEP_ALL, Carry, Clock, Crossing, Field, Keep, Method, Plan, SampleClock, Tape, integrate
 from ..solvers.noise import Noise, noise_state, restore_noise
-from ..solvers.tape.tape import no_events
 
 
 class Explicit(NamedTuple):
@@ -146,7 +145,7 @@ class Problem:
 
 
 class Solved(NamedTuple):
-    """A tape and what it gave out: rows (K, *row), and event times (E,) and states (E, *row) if there are any.
+    """A tape and what it gave out: rows (K, *row), event times (E,) and event states (E, *row).
 
     Where the plan keeps interpolants and gradients are wanted, `carry(n)` is what step n started from, with its
     gradient.
@@ -154,18 +153,9 @@ class Solved(NamedTuple):
 
     tape: Tape
     rows: Tensor
-    events: tuple[Tensor, Tensor] | None = None
+    event_t: Tensor
+    event_y: Tensor
     carry: Callable[[int], Carry] | None = None
-
-    @property
-    def event_t(self) -> Tensor:
-        """Event times, (E,)."""
-        return (self.events or no_events(self.rows))[0]
-
-    @property
-    def event_y(self) -> Tensor:
-        """Event states, (E, *row)."""
-        return (self.events or no_events(self.rows))[1]
 
 
 class Gradient(Protocol):

@@ -33,7 +33,7 @@ def replayed(
     for step in tape.steps if flat else ():
         carries.append(tuple(flat[: len(step.carry)]))
         flat = flat[len(step.carry) :]
-    return Solved(tape, rows, (event_t, event_y), carries.__getitem__ if carries else None)
+    return Solved(tape, rows, event_t, event_y, carries.__getitem__ if carries else None)
 
 
 class Replay(torch.autograd.Function):

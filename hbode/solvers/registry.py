@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from functools import cache
 
-from .implicit import IMPLICIT, Dirk, Implicit, Settings
-from .implicit.tables import DIRK
+from .implicit import Collocation, Dirk, Implicit, Settings
+from .implicit.bdf import BDF
+from .implicit.crank_nicolson import CrankNicolson
+from .implicit.multistage import Multistage
+from .implicit.tables import COLLOCATION, DIRK
 from .method import Method, Uniform
 from .methods.adams import Adams
 from .methods.auto import Auto
@@ -25,7 +28,12 @@ METHODS: dict[str, Method] = {
     "yoshida4": YOSHIDA4,
     "explicit_adams": Adams(implicit=False),
     "implicit_adams": Adams(implicit=True),
-    **IMPLICIT,
+    "prox_euler": BDF(highest=1),
+    "prox_cn": CrankNicolson(),
+    **{f"prox_bdf{q}": BDF(highest=q, starter=DIRK["kvaerno3"]) for q in (2, 3, 4)},
+    "prox_multistage3": Multistage(),
+    **{name: Dirk(tableau=tableau) for name, tableau in DIRK.items()},
+    **{name: Collocation(tableau=tableau) for name, tableau in COLLOCATION.items()},
     "auto": Auto(_RUNGE_KUTTA["dopri5"], Dirk(tableau=DIRK["esdirk4"])),
 }
 """One entry a method; an entry may be used in any number of solves at once."""

@@ -92,7 +92,7 @@ class ContinuousAdjoint:
         self.tolerances(problem.plan)
         tape, (rows, event_t, event_y, *nodes) = without_graph(_Sweep, problem, self, on_backward)
         if not rows.requires_grad:
-            return Solved(tape, rows, (event_t, event_y))
+            return Solved(tape, rows, event_t, event_y)
         clock = problem.clock
         field, crossings = problem.bind(problem.explicit)
         if tape.events.which:
@@ -105,7 +105,7 @@ class ContinuousAdjoint:
                 y = y + problem.slope(field, t, y) * (t - t.detach()).to(y.real.dtype)
             return problem.method.start(field.within(step.sides), t, y)
 
-        return Solved(tape, rows, (event_t, event_y), carry if nodes else None)
+        return Solved(tape, rows, event_t, event_y, carry if nodes else None)
 
     def tolerances(self, forward: Plan) -> tuple[float | Tensor, float | Tensor]:
         """Return the tolerances of the adjoint."""

@@ -3,12 +3,10 @@
 from .collocation import Collocation, CollocationTableau
 from .dirk import Dirk, DirkTableau
 from .inner import INNER
-from .methods import IMPLICIT
 from .stage import Settings
 from .step import Implicit
 
 __all__ = [
-    "IMPLICIT",
     "INNER",
     "Collocation",
     "CollocationTableau",

@@ -6,7 +6,7 @@ import math
 from collections import deque
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,23 +25,12 @@ from .control_law import Numbers
 from .plan import Plan
 
 
-class Beginning(NamedTuple):
-    """Where a solve stands before its first step."""
-
-    tape: Tape
-    carry: Carry
-    row: int
-    """The first output that is not yet there."""
-    sign: float
-    dt: float
-    status: Status | None
-
-
 def begin(
     method: Method, field: Field, y0: Tensor, clock: Clock, plan: Plan, start: Carry | None, estimate: bool = True
-) -> Beginning:
-    """Return the first outputs, the first carry and the length of the first step.
+) -> tuple[Tape, int, float, Status | None]:
+    """Return the tape with the first outputs and the first carry, and where the solve stands before its first step.
 
+    That is: the first output that is not yet there, the length of the first step, and the status if it is over.
     Without `estimate`, a length that has to be estimated is NaN, and a carry that is not finite goes unnoticed then.
     """
     times, count = clock.values, len(clock.values)
@@ -69,7 +58,7 @@ def begin(
             t, end = clock.at(node).detach(), clock.at(Node(_end(plan, times, sign), None))
             scale = torch.mul(y0.detach().abs(), control.rtol).add_(control.atol)
             dt = float(first_steps(method, field, t, end, carry, scale, control.measured, control.max_step))
-    return Beginning(tape, carry, row, sign, dt, status)
+    return tape, row, dt, status
 
 
 def solve(method: Method, field: Field, y0: Tensor, clock: Clock, plan: Plan, start: Carry | None = None) -> Tape:
@@ -79,7 +68,8 @@ def solve(method: Method, field: Field, y0: Tensor, clock: Clock, plan: Plan, st
     always ends a step, and that on a fixed grid without `step_size` all of them do.
     """
     times, count = clock.values, len(clock.values)
-    tape, carry, row, sign, dt, status = begin(method, field, y0, clock, plan, start)
+    tape, row, dt, status = begin(method, field, y0, clock, plan, start)
+    carry, sign = tape.carry, clock.sign
     at = Numbers(plan, (method.error_order or 0) + 1, sign, times[0], dt, status)
     node, stop, passed = Node(at.t, 0), 0, at.t
     sides = plan.sides(at.t, sign)

@@ -105,12 +105,12 @@ def _least(state: Tensor) -> LoopState:
 
 def _begin_shared(method: Uniform, field: Field, y0: Tensor, clock: Clock, plan: Plan, start: Carry | None) -> Start:
     """Return where a batch that steps as one stands before its first step."""
-    tape, _, row, sign, dt, status = begin(method, field, y0, clock, plan, start, estimate=False)
+    tape, row, dt, status = begin(method, field, y0, clock, plan, start, estimate=False)
     code = -1.0 if status is None and row < len(clock.values) else float(status or Status.SUCCESS)
     points = [clock.values[0], *(stop.value for stop in plan.stops)]
     anchors = [0, *(-1 if stop.anchor is None else stop.anchor for stop in plan.stops)]
     rtol, atol, own = tolerances(plan.control, y0)
-    limits = [sign, plan.max_steps, rtol, atol, clock.values[-1], len(plan.stops) - 1]
+    limits = [clock.sign, plan.max_steps, rtol, atol, clock.values[-1], len(plan.stops) - 1]
     state = [clock.values[0], dt, 1.0, 1.0, 0.0, 0.0, code, *[0.0] * 6]
     numbers = torch.tensor([*state, *limits, *points], dtype=torch.float64, device=y0.device)
     nodes = Nodes(numbers[19:], torch.tensor(anchors, device=y0.device))

@@ -139,10 +139,6 @@ class FoundEvents:
             self.which.append(which)
             self.sample.append(sample)
 
-    def joined(self) -> tuple[Tensor, Tensor] | None:
-        """Return times (E,) and states (E, *row), if there are any."""
-        return (torch.cat(self.t), torch.cat(self.y)) if self.t else None
-
 
 @dataclass
 class Tape:
@@ -183,10 +179,7 @@ class Tape:
 
     def gathered(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return rows (K, *row), event times (E,) and event states (E, *row)."""
-        rows = self.rows.joined()
-        return rows, *(self.events.joined() or no_events(rows))
-
-
-def no_events(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Return times and states of events where there are none, for output states (K, *row)."""
-    return rows.new_empty(0, dtype=torch.float64), rows.new_empty((0, *rows.shape[1:]))
+        rows, events = self.rows.joined(), self.events
+        if not events.t:
+            return rows, rows.new_empty(0, dtype=torch.float64), rows.new_empty((0, *rows.shape[1:]))
+        return rows, torch.cat(events.t), torch.cat(events.y)
