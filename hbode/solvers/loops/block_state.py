@@ -14,6 +14,7 @@ from ..status import Status
 from ..tape.jumps import Updates
 from ..tape.tape import Outcome, Tape
 from .control import Controller
+from .control_law import Control
 
 
 class LoopState(NamedTuple):
@@ -37,6 +38,11 @@ class LoopState(NamedTuple):
     rejected: Any
     looked: Any
     stiff: Any
+
+    @property
+    def control(self) -> Control:
+        """The first of them."""
+        return Control(*self[:7])
 
     def outcomes(self, stop: Tensor, evaluations: Tensor, products: Tensor) -> list[Outcome]:
         """Return how samples ended, given the next stops, all () or (B,)."""

@@ -71,7 +71,8 @@ def run_block(
 def begun(state: Tensor) -> Tensor:
     """Return the numbers of the loop at the start of a block: no stop passed, no step written down."""
     now = LoopState(*state.unbind())
-    return torch.stack(now._replace(stop=torch.zeros_like(now.stop), filled=torch.zeros_like(now.filled)))
+    none = torch.zeros_like(now.t)
+    return torch.stack(now._replace(stop=none, filled=none))
 
 
 def write_down(buffers: BlockBuffers, now: LoopState, carry: Carry) -> Tensor:
@@ -183,7 +184,7 @@ def ahead(plan: Plan, inputs: BlockInputs, now: LoopState, active: Tensor) -> tu
         active = active & ~ended
         dt = torch.where(ended.any(), torch.maximum(dt, 100 * least), dt)
         now = now._replace(dt=tie(dt, span, active), status=torch.where(ended, now.failure, now.status))
-    return propose(plan, Control(*now[:7]), inputs.sign, stop, passed, active, exhausted)
+    return propose(plan, now.control, inputs.sign, stop, passed, active, exhausted)
 
 
 def judged(

@@ -65,7 +65,7 @@ def solve_in_blocks(
         kept = carry if plan.keep is not None else carry[: int(clock.per_sample or clock.times.shape[-1] > 2)]
         fresh_kept = kept if updates is not None else ()
         books, fresh_books = (tuple(x.new_empty(steps + 1, *x.shape) for x in part) for part in (kept, fresh_kept))
-        places = state.new_empty(steps + 1, *state[:2].shape)
+        places = state.new_empty(steps + 1, 2, *state.shape[1:])
         buffers = BlockBuffers(places, books, fresh_books, (record,) if len(record) else ())
         state, carry = run(method, field, plan, inputs, buffers, state, carry)
         least = _least(state)
@@ -79,7 +79,7 @@ def solve_in_blocks(
             made = made + (which >= 0).sum(0)
         at = Nodes(value, nodes.anchor.gather(0, place))
         given = buffers.carry, buffers.fresh, buffers.record if keep_records else ()
-        block = Block.of(clock, at, *given, updates, which)
+        block = Block(clock, at, *given, updates, which)
         outputs = Outputs(method, field, y0, block)
         end = buffers.carry[0][1 : filled + 1] if buffers.carry else carry[0].expand(filled, *y0.shape)
         outputs.read(rows[done : done + block.rows], end, buffers.fresh[:1], buffers.record)

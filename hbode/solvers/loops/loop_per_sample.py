@@ -71,9 +71,8 @@ def solve_per_sample(
     Samples that are done, or failed, stay where they are while the others go on.
     """
     begun = begin_samples(method, field, y0, clock, plan, start, tied)
-    tape, state, nodes, limits = begun[:4]
-    carry, sign, times, device = tape.carry, limits[0], clock.times.detach(), y0.device
-    now = LoopState(*state.unbind())
+    tape, nodes, now = begun.tape, begun.nodes, LoopState(*begun.state.unbind())
+    carry, sign, times, device = tape.carry, clock.sign, clock.times.detach(), y0.device
     inputs = begun.inputs(torch.zeros_like(sign).long(), len(nodes.value) - 1)
     if plan.adaptive and plan.control.first_step is None and (now.status < 0).any():
         now = with_first_step(method, field, plan, inputs, now, carry)
@@ -171,7 +170,7 @@ def solve_per_sample(
 
 def _between(clock: SampleClock, start: Tensor, end: Tensor) -> Block:
     """Return the block of one step, (B,), from the first of two times to the other."""
-    return Block.of(clock, Nodes(torch.stack((start, end)), torch.zeros_like(start).long().expand(2, -1)))
+    return Block(clock, Nodes(torch.stack((start, end)), torch.zeros_like(start).long().expand(2, -1)))
 
 
 def _nodes(times: Tensor, sign: Tensor, plan: Plan) -> tuple[Nodes, Tensor]:

@@ -30,7 +30,7 @@ class Lines(NamedTuple):
     fresh: Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Block:
     """K consecutive steps, each after the updates at its start; one after the last update of all has no length.
 
@@ -38,6 +38,11 @@ class Block:
     ----------
     clock, nodes
         The ends of the steps, shape (K + 1,) or (K + 1, B).
+    carry, fresh, record
+        What the steps start from, that after the updates there, and their joined records, as far as these were kept:
+        those of step n are ``carry[i][n]``.
+    updates, which
+        The updates of the solve, and which of them is made at the start of each step, (K,) or (K, B); -1: none.
     row
         How many requested times each node has behind it, like the nodes.
     most, counts, exact
@@ -45,45 +50,23 @@ class Block:
         but those of updates are the states that it ends with.
     made
         How many samples make an update at the start of each step.
-    carry, fresh, record
-        What the steps start from, that after the updates there, and their joined records, as far as these were kept:
-        those of step n are ``carry[i][n]``.
-    updates, which
-        The updates of the solve, and which of them is made at the start of each step, (K,) or (K, B); -1: none.
     """
 
     clock: Clock | SampleClock
     nodes: Nodes
-    row: Tensor
-    most: list[int]
-    counts: list[int]
-    exact: list[bool]
-    made: list[int]
-    carry: tuple[Tensor, ...]
+    carry: tuple[Tensor, ...] = ()
     fresh: tuple[Tensor, ...] = ()
     record: tuple[Tensor, ...] = ()
     updates: Updates | None = None
     which: Tensor | None = None
 
-    @classmethod
-    def of(
-        cls,
-        clock: Clock | SampleClock,
-        nodes: Nodes,
-        carry: tuple[Tensor, ...] = (),
-        fresh: tuple[Tensor, ...] = (),
-        record: tuple[Tensor, ...] = (),
-        updates: Updates | None = None,
-        which: Tensor | None = None,
-    ) -> Block:
-        """Return the block with these nodes."""
-        row, most, counts, exact = clock.passed(nodes.value)
-        made = [0] * len(most)
-        if which is not None:
-            made = (which >= 0).view(len(which), -1).sum(1).tolist()
-            most = [n + (k > 0) for n, k in zip(most, made, strict=True)]
-            counts = [n + k for n, k in zip(counts, made, strict=True)]
-        return cls(clock, nodes, row, most, counts, exact, made, carry, fresh, record, updates, which)
+    def __post_init__(self) -> None:
+        self.row, self.most, self.counts, self.exact = self.clock.passed(self.nodes.value)
+        self.made = [0] * len(self.most)
+        if self.which is not None:
+            self.made = (self.which >= 0).view(len(self.which), -1).sum(1).tolist()
+            self.most = [n + (k > 0) for n, k in zip(self.most, self.made, strict=True)]
+            self.counts = [n + k for n, k in zip(self.counts, self.made, strict=True)]
 
     def __len__(self) -> int:
         return len(self.most)
