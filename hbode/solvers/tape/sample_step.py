@@ -106,7 +106,7 @@ class SampleStep:
         return hold(clock, self.moved, carry, held)
 
     def _span(self, clock: SampleClock, waiting: float = 0.0) -> tuple[Tensor, Tensor]:
-        """Return starts and lengths of the steps, (B,); samples that wait have another length."""
+        """Return starts and lengths of the steps, (B,); that of samples that wait is `waiting`."""
         start = clock.at(self.start)
         return start, torch.where(self.moved, clock.at(self.end) - start, waiting)
 
