@@ -27,7 +27,6 @@ from .solvers import (
     Plan,
     Settings,
     Updates,
-    is_explicit_one_step,
     switching,
 )
 
@@ -97,10 +96,12 @@ def number(key: str, tol: float | Tensor) -> float:
 def check_names(options: Mapping[str, Any], method: Method, name: str) -> None:
     """Raise unless every option is known to the method."""
     allowed = [*GRID, *POINTS, "max_steps", *(CONTROL if method.error_order is not None else ())]
-    if is_explicit_one_step(method):
+    if method.explicit_one_step:
         allowed.append("coupling")
-    else:
-        allowed += ADAMS if isinstance(method, Adams) else IMPLICIT_OPTIONS
+    elif isinstance(method, Adams):
+        allowed += ADAMS
+    elif isinstance(method, Implicit | Auto):
+        allowed += IMPLICIT_OPTIONS
     unknown = sorted(set(options) - set(allowed))
     if unknown:
         raise ValueError(f"options for method {name!r} may be {', '.join(sorted(allowed))}; got {', '.join(unknown)}")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..solvers import Coupled, Invertible, Method, MovingStart, is_explicit_one_step
+from ..solvers import Coupled, Invertible, Method, MovingStart
 from .backprop import Backprop, differentiates_steps
 from .problem import Problem, Solved
 from .replay import replayed
@@ -36,7 +36,7 @@ class Reversible:
         """Return the method itself if it is reversible, coupled if not."""
         if isinstance(method, Invertible):
             return method
-        if not is_explicit_one_step(method):
+        if not method.explicit_one_step:
             raise ValueError(
                 "gradient='reversible' needs an explicit one-step method, such as leapfrog or dprkn6, not one that "
                 "iterates or has a history"

@@ -21,7 +21,7 @@ from .methods.nystrom import Nystrom
 from .methods.runge_kutta import RungeKutta
 from .methods.tableau import ButcherTableau, NystromTableau
 from .precision import Autocast, real_dtype
-from .registry import METHODS, as_method, is_explicit_one_step, switching
+from .registry import METHODS, as_method, switching
 from .status import Status
 from .tape.jumps import Updates
 from .tape.sample_step import batch_first
@@ -75,7 +75,6 @@ __all__ = [
     "as_method",
     "batch_first",
     "compiled",
-    "is_explicit_one_step",
     "integrate",
     "jump",
     "real_dtype",

@@ -38,6 +38,8 @@ class Method(ABC):
     """True: integrates h'' + γ h' + ξ h = field(t, h), with `field.damping_at`. False: y' = field(t, y)."""
     identity_only: bool = False
     """Of the damped methods: whether h' = m is needed, rather than any h' = σ(m)."""
+    explicit_one_step: bool = True
+    """Whether a step is computed from the state alone, without iteration: such a step can be coupled, and transposed."""
     max_growth: float = math.inf
     """How many times as long as the one before it a step may be: not any for multistep methods."""
     numbers: bool = False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 
-from .implicit import Collocation, Dirk, Implicit, Settings
+from .implicit import Collocation, Dirk, Settings
 from .implicit.bdf import BDF
 from .implicit.crank_nicolson import CrankNicolson
 from .implicit.multistage import Multistage
@@ -73,8 +73,3 @@ def as_method(method: str | ButcherTableau | NystromTableau | Method) -> Method:
     if missing := [name for name in declared if not hasattr(method, name)]:
         raise TypeError(f"method must have {' and '.join(missing)}; got a {type(method).__name__} without")
     return method
-
-
-def is_explicit_one_step(method: Method) -> bool:
-    """Return whether a step is computed from the state alone, without iteration."""
-    return not isinstance(method, Adams | Implicit | Auto)

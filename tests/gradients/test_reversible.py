@@ -12,10 +12,10 @@ from scenarios import SCENARIOS, Scenario, assert_same, pulled_back
 
 from hbode import METHODS, FirstOrder, hbodeint
 from hbode.gradients import Reversible
-from hbode.solvers import Coupled, Field, Invertible, is_explicit_one_step
+from hbode.solvers import Coupled, Field, Invertible
 
 PROCESS = Path("/proc/self/status")
-ONE_STEP = [name for name, method in METHODS.items() if is_explicit_one_step(method)]
+ONE_STEP = [name for name, method in METHODS.items() if method.explicit_one_step]
 
 
 @pytest.mark.parametrize("name", ["dprkn6", "dopri5", "leapfrog"])

@@ -6,7 +6,7 @@ import random
 from dataclasses import dataclass
 
 from hbode import METHODS
-from hbode.solvers import Adams, Auto, Implicit, is_explicit_one_step
+from hbode.solvers import Adams, Auto, Implicit
 
 IMPLICIT = tuple(name for name, method in METHODS.items() if isinstance(method, Implicit | Auto))
 SYSTEMS = ("first", "second", "ball", "general", "tanh")
@@ -96,7 +96,7 @@ def draw(seed: int) -> Case:
         kinds.append("stiff")
     field = pick(kinds)
     gradients = ["discrete_adjoint", "discrete_adjoint", "backprop"]
-    if is_explicit_one_step(method):
+    if method.explicit_one_step:
         gradients.append("reversible")
     if check == "first" and not samples and steps == "adaptive" and method.order >= 4 and dtype != "float32":
         gradients.append("continuous_adjoint")
@@ -105,7 +105,7 @@ def draw(seed: int) -> Case:
     if check == "reversal":
         event = "none"
     sparse = isinstance(method, Implicit | Adams) or method.order < 3
-    readable = gradient != "continuous_adjoint" or is_explicit_one_step(method)
+    readable = gradient != "continuous_adjoint" or method.explicit_one_step
     dense = rng.random() < 0.25 and event != "terminal" and readable
     return Case(
         seed=seed,

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...solvers import KEEP_ALL, METHODS, Carry, Clock, Coupled, Field, Method, Plan, Tape, is_explicit_one_step, solve
+from ...solvers import KEEP_ALL, METHODS, Carry, Clock, Coupled, Field, Method, Plan, Tape, solve
 from ..backprop import Backprop, differentiates_steps
 from ..captured import Guard
 from ..problem import Explicit, Problem, Solved
@@ -57,7 +57,7 @@ class ContinuousAdjoint:
         for key, allowed in (("adjoint_state", ("interpolating", "backsolve")), ("adjoint_norm", ("state", "full"))):
             if getattr(self, key) not in allowed:
                 raise ValueError(f"{key} must be one of {', '.join(allowed)}, got {getattr(self, key)!r}")
-        one_step = [name for name, method in METHODS.items() if is_explicit_one_step(method)]
+        one_step = [name for name, method in METHODS.items() if method.explicit_one_step]
         if self.adjoint_method is not None and self.adjoint_method not in one_step:
             raise ValueError(f"adjoint_method must be one of {', '.join(one_step)}, got {self.adjoint_method!r}")
         for key in ("adjoint_rtol", "adjoint_atol"):
@@ -80,7 +80,7 @@ class ContinuousAdjoint:
                 "gradient='continuous_adjoint' takes no events with a reset: its adjoint is not made to jump there; "
                 "take gradient='discrete_adjoint'"
             )
-        one_step = is_explicit_one_step(problem.method) and not isinstance(problem.method, Coupled)
+        one_step = problem.method.explicit_one_step and not isinstance(problem.method, Coupled)
         if problem.plan.keep_interpolants and not one_step:
             raise ValueError(
                 "dense=True with gradient='continuous_adjoint' needs an explicit one-step method without coupling; "
@@ -119,7 +119,7 @@ class ContinuousAdjoint:
         """Return the method of the adjoint, for the damped form of the field if there is one."""
         base = forward.base if isinstance(forward, Coupled) else forward
         chosen = base if self.adjoint_method is None else METHODS[self.adjoint_method]
-        fits = is_explicit_one_step(chosen) and not (chosen.damped and (field is None or field.sigma is not None))
+        fits = chosen.explicit_one_step and not (chosen.damped and (field is None or field.sigma is not None))
         if not fits and self.adjoint_method is not None:
             raise ValueError(
                 f"adjoint_method={self.adjoint_method!r} needs a heavy ball with h' = m; take dopri5 for this system"

@@ -34,6 +34,7 @@ class Implicit(Method):
     """A method whose stages are solved by an inner solver. Its carry begins with (y, slope at y)."""
 
     settings: Settings = entry(default_factory=Settings)
+    explicit_one_step = False
 
     def __post_init__(self) -> None:
         self._declare(damped=self.settings.reduced, identity_only=self.settings.reduced)

@@ -53,6 +53,7 @@ class Adams(Method):
     rtol: float = 1e-3
     atol: float = 1e-4
     starting_order: int = 4
+    explicit_one_step = False
     numbers = True
 
     def __post_init__(self) -> None:

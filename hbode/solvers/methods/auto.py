@@ -48,6 +48,7 @@ class Auto(Method):
 
     explicit: RungeKutta | Nystrom
     implicit: Dirk
+    explicit_one_step = False
 
     def __post_init__(self) -> None:
         base = self.explicit

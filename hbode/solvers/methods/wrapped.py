@@ -15,6 +15,5 @@ class Wrapped(Method):
 
     def __post_init__(self) -> None:
         base = self.base
-        self._declare(
-            damped=base.damped, identity_only=base.identity_only, order=base.order, error_order=base.error_order
-        )
+        self._declare(damped=base.damped, identity_only=base.identity_only, explicit_one_step=base.explicit_one_step)
+        self._declare(order=base.order, error_order=base.error_order)
