@@ -39,7 +39,7 @@ class Method(ABC):
     identity_only: bool = False
     """Of the damped methods: whether h' = m is needed, rather than any h' = σ(m)."""
     explicit_one_step: bool = True
-    """Whether a step is computed from the state alone, without iteration: such a step can be coupled, and transposed."""
+    """Whether a step is computed from the state alone, without iteration: it can be coupled, and transposed."""
     max_growth: float = math.inf
     """How many times as long as the one before it a step may be: not any for multistep methods."""
     numbers: bool = False
