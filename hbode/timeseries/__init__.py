@@ -4,12 +4,16 @@ from .csv_reader import read_csv
 from .demo import DemoSettings, run_demo
 from .evaluation import ForecastError, forecast_error, persistence
 from .learners import Learned, Task, learn
-from .series import DataError, Series
+from .records import Channel, DataError, Records, Run
+from .scaling import Affine, Scaling, check_for_training
+from .series import Series
 from .structure import Structure, structure_series
 from .training import Diverged, History, TrainSettings, loss_of, predict, train
 from .windows import Dataset, Part, Protocol, make_dataset
 
 __all__ = [
+    "Affine",
+    "Channel",
     "DataError",
     "Dataset",
     "DemoSettings",
@@ -19,10 +23,14 @@ __all__ = [
     "Learned",
     "Part",
     "Protocol",
+    "Records",
+    "Run",
+    "Scaling",
     "Series",
     "Structure",
     "Task",
     "TrainSettings",
+    "check_for_training",
     "forecast_error",
     "learn",
     "loss_of",

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .series import Array, DataError, Series
+from .records import Array, DataError
+from .series import Series
 
 TIME_NAMES = ("t", "time")
 RATE_NAMES = ("fs",)

@@ -18,8 +18,9 @@ from .csv_reader import read_csv
 from .evaluation import forecast_error, persistence
 from .figures import save_figures
 from .learners import Learned, Task, build, learn_all
+from .records import DataError
 from .report import MADE_BY, failures, markdown, metrics, plain_table, stiffness_rows, time_unit
-from .series import DataError, Series
+from .series import Series
 from .stiffness import momentum
 from .structure import structure_series
 from .training import TrainSettings

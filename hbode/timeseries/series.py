@@ -5,13 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
-
-
-class DataError(ValueError):
-    """Data that cannot be used, with a message of one line that says why and where."""
+from .records import Array, DataError
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from ..integrate import hbodeint
-from .series import Array, Series
+from .records import Array
+from .series import Series
 
 
 @dataclass(frozen=True)

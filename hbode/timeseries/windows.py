@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .series import Array, DataError, Series
+from .records import Array, DataError
+from .series import Series
 
 
 @dataclass(frozen=True)
