@@ -52,6 +52,23 @@ def test_a_whole_run(record: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     assert "| NODE |" in page and all(f"({name})" in page for name in FIGURES)
 
 
+def test_a_file_is_read_as_told(tmp_path: Path) -> None:
+    """A hundred rows with decimal commas, two columns of times, text, and an hour without a record."""
+    path, out = tmp_path / "log.txt", tmp_path / "out"
+    rows = [
+        f"{0.1 * i + 3600 * (i > 30):.1f}\t{i}\tok\t{math.sin(0.3 * i):.4f}\t{math.cos(i):.4f}".replace(".", ",")
+        for i in range(100)
+    ]
+    path.write_text("t\ttime\tstate\tx\ty\n" + "\n".join(rows) + "\n", encoding="utf-8")
+    options = ("--time", "t", "--columns", "x,y", "--delimiter", r"\t", "--window", 8, "--horizon", 3)
+    with pytest.warns(UserWarning, match="3600.1 s after line 32|windows with long gaps"):
+        assert run("--data", path, "--out", out, "--epochs", 1, "--jobs", 1, "--models", "node", *options) == 0
+    data = json.loads((out / "metrics.json").read_text(encoding="utf-8"))["data"]
+    assert data["channels"] == ["x", "y"] and data["rows"] == 100
+    assert data["protocol"]["observed"] == 8 and data["protocol"]["forecast"] == 3
+    assert data["time_unit"] == pytest.approx(0.1 / 0.9, rel=0.1)
+
+
 @pytest.mark.slow
 def test_processes_learn_the_same(record: Path, tmp_path: Path) -> None:
     errors = []
@@ -69,11 +86,12 @@ def test_processes_learn_the_same(record: Path, tmp_path: Path) -> None:
     "text, message",
     [
         ("", "is empty"),
-        ("a,b\nx,y\n", "no numeric column"),
-        ("a\n1\nNaN\n", "must hold a finite number"),
-        ("a\n" + "1\n2\n" * 20, "too short"),
-        ("t,a\n0,1\n0,2\n", "times must increase"),
-        ("a\n" + "1\n" * 400, "does not vary"),
+        ("a,b\nx,y\n", "column 'a' holds text, line 2"),
+        ("a\n" + "1\n2\n" * 200 + "NaN\n", "column 'a' misses 1 values"),
+        ("a\n" + "1\n2\n" * 20, "too short: 40 rows"),
+        ("t,a\n0,1\n0,2\n", "line 3: times must increase"),
+        ("a\n" + "1\n" * 400, "'a' does not vary"),
+        ("a,b\n1,2\n1,2,3\n", "line 3: 3 cells"),
     ],
 )
 def test_bad_data(tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, message: str) -> None:
@@ -105,6 +123,8 @@ def test_foreign_folder_is_left_alone(record: Path, tmp_path: Path, capsys: pyte
         (("--models", "node,lstm"), "node,sonode,hbnode,ghbnode"),
         (("--seed", "-1"), "whole number from 0"),
         (("--device", "abacus"), "cannot be used"),
+        (("--delimiter", "::"), "one character"),
+        (("--window", "0"), "positive whole number"),
         (("--nonsense",), "unrecognized arguments"),
     ],
 )

@@ -1,13 +1,13 @@
-"""Irregular time series in, forecasts out."""
+"""Measured records in, forecasts and simulations out."""
 
-from .csv_reader import read_csv
 from .demo import DemoSettings, run_demo
 from .evaluation import ForecastError, forecast_error, persistence
+from .files import read_records
+from .frames import MissingExtra, from_frame
 from .learners import Learned, Task, learn
 from .records import Channel, DataError, Records, Run
 from .scaling import Affine, Scaling, check_for_training
-from .series import Series
-from .structure import Structure, structure_series
+from .structure import Structure, structure_records
 from .training import Diverged, History, TrainSettings, loss_of, predict, train
 from .windows import Dataset, Part, Protocol, make_dataset
 
@@ -21,24 +21,25 @@ __all__ = [
     "ForecastError",
     "History",
     "Learned",
+    "MissingExtra",
     "Part",
     "Protocol",
     "Records",
     "Run",
     "Scaling",
-    "Series",
     "Structure",
     "Task",
     "TrainSettings",
     "check_for_training",
     "forecast_error",
+    "from_frame",
     "learn",
     "loss_of",
     "make_dataset",
     "persistence",
     "predict",
-    "read_csv",
+    "read_records",
     "run_demo",
-    "structure_series",
+    "structure_records",
     "train",
 ]

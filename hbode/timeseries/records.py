@@ -6,11 +6,15 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Any, overload
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -69,13 +73,9 @@ class Run:
             raise DataError(f"{where}no rows")
         if not np.isfinite(self.t).all():
             raise DataError(f"{where}row {np.flatnonzero(~np.isfinite(self.t))[0]}: the time is missing or not finite")
-        late = np.flatnonzero(np.diff(self.t) <= 0)
-        if len(late):
-            i = int(late[0])
-            kind = "repeated" if self.t[i + 1] == self.t[i] else "out of order"
-            raise DataError(
-                f"{where}row {i + 1}: times must increase, {self.t[i + 1]:.12g} follows {self.t[i]:.12g} ({kind})"
-            )
+        late = disorder(self.t)
+        if late is not None:
+            raise DataError(f"{where}row {late[0]}: {late[1]}")
         for name, values in (("y", self.y), ("u", self.u)):
             if np.isinf(values).any():
                 row, column = np.argwhere(np.isinf(values))[0]
@@ -213,6 +213,15 @@ class Records:
         named = (_named(outputs, "y", runs[0].y), _named(inputs, "u", runs[0].u)) if runs else ((), ())
         return cls(runs, *named, Channel("time", unit), None, source)
 
+    @classmethod
+    def from_frame(
+        cls, frame: pd.DataFrame, outputs: Sequence[str] | None = None, inputs: Sequence[str] = (), **options: Any
+    ) -> Records:
+        """Take the columns of a pandas DataFrame; options are those of `hbode.timeseries.from_frame`."""
+        from .frames import from_frame
+
+        return from_frame(frame, outputs, inputs, **options)
+
     def __len__(self) -> int:
         return len(self.runs)
 
@@ -329,6 +338,18 @@ class Records:
         lost = sum(np.isnan(np.concatenate((run.u, run.y), 1)).sum(0) for run in self.runs)
         return {c.name: int(n) for c, n in zip(self.channels, np.atleast_1d(lost), strict=True) if n}
 
+    def to_frame(self) -> pd.DataFrame:
+        """Return a pandas DataFrame: times, the run if there are several, inputs, outputs."""
+        from .frames import to_frame
+
+        return to_frame(self)
+
+    def write(self, path: str | Path) -> None:
+        """Write CSV (also ``.csv.gz``) or Parquet, by the suffix; `read_records` gives the same numbers again."""
+        from .frames import write
+
+        write(self, Path(path))
+
     def __repr__(self) -> str:
         unit, gap = self.time.unit, self.longest_gap
         step, median = self.step, self.median_step
@@ -349,12 +370,22 @@ class Records:
         return "\n  ".join(lines + [f"note     {note}" for note in self.notes])
 
 
+def disorder(t: Array) -> tuple[int, str] | None:
+    """Return the first row whose time does not come after that of the row before, and what is wrong with it."""
+    late = np.flatnonzero(np.diff(t) <= 0)
+    if not len(late):
+        return None
+    before, now = t[late[0]], t[late[0] + 1]
+    kind = "repeated" if now == before else "out of order"
+    return int(late[0]) + 1, f"times must increase, {now:.12g} follows {before:.12g} ({kind})"
+
+
 def channel_of(name: str) -> Channel:
     """Return a channel from a name such as ``Force (N)`` or ``x [mm]``."""
     name = name.strip()
     for opening, closing in ("()", "[]"):
         head, bracket, unit = name[:-1].rpartition(opening)
-        if bracket and name.endswith(closing) and head.strip():
+        if bracket and name.endswith(closing) and head.strip() and not unit.isdigit():  # x[0] is no unit
             return Channel(head.strip(), unit.strip())
     return Channel(name)
 

@@ -121,15 +121,15 @@ def check_for_training(records: Records, rows: int = 2) -> None:
     """
     longest = max(map(len, records))
     if longest < max(rows, 2):
-        raise DataError(f"{records.source}: too few rows, the longest run has {longest}, needs at least {max(rows, 2)}")
+        raise DataError(f"too few rows, the longest run has {longest}, needs at least {max(rows, 2)}")
     for i, channel in enumerate(records.channels):
         x = np.concatenate([np.concatenate((run.u, run.y), 1)[:, i] for run in records])
         x = x[~np.isnan(x)]
         if not len(x):
-            raise DataError(f"{records.source}: column {channel.name!r} has no value in the training rows")
+            raise DataError(f"column {channel.name!r} has no value in the training rows")
         # Equal numbers may have a standard deviation of rounding errors.
         if x.std() <= 1e-12 * abs(x.mean()):
-            raise DataError(f"{records.source}: column {channel.name!r} does not vary in the training rows")
+            raise DataError(f"column {channel.name!r} does not vary in the training rows")
 
 
 def _like(numbers: Array, x: Values) -> Values:
