@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from hbode.cli import main
+from hbode.timeseries import DemoSettings, make_dataset
+from hbode.timeseries.demo import load
 
 FIGURES = {"forecast.png", "nfe.png", "loss.png", "stiffness.png", "comparison.png", "scaling.png"}
 FILES = {"metrics.json", "summary.md", *FIGURES}
@@ -52,21 +54,26 @@ def test_a_whole_run(record: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     assert "| NODE |" in page and all(f"({name})" in page for name in FIGURES)
 
 
-def test_a_file_is_read_as_told(tmp_path: Path) -> None:
+def test_a_file_is_read_as_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A hundred rows with decimal commas, two columns of times, text, and an hour without a record."""
-    path, out = tmp_path / "log.txt", tmp_path / "out"
+    path = tmp_path / "log.txt"
     rows = [
         f"{0.1 * i + 3600 * (i > 30):.1f}\t{i}\tok\t{math.sin(0.3 * i):.4f}\t{math.cos(i):.4f}".replace(".", ",")
         for i in range(100)
     ]
     path.write_text("t\ttime\tstate\tx\ty\n" + "\n".join(rows) + "\n", encoding="utf-8")
+    told: list[DemoSettings] = []
+    monkeypatch.setattr("hbode.commands.demo.run_demo", lambda settings, started: told.append(settings))
     options = ("--time", "t", "--columns", "x,y", "--delimiter", r"\t", "--window", 8, "--horizon", 3)
-    with pytest.warns(UserWarning, match="3600.1 s after line 32|windows with long gaps"):
-        assert run("--data", path, "--out", out, "--epochs", 1, "--jobs", 1, "--models", "node", *options) == 0
-    data = json.loads((out / "metrics.json").read_text(encoding="utf-8"))["data"]
-    assert data["channels"] == ["x", "y"] and data["rows"] == 100
-    assert data["protocol"]["observed"] == 8 and data["protocol"]["forecast"] == 3
-    assert data["time_unit"] == pytest.approx(0.1 / 0.9, rel=0.1)
+    assert run("--data", path, *options) == 0
+    with pytest.warns(UserWarning) as warned:
+        data = make_dataset(load(told[0]), told[0].protocol(), 0)
+    assert "3600.1 s after line 32" in str(warned[0].message) and "windows with long gaps" in str(warned[1].message)
+    assert [c.name for c in data.records.outputs] == ["x", "y"] and data.records.total_rows == 100
+    assert data.train.x.shape[1:] == (11, 2) and data.protocol.observed == 8
+    # An hour is no part of the mean gap; a tenth of the samples are dropped.
+    assert data.scaling.time_unit == pytest.approx(0.1 / 0.9, rel=0.1)
+    assert float(data.train.t.max()) < 30
 
 
 @pytest.mark.slow

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .records import LONG_GAP, Array, Channel, DataError, Records, Run, channel_of, disorder
+from .records import LONG_GAP, Records
+from .run import Array, Channel, DataError, Run, channel_of, disorder
 from .stamps import could_be_times, times_of
 
 if TYPE_CHECKING:

@@ -3,106 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
-from torch import Tensor
+from numpy.typing import NDArray
+
+from .arrays import Runs, channels_of, runs_of
+from .run import Array, Channel, DataError, Run
+from .sampling import common_step
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Array = NDArray[np.float64]
-Mask = NDArray[np.bool_]
-Numbers = ArrayLike | Tensor
+__all__ = ["Array", "Channel", "DataError", "Records", "Run"]
 
+IN_SECONDS = Channel("time", "s")
 LONG_GAP = 100.0
 """A gap between two rows is long from so many median steps on."""
-
-
-class DataError(ValueError):
-    """Data that cannot be used, with a message of one line that says why and where."""
-
-
-@dataclass(frozen=True)
-class Channel:
-    """A measured quantity; an empty unit is an unknown one."""
-
-    name: str
-    unit: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.name} ({self.unit})" if self.unit else self.name
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Run:
-    """One uninterrupted recording.
-
-    Attributes
-    ----------
-    t
-        Times, shape (T,), T at least 1, finite and strictly increasing, float64.
-    y, u
-        Outputs (T, Cy) and inputs (T, Cu), float64, NaN where missing; Cu may be 0.
-    name
-        Which run it is.
-
-    Raises
-    ------
-    DataError
-        For shapes that do not fit, times that do not increase and values of ±Inf; rows are counted from 0.
-    """
-
-    t: Array
-    y: Array
-    u: Array
-    name: str = ""
-
-    def __post_init__(self) -> None:
-        where = f"run {self.name!r}: " if self.name else ""
-        rows = len(self.t)
-        if self.t.ndim != 1 or any(x.ndim != 2 or len(x) != rows for x in (self.y, self.u)):
-            shapes = ", ".join(str(x.shape) for x in (self.t, self.y, self.u))
-            raise DataError(f"{where}t, y and u must have shapes (T,), (T, Cy) and (T, Cu), got {shapes}")
-        if not rows:
-            raise DataError(f"{where}no rows")
-        if not np.isfinite(self.t).all():
-            raise DataError(f"{where}row {np.flatnonzero(~np.isfinite(self.t))[0]}: the time is missing or not finite")
-        late = disorder(self.t)
-        if late is not None:
-            raise DataError(f"{where}row {late[0]}: {late[1]}")
-        for name, values in (("y", self.y), ("u", self.u)):
-            if np.isinf(values).any():
-                row, column = np.argwhere(np.isinf(values))[0]
-                raise DataError(
-                    f"{where}row {row}: {name}[{row}, {column}] must be finite or NaN, got {values[row, column]}"
-                )
-
-    def __len__(self) -> int:
-        return len(self.t)
-
-    def __repr__(self) -> str:
-        span = f"t from {self.t[0]:g} to {self.t[-1]:g}"
-        return f"Run({self.name!r}, {len(self)} rows, {span}, y {self.y.shape}, u {self.u.shape})"
-
-    @property
-    def y_mask(self) -> Mask:
-        """True where an output was measured, (T, Cy)."""
-        return ~np.isnan(self.y)
-
-    @property
-    def u_mask(self) -> Mask:
-        """True where an input was measured, (T, Cu)."""
-        return ~np.isnan(self.u)
-
-    def take(self, rows: slice | NDArray[np.intp], name: str | None = None) -> Run:
-        """Return some of the rows, in their order."""
-        return Run(self.t[rows], self.y[rows], self.u[rows], self.name if name is None else name)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -141,7 +62,7 @@ class Records:
     runs: tuple[Run, ...]
     outputs: tuple[Channel, ...]
     inputs: tuple[Channel, ...] = ()
-    time: Channel = Channel("time", "s")
+    time: Channel = IN_SECONDS
     epoch: str | None = None
     source: str = "arrays"
     notes: tuple[str, ...] = field(default=())
@@ -163,9 +84,9 @@ class Records:
     @classmethod
     def from_arrays(
         cls,
-        t: Numbers | Sequence[Numbers] | None,
-        y: Numbers | Sequence[Numbers],
-        u: Numbers | Sequence[Numbers] | None = None,
+        t: Runs | None,
+        y: Runs,
+        u: Runs | None = None,
         *,
         outputs: Sequence[str | Channel] | None = None,
         inputs: Sequence[str | Channel] | None = None,
@@ -193,25 +114,11 @@ class Records:
         DataError, TypeError
             As `Run` and `Records` do; for other things than real numbers; for t and rate together.
         """
-        many = _is_list(y)
-        ys = [_table(v, "y") for v in (y if many else [y])]  # type: ignore[union-attr]
-        if u is not None and _is_list(u) != many:
-            raise DataError("y and u must both be lists of arrays, one for each run, or both be arrays")
-        us = [np.empty((len(v), 0)) for v in ys] if u is None else [_table(v, "u") for v in (u if many else [u])]  # type: ignore[union-attr]
-        if t is None:
-            if rate is not None and not (math.isfinite(rate) and rate > 0):
-                raise DataError(f"rate must be positive, got {rate}")
-            ts = [np.arange(len(v)) / (rate or 1.0) for v in ys]
-            unit = "sample" if rate is None else unit
-        elif rate is not None:
-            raise DataError("rate must not be given beside times")
-        else:
-            ts = [_floats(v, "t") for v in (t if _is_list(t) else [t] * len(ys))]  # type: ignore[union-attr]
-        if not len(ts) == len(ys) == len(us):
-            raise DataError(f"t, y and u must have as many runs, got {len(ts)}, {len(ys)} and {len(us)}")
-        runs = tuple(Run(*arrays, str(i) if many else "") for i, arrays in enumerate(zip(ts, ys, us, strict=True)))
-        named = (_named(outputs, "y", runs[0].y), _named(inputs, "u", runs[0].u)) if runs else ((), ())
-        return cls(runs, *named, Channel("time", unit), None, source)
+        runs = runs_of(t, y, u, rate)
+        of_y = channels_of(outputs, "y", runs[0].y.shape[1])
+        of_u = channels_of(inputs, "u", runs[0].u.shape[1])
+        clock = Channel("time", "sample" if t is None and rate is None else unit)
+        return cls(runs, of_y, of_u, clock, source=source)
 
     @classmethod
     def from_frame(
@@ -299,13 +206,7 @@ class Records:
     @property
     def step(self) -> float | None:
         """The sampling step, None where the times are not equidistant up to the rounding of the time stamps."""
-        taken = sum(len(run) - 1 for run in self.runs)
-        if not taken:
-            return None
-        step = float(sum(run.t[-1] - run.t[0] for run in self.runs)) / taken
-        # Rounding to r shifts a stamp by r/2, and the end of the line through the first and the last one by r.
-        off = (np.ptp(run.t - step * np.arange(len(run))) for run in self.runs)
-        return step if max(off) <= 2 * _rounding(np.concatenate([run.t for run in self.runs]), step) else None
+        return common_step([run.t for run in self.runs])
 
     @property
     def median_step(self) -> float:
@@ -368,64 +269,3 @@ class Records:
         if step is None and gap[0] > 2 * median:
             lines += [f"gap      {gap[0]:.6g} {unit} after row {gap[2]} of run {self.runs[gap[1]].name or gap[1]}"]
         return "\n  ".join(lines + [f"note     {note}" for note in self.notes])
-
-
-def disorder(t: Array) -> tuple[int, str] | None:
-    """Return the first row whose time does not come after that of the row before, and what is wrong with it."""
-    late = np.flatnonzero(np.diff(t) <= 0)
-    if not len(late):
-        return None
-    before, now = t[late[0]], t[late[0] + 1]
-    kind = "repeated" if now == before else "out of order"
-    return int(late[0]) + 1, f"times must increase, {now:.12g} follows {before:.12g} ({kind})"
-
-
-def channel_of(name: str) -> Channel:
-    """Return a channel from a name such as ``Force (N)`` or ``x [mm]``."""
-    name = name.strip()
-    for opening, closing in ("()", "[]"):
-        head, bracket, unit = name[:-1].rpartition(opening)
-        if bracket and name.endswith(closing) and head.strip() and not unit.isdigit():  # x[0] is no unit
-            return Channel(head.strip(), unit.strip())
-    return Channel(name)
-
-
-def _is_list(values: Any) -> bool:
-    return isinstance(values, list | tuple) and any(hasattr(v, "ndim") and v.ndim > 0 for v in values)
-
-
-def _floats(values: Any, name: str) -> Array:
-    """Return a copy in float64, NaN where masked."""
-    if isinstance(values, Tensor):
-        values = values.detach().cpu().double().numpy() if not values.is_complex() else values.numpy()
-    kind = np.ma.asarray(values).dtype.kind
-    if kind not in "biuf":
-        raise TypeError(f"{name} must hold real numbers, got {np.ma.asarray(values).dtype}")
-    return np.array(np.ma.filled(np.ma.asarray(values).astype(np.float64), np.nan))
-
-
-def _table(values: Any, name: str) -> Array:
-    array = _floats(values, name)
-    if array.ndim not in (1, 2):
-        raise DataError(f"{name} must have shape (T,) or (T, C), or be a list of such arrays, got {array.shape}")
-    return array[:, None] if array.ndim == 1 else array
-
-
-def _named(given: Iterable[str | Channel] | None, letter: str, values: Array) -> tuple[Channel, ...]:
-    count = values.shape[1]
-    if given is None:
-        return tuple(Channel(letter if count == 1 else f"{letter}{i + 1}") for i in range(count))
-    return tuple(c if isinstance(c, Channel) else channel_of(c) for c in given)
-
-
-def _rounding(t: Array, step: float) -> float:
-    """Return to what the times are rounded: to a decimal place, if that is fine beside the step, or to their dtype."""
-    single = bool((t.astype(np.float32) == t).all())
-    finest = 4 * float(np.finfo(np.float32 if single else np.float64).eps) * float(np.abs(t).max())
-    places = range(max(math.ceil(-math.log10(step / 10)), -15), 13)
-    for r in (10.0**-k for k in places):
-        if r <= finest:
-            break
-        if (np.abs(t / r - np.round(t / r)) * r <= finest).all():
-            return r
-    return finest

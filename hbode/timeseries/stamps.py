@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .records import Array, Channel, DataError, channel_of
+from .run import Array, Channel, DataError, channel_of
 
 if TYPE_CHECKING:
     import pandas as pd
