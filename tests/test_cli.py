@@ -66,7 +66,7 @@ def test_a_file_is_read_as_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("hbode.commands.demo.run_demo", lambda settings, started: told.append(settings))
     options = ("--time", "t", "--columns", "x,y", "--delimiter", r"\t", "--window", 8, "--horizon", 3)
     assert run("--data", path, *options) == 0
-    with pytest.warns(UserWarning) as warned:
+    with pytest.warns(UserWarning, match="gap") as warned:
         data = make_dataset(load(told[0]), told[0].protocol(), 0)
     assert "3600.1 s after line 32" in str(warned[0].message) and "windows with long gaps" in str(warned[1].message)
     assert [c.name for c in data.records.outputs] == ["x", "y"] and data.records.total_rows == 100

@@ -2,11 +2,11 @@
 
 from .demo import DemoSettings, run_demo
 from .evaluation import ForecastError, forecast_error, persistence
-from .files import read_records
-from .frames import MissingExtra, from_frame
+from .records import MissingExtra
+from .records import read_records
 from .learners import Learned, Task, learn
 from .records import Channel, DataError, Records, Run
-from .scaling import Affine, Scaling, check_for_training
+from .records import Affine, Scaling, check_for_training
 from .structure import Structure, structure_records
 from .training import Diverged, History, TrainSettings, loss_of, predict, train
 from .windows import Dataset, Part, Protocol, make_dataset
@@ -32,7 +32,6 @@ __all__ = [
     "TrainSettings",
     "check_for_training",
     "forecast_error",
-    "from_frame",
     "learn",
     "loss_of",
     "make_dataset",

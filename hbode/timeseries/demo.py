@@ -16,10 +16,11 @@ from ..models import SYSTEMS, SolverSettings, equal_sizes
 from ..results_folder import ResultsFolder
 from .evaluation import forecast_error, persistence
 from .figures import save_figures
-from .files import read_records
+from .records import read_records
 from .learners import Learned, Task, build, learn_all
-from .records import DataError, Records
+from .records import Records
 from .report import MADE_BY, failures, markdown, metrics, plain_table, stiffness_rows, time_unit
+from .records import DataError
 from .stiffness import momentum
 from .structure import structure_records
 from .training import TrainSettings

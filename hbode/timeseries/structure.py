@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from ..integrate import hbodeint
-from .records import Channel, Records, Run
+from .records import Records
+from .records import Channel, Run
 
 
 @dataclass(frozen=True)

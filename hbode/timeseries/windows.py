@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .records import Array, DataError, Records
-from .scaling import Scaling
+from .records import Records
+from .records import Array, DataError
+from .records import Scaling
 
 
 @dataclass(frozen=True)

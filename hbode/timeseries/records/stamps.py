@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .extras import optional
 from .run import Array, Channel, DataError, channel_of
 
 if TYPE_CHECKING:
@@ -34,8 +35,7 @@ def times_of(channel: Channel, column: pd.Series, where: Callable[[int], str]) -
     DataError
         For missing stamps, text other than ISO 8601, and numbers of an unknown unit.
     """
-    import pandas
-
+    pandas = optional("pandas")
     name = channel.name
     missing = np.flatnonzero(column.isna())
     if len(missing):
@@ -72,8 +72,7 @@ def times_of(channel: Channel, column: pd.Series, where: Callable[[int], str]) -
 
 def _dates(name: str, column: pd.Series, where: Callable[[int], str]) -> pd.Series:
     """Return ISO 8601 text, or objects that are dates, as dates."""
-    import pandas
-
+    pandas = optional("pandas")
     text = column.astype(str)
     zoned = text.str.contains(r"(?:Z|[+-]\d\d:?\d\d)$", regex=True).to_numpy()
     odd = np.flatnonzero(zoned != zoned[0])

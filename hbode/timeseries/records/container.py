@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -13,17 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .arrays import Runs, channels_of, runs_of
+from .columns import Columns
+from .extras import optional
 from .run import Array, Channel, DataError, Run
-from .sampling import common_step
+from .sampling import LONG_GAP, common_step, longest_gap, median_step
+from .writing import write_frame
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Array", "Channel", "DataError", "Records", "Run"]
 
 IN_SECONDS = Channel("time", "s")
-LONG_GAP = 100.0
-"""A gap between two rows is long from so many median steps on."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -122,12 +121,58 @@ class Records:
 
     @classmethod
     def from_frame(
-        cls, frame: pd.DataFrame, outputs: Sequence[str] | None = None, inputs: Sequence[str] = (), **options: Any
+        cls,
+        frame: pd.DataFrame,
+        outputs: Sequence[str] | None = None,
+        inputs: Sequence[str] = (),
+        *,
+        time: str | None = None,
+        run: str | None = None,
+        columns: Sequence[str] | None = None,
+        rate: float | None = None,
+        source: str = "DataFrame",
+        where: Callable[[int], str] = "row {}".format,
     ) -> Records:
-        """Take the columns of a pandas DataFrame; options are those of `hbode.timeseries.from_frame`."""
-        from .frames import from_frame
+        """Take the columns of a pandas DataFrame as runs of channels; no row is dropped.
 
-        return from_frame(frame, outputs, inputs, **options)
+        Times come from the column `time`; else from the only column or index that is called timestamp, time, t, date
+        or datetime (``time_s`` and ``time [ms]`` too) or holds dates; else from `rate`, or a column ``Fs`` with the
+        samples per second on its first row; else rows are counted. Dates, ISO 8601 text and epoch numbers become
+        seconds since the first of them, `epoch`. Booleans become 0 and 1.
+
+        Parameters
+        ----------
+        frame
+            The table. Columns are named as in it, or without their unit: ``Force (N)`` is also ``Force``.
+        outputs, inputs
+            Columns of y and u. Default: everything that is nothing else is an output.
+        time, run
+            The column of the times; the column that says which run a row belongs to.
+        columns
+            The only columns that may become channels by default; others are left out.
+        rate
+            Samples per second of a table without times.
+        source
+            Name of the table in messages and reports.
+        where
+            Words for the place of a row, which is counted from 0.
+
+        Raises
+        ------
+        DataError
+            For a column that is missing, named twice or holds text; two columns that may be the times; times that are
+            missing, unreadable or do not increase within a run. The message names the column and the row.
+
+        Warns
+        -----
+        UserWarning
+            Of a gap of more than 100 median steps.
+        """
+        try:
+            found = Columns(frame, where, rate, source).runs(outputs, inputs, time, run, columns)
+        except DataError as error:
+            raise DataError(f"{source}: {error}") from None
+        return cls(source=source, **found._asdict())
 
     def __len__(self) -> int:
         return len(self.runs)
@@ -160,39 +205,21 @@ class Records:
         return replace(self, runs=tuple(run.take(rows[a:b] - start) for run, start, (a, b) in chosen if b > a))
 
     def rows(self, start: int | None = None, stop: int | None = None) -> Records:
-        """Return the rows of a slice, counted from 0 through all runs.
-
-        Raises
-        ------
-        DataError
-            If there are none.
-        """
+        """Return the rows of a slice, counted from 0 through all runs; a DataError if there are none."""
         chosen = np.arange(self.total_rows)[start:stop]
         if not len(chosen):
             raise DataError(f"rows {start}:{stop} are none of the {self.total_rows} rows")
         return self.take(chosen)
 
     def split(self, fraction: float) -> tuple[Records, Records]:
-        """Split the rows in their order; `fraction` of them go into the first part.
-
-        Raises
-        ------
-        DataError
-            If a part would be empty.
-        """
+        """Split the rows in their order, `fraction` of them first; a DataError if a part would be empty."""
         at = round(fraction * self.total_rows)
         if not 0 < at < self.total_rows:
             raise DataError(f"fraction must leave rows in both parts, got {fraction} of {self.total_rows} rows")
         return self.rows(None, at), self.rows(at, None)
 
     def select(self, outputs: Sequence[str], inputs: Sequence[str] = ()) -> Records:
-        """Return some channels, by name, in the roles named; an input may become an output.
-
-        Raises
-        ------
-        DataError
-            For a name that is none of the channels.
-        """
+        """Return some channels, by name, in the roles named; a DataError for a name that none of them has."""
         at = {channel.name: i for i, channel in enumerate(self.channels)}
         unknown = [name for name in (*outputs, *inputs) if name not in at]
         if unknown:
@@ -211,15 +238,12 @@ class Records:
     @property
     def median_step(self) -> float:
         """The median time between rows of a run, NaN where every run has but one."""
-        steps = np.concatenate([np.diff(run.t) for run in self.runs])
-        return float(np.median(steps)) if len(steps) else math.nan
+        return median_step([run.t for run in self.runs])
 
     @property
     def longest_gap(self) -> tuple[float, int, int]:
         """The longest time between two rows of a run, the run and the row after which it comes."""
-        found = [(float(np.diff(run.t).max(initial=0.0)), i) for i, run in enumerate(self.runs)]
-        gap, i = max(found, key=lambda pair: pair[0])
-        return gap, i, int(np.diff(self.runs[i].t).argmax()) if len(self.runs[i]) > 1 else 0
+        return longest_gap([run.t for run in self.runs])
 
     def cut_at_gaps(self, longest: float | None = None) -> Records:
         """Cut runs into several where more time than `longest` passes between rows; no row is dropped.
@@ -240,16 +264,22 @@ class Records:
         return {c.name: int(n) for c, n in zip(self.channels, np.atleast_1d(lost), strict=True) if n}
 
     def to_frame(self) -> pd.DataFrame:
-        """Return a pandas DataFrame: times, the run if there are several, inputs, outputs."""
-        from .frames import to_frame
-
-        return to_frame(self)
+        """Return times or dates, the run if there are several, inputs and outputs as a pandas DataFrame."""
+        pandas = optional("pandas")
+        t = np.concatenate([run.t for run in self])
+        if self.epoch is None:
+            columns: dict[str, Any] = {str(self.time): t}
+        else:
+            since = pandas.to_timedelta(np.round(t * 1e9).astype(np.int64), unit="ns")
+            columns = {self.time.name: pandas.Timestamp(self.epoch).as_unit("ns") + since}
+        if len(self) > 1:
+            columns["run"] = np.repeat([run.name or str(i) for i, run in enumerate(self)], [len(run) for run in self])
+        values = np.concatenate([np.concatenate((run.u, run.y), 1) for run in self])
+        return pandas.DataFrame(columns | {str(c): x for c, x in zip(self.channels, values.T, strict=True)})
 
     def write(self, path: str | Path) -> None:
         """Write CSV (also ``.csv.gz``) or Parquet, by the suffix; `read_records` gives the same numbers again."""
-        from .frames import write
-
-        write(self, Path(path))
+        write_frame(self.to_frame(), Path(path))
 
     def __repr__(self) -> str:
         unit, gap = self.time.unit, self.longest_gap

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import csv
-import importlib
 import io
 import re
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from .frames import optional
-from .records import DataError
+from .extras import optional
+from .run import DataError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -103,7 +102,7 @@ def _cells(arrow: Any, text: str, delimiter: str, header: list[str]) -> tuple[An
             surplus.append((row.number, row.actual_columns))
         return "skip"
 
-    of = importlib.import_module("pyarrow.csv")
+    of = optional("pyarrow.csv")
     try:
         table = of.read_csv(
             io.BytesIO(text.encode()),

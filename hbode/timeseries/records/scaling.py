@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 import numpy as np
 from torch import Tensor
 
-from .records import Array, Channel, DataError, Records, Run
+from .container import Records
+from .run import Array, Channel, DataError, Run
 
 Values = TypeVar("Values", Array, Tensor)
 

@@ -1,19 +1,17 @@
-"""Records from the columns of a table, and back: which column is the time, the run, an input, an output."""
+"""Which column of a table is the time, the run, an input, an output."""
 
 from __future__ import annotations
 
-import importlib
-import os
 import warnings
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .records import LONG_GAP, Records
+from .extras import optional
 from .run import Array, Channel, DataError, Run, channel_of, disorder
+from .sampling import LONG_GAP, longest_gap, median_step
 from .stamps import could_be_times, times_of
 
 if TYPE_CHECKING:
@@ -22,97 +20,44 @@ if TYPE_CHECKING:
 RATE_NAMES = ("fs", "fs_hz")
 
 
-class MissingExtra(ImportError):
-    """An optional library that is not installed, with a message that names the extra."""
+class Found(NamedTuple):
+    """What a table holds, in the words of `Records`."""
+
+    runs: tuple[Run, ...]
+    outputs: tuple[Channel, ...]
+    inputs: tuple[Channel, ...]
+    time: Channel
+    epoch: str | None
+    notes: tuple[str, ...]
 
 
-def optional(name: str) -> Any:
-    """Import a library of the extra ``hbode[timeseries]``."""
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise MissingExtra(f"this needs {name.partition('.')[0]}: pip install 'hbode[timeseries]'") from error
+class Columns:
+    """The columns of a table, which are to become times, runs and channels; `Records.from_frame` says how."""
 
-
-def from_frame(
-    frame: pd.DataFrame,
-    outputs: Sequence[str] | None = None,
-    inputs: Sequence[str] = (),
-    *,
-    time: str | None = None,
-    run: str | None = None,
-    columns: Sequence[str] | None = None,
-    rate: float | None = None,
-    source: str = "DataFrame",
-    where: Callable[[int], str] = "row {}".format,
-) -> Records:
-    """Take the columns of a pandas DataFrame as runs of channels; no row is dropped.
-
-    Times come from the column `time`; else from the only column, or index, that is called timestamp, time, t, date or
-    datetime (with a unit or not: ``time_s``, ``time [ms]``) or holds dates; else from `rate`, or a column ``Fs``
-    with the samples per second on its first row; else rows are counted. Dates, ISO 8601 text and epoch numbers
-    become seconds since the first of them, `Records.epoch`. Booleans become 0 and 1.
-
-    Parameters
-    ----------
-    frame
-        The table. Columns are named as in it, or without their unit: ``Force (N)`` is also ``Force``.
-    outputs, inputs
-        Columns of y and u. Default: everything that is nothing else is an output.
-    time, run
-        The column of the times; the column that says which run a row belongs to.
-    columns
-        The only columns that may become channels by default; others are left out.
-    rate
-        Samples per second of a table without times.
-    source
-        Name of the table in messages and reports.
-    where
-        Words for the place of a row, which is counted from 0.
-
-    Raises
-    ------
-    DataError
-        For a column that is missing, named twice or holds text; two columns that may be the times; times that are
-        missing, unreadable or do not increase within a run. The message names the column and the row.
-
-    Warns
-    -----
-    UserWarning
-        Of a gap of more than 100 median steps.
-    """
-    try:
-        return _Reading(frame, where, rate).records(outputs, inputs, time, run, columns, source)
-    except DataError as error:
-        raise DataError(f"{source}: {error}") from None
-
-
-class _Reading:
-    """The columns of a table while they are given their roles."""
-
-    def __init__(self, frame: pd.DataFrame, where: Callable[[int], str], rate: float | None) -> None:
+    def __init__(self, frame: pd.DataFrame, where: Callable[[int], str], rate: float | None, source: str) -> None:
         if frame.index.names != [None] or frame.index.dtype.kind == "M":
             names = [name or "time" for name in frame.index.names]
             frame = frame.reset_index(names=names)
         self.names = [str(name).strip() for name in frame.columns]
         self.values = [frame.iloc[:, i] for i in range(len(self.names))]
         self.short = [channel_of(name).name for name in self.names]
-        self.where, self.rate, self.rows, self.notes = where, rate, len(frame), list[str]()
+        self.where, self.rate, self.source = where, rate, source
+        self.rows, self.notes = len(frame), list[str]()
         twice = [name for name in self.names if name and self.names.count(name) > 1]
         if twice:
             raise DataError(f"two columns are called {twice[0]!r}")
         if not self.rows:
             raise DataError("no rows")
 
-    def records(
+    def runs(
         self,
         outputs: Sequence[str] | None,
         inputs: Sequence[str],
         time: str | None,
         run: str | None,
         columns: Sequence[str] | None,
-        source: str,
-    ) -> Records:
+    ) -> Found:
+        """Return the runs, what their columns are, and what is to be told of them."""
         u, y = ([self.find(name) for name in names] for names in (inputs, outputs or ()))
         run_at = None if run is None else self.find(run)
         taken = {*u, *y} | ({run_at} if run_at is not None else set())
@@ -135,9 +80,8 @@ class _Reading:
         made = tuple(Run(t[rows], tables[0][rows], tables[1][rows], name) for name, rows in runs)
         of_y, of_u = (tuple(channel_of(self.names[i]) for i in side) for side in (y, u))
         clock = Channel("time" if time_at is None else self.short[time_at], unit)
-        records = Records(made, of_y, of_u, clock, epoch, source, tuple(self.notes))
-        self._warn_of_gaps(records, runs)
-        return records
+        self._warn_of_gaps([run.t for run in made], [rows for _, rows in runs], unit)
+        return Found(made, of_y, of_u, clock, epoch, tuple(self.notes))
 
     def find(self, name: str) -> int:
         """Return the column of that name, with its unit or without."""
@@ -219,47 +163,12 @@ class _Reading:
             raise DataError(f"the sampling rate must be positive, got {rate:g}")
         return t / rate, "s", None
 
-    def _warn_of_gaps(self, records: Records, runs: list[tuple[str, NDArray[np.intp]]]) -> None:
-        gap, i, row = records.longest_gap
-        if gap > LONG_GAP * records.median_step:
-            place = self.where(int(runs[i][1][row]))
+    def _warn_of_gaps(self, times: list[Array], rows: list[NDArray[np.intp]], unit: str) -> None:
+        step, (gap, i, row) = median_step(times), longest_gap(times)
+        if gap > LONG_GAP * step:
+            place = self.where(int(rows[i][row]))
             warnings.warn(
-                f"{records.source}: a gap of {gap:.6g} {records.time.unit} after {place}, where rows are "
-                f"{records.median_step:.4g} {records.time.unit} apart; Records.cut_at_gaps() makes runs of the parts",
+                f"{self.source}: a gap of {gap:.6g} {unit} after {place}, where rows are {step:.4g} {unit} apart; "
+                "Records.cut_at_gaps() makes runs of the parts",
                 stacklevel=4,
             )
-
-
-def to_frame(records: Records) -> pd.DataFrame:
-    """Return times, the run if there are several, inputs and outputs; dates where the records have an epoch."""
-    pandas = optional("pandas")
-    t = np.concatenate([run.t for run in records])
-    if records.epoch is None:
-        columns: dict[str, Any] = {str(records.time): t}
-    else:
-        since = pandas.to_timedelta(np.round(t * 1e9).astype(np.int64), unit="ns")
-        columns = {records.time.name: pandas.Timestamp(records.epoch).as_unit("ns") + since}
-    if len(records) > 1:
-        columns["run"] = np.repeat([run.name or str(i) for i, run in enumerate(records)], [len(run) for run in records])
-    values = np.concatenate([np.concatenate((run.u, run.y), 1) for run in records])
-    return pandas.DataFrame(columns | {str(c): x for c, x in zip(records.channels, values.T, strict=True)})
-
-
-def write(records: Records, path: Path) -> None:
-    """Write what `to_frame` returns as CSV, ``.csv`` or ``.csv.gz``, or as Parquet; all of it or nothing."""
-    name = path.name.lower()
-    if not name.endswith((".csv", ".csv.gz", ".parquet")):
-        raise DataError(f"{path}: must end in .csv, .csv.gz or .parquet")
-    part = path.with_name(f".{path.name}.part")
-    frame = to_frame(records)
-    try:
-        if name.endswith(".parquet"):
-            optional("pyarrow")
-            frame.to_parquet(part, index=False)
-        else:
-            frame.to_csv(part, index=False, compression="gzip" if name.endswith(".gz") else None)
-        os.replace(part, path)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written ({error.strerror})") from None
-    finally:
-        part.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""The step of equidistant times, behind the rounding of their stamps."""
+"""Steps between times: the one of equidistant times, behind the rounding of their stamps, and the longest."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from .run import Array
+
+LONG_GAP = 100.0
+"""A gap between two rows is long from so many median steps on."""
 
 
 def common_step(times: Sequence[Array]) -> float | None:
@@ -19,6 +22,19 @@ def common_step(times: Sequence[Array]) -> float | None:
     # Rounding to r shifts a stamp by r/2, and the end of the line through the first and the last one by r.
     off = max(np.ptp(t - step * np.arange(len(t))) for t in times)
     return step if off <= 2 * _rounding(np.concatenate(times), step) else None
+
+
+def median_step(times: Sequence[Array]) -> float:
+    """Return the median time between rows of a run, NaN where every run has but one."""
+    steps = np.concatenate([np.diff(t) for t in times])
+    return float(np.median(steps)) if len(steps) else math.nan
+
+
+def longest_gap(times: Sequence[Array]) -> tuple[float, int, int]:
+    """Return the longest time between two rows of a run, the run and the row after which it comes."""
+    longest = [np.diff(t).max(initial=0.0) for t in times]
+    i = int(np.argmax(longest))
+    return float(longest[i]), i, int(np.diff(times[i]).argmax()) if len(times[i]) > 1 else 0
 
 
 def _rounding(t: Array, step: float) -> float:

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .frames import RATE_NAMES, from_frame, optional
-from .records import DataError, Records
+from .columns import RATE_NAMES
+from .extras import optional
+from .container import Records
+from .run import DataError
 from .text_tables import line_of, text_table
 
 if TYPE_CHECKING:
@@ -85,7 +87,7 @@ def read_records(
         raise DataError(f"{path}: cannot be read as text in {encoding} ({error.reason}); name its encoding=") from None
     except (OSError, EOFError, zipfile.BadZipFile, zlib.error, ValueError) as error:
         raise DataError(f"{path}: {error}") from None
-    return from_frame(
+    return Records.from_frame(
         frame, outputs, inputs, time=time, run=run, columns=columns, rate=rate, source=path.name, where=place
     )
 
