@@ -2,11 +2,8 @@
 
 from .demo import DemoSettings, run_demo
 from .evaluation import ForecastError, forecast_error, persistence
-from .records import MissingExtra
-from .records import read_records
 from .learners import Learned, Task, learn
-from .records import Channel, DataError, Records, Run
-from .records import Affine, Scaling, check_for_training
+from .records import Affine, Channel, DataError, MissingExtra, Records, Run, Scaling, check_for_training, read_records
 from .structure import Structure, structure_records
 from .training import Diverged, History, TrainSettings, loss_of, predict, train
 from .windows import Dataset, Part, Protocol, make_dataset

@@ -16,11 +16,9 @@ from ..models import SYSTEMS, SolverSettings, equal_sizes
 from ..results_folder import ResultsFolder
 from .evaluation import forecast_error, persistence
 from .figures import save_figures
-from .records import read_records
 from .learners import Learned, Task, build, learn_all
-from .records import Records
+from .records import DataError, Records, read_records
 from .report import MADE_BY, failures, markdown, metrics, plain_table, stiffness_rows, time_unit
-from .records import DataError
 from .stiffness import momentum
 from .structure import structure_records
 from .training import TrainSettings
@@ -65,6 +63,9 @@ class DemoSettings:
         return {
             "models": list(self.models),
             "data": None if self.data is None else str(self.data),
+            "time": self.time,
+            "columns": self.columns,
+            "delimiter": self.delimiter,
             "seed": self.seed,
             "device": self.device,
             "jobs": self.jobs,

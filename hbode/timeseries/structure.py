@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from ..integrate import hbodeint
-from .records import Records
-from .records import Channel, Run
+from .records import Channel, Records, Run
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .records import Records
-from .records import Array, DataError
-from .records import Scaling
+from .records import Array, DataError, Records, Scaling
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,7 @@ def test_thousands_where_the_file_leaves_no_doubt(tmp_path: Path, text: str, num
         ("y,z\na,b\nc,d\n", "column 'y' holds text, line 2: 'a'"),
         ("y,z\n1,2\n\n3,x\n", "column 'z' holds text, line 4: 'x'"),
         ("y;z\n0,5;0,5\n0,5;0.5.5\n", "column 'z' holds text, line 3: '0.5.5'"),
-        ("y\n1\ninf\n", "column 'y' holds text, line 3: 'inf'"),
+        ("y\n1\ninf\n", "column 'y', line 3: inf is not a finite number"),
         ("y,z\n1,2\n3,true\n", "column 'z' holds text, line 3: 'true'"),
         ("t\n1\n2\n", "no column is left for an output"),
         ("y,y\n1,2\n", "two columns are called 'y'"),
@@ -159,6 +159,12 @@ def test_epoch_numbers_of_every_unit(tmp_path: Path, name: str, unit: str, scale
     assert records[0].t.tolist() == [0, 1, 2] and records.time.unit == "s"
     assert records.epoch == "2026-05-28T20:26:40+00:00"
     assert any(f"counts {unit} since 1970" in note for note in records.notes) and f"counts {unit}" in repr(records)
+
+
+def test_numbers_that_look_like_stamps_are_numbers_elsewhere(tmp_path: Path) -> None:
+    records = read_records(written(tmp_path, "t,serial\n0,1780000000\n1,1780000001\n"))
+    assert values(records) == [[1_780_000_000], [1_780_000_001]] and records.epoch is None
+    assert values(read_records(written(tmp_path, "y\n1e17\n9.5e15\n"))) == [[1e17], [9.5e15]]
 
 
 def test_nanoseconds_since_1970_are_exact(tmp_path: Path) -> None:

@@ -62,6 +62,7 @@ def test_a_list_of_arrays_is_many_runs() -> None:
         (lambda: Records.from_arrays([0, 1], [1, np.inf]), r"row 1: y\[1, 0\] must be finite or NaN"),
         (lambda: Records.from_arrays([0, 1], [1, 2], [[0, np.inf], [1, 1]]), r"row 0: u\[0, 1\]"),
         (lambda: Records.from_arrays([0, 1], [1, 2, 3]), "shapes"),
+        (lambda: Records.from_arrays(0.0, [1]), "shapes"),
         (lambda: Records.from_arrays(None, np.zeros((0, 2))), "no rows"),
         (lambda: Records.from_arrays(None, np.zeros((2, 2, 2))), "y must have shape"),
         (lambda: Records.from_arrays([0, 1], [1, 2], rate=5), "rate must not be given"),
@@ -189,6 +190,12 @@ def test_scaling_goes_through_json_bit_by_bit_and_takes_tensors() -> None:
     x = torch.ones(5, 2, dtype=torch.float32)
     assert scaling.outputs.to_standard(x).dtype == torch.float32
     torch.testing.assert_close(scaling.outputs.from_standard(scaling.outputs.to_standard(x)), x)
+
+
+def test_other_channels_than_those_of_the_scaling_are_refused() -> None:
+    scaling = Scaling.fit(driven())
+    with pytest.raises(DataError, match=r"values must have 1 channels on their last axis, got shape \(5, 2\)"):
+        scaling.inputs.to_standard(np.ones((5, 2)))
 
 
 def test_a_long_gap_is_no_part_of_the_time_unit() -> None:

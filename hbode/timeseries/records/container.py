@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from .arrays import Runs, channels_of, runs_of
 from .columns import Columns
 from .extras import optional
-from .run import Array, Channel, DataError, Run
+from .run import Channel, DataError, Run
 from .sampling import LONG_GAP, common_step, longest_gap, median_step
 from .writing import write_frame
 

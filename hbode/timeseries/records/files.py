@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import zipfile
 import zlib
@@ -13,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .columns import RATE_NAMES
-from .extras import optional
 from .container import Records
+from .extras import optional
 from .run import DataError
 from .text_tables import line_of, text_table
 
@@ -85,7 +86,7 @@ def read_records(
             place = partial(_line, text)
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: cannot be read as text in {encoding} ({error.reason}); name its encoding=") from None
-    except (OSError, EOFError, zipfile.BadZipFile, zlib.error, ValueError) as error:
+    except (OSError, EOFError, zipfile.BadZipFile, zlib.error, csv.Error, ValueError) as error:
         raise DataError(f"{path}: {error}") from None
     return Records.from_frame(
         frame, outputs, inputs, time=time, run=run, columns=columns, rate=rate, source=path.name, where=place
@@ -115,7 +116,7 @@ def _archive(
     for name, x in arrays.items():
         if name == run and x.ndim == 1 and len(x) != rows and x.dtype.kind in "iu" and x.sum() == rows:
             x = np.repeat(np.arange(len(x)), x)
-        if not x.ndim or len(x) != rows:
+        if not x.ndim or len(x) != rows or (x.ndim > 2 and outputs and name not in (*outputs, *inputs)):
             continue
         if x.ndim > 2:
             raise DataError(

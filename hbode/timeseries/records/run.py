@@ -52,11 +52,10 @@ class Run:
 
     def __post_init__(self) -> None:
         where = f"run {self.name!r}: " if self.name else ""
-        rows = len(self.t)
-        if self.t.ndim != 1 or any(x.ndim != 2 or len(x) != rows for x in (self.y, self.u)):
+        if self.t.ndim != 1 or any(x.ndim != 2 or len(x) != len(self.t) for x in (self.y, self.u)):
             shapes = ", ".join(str(x.shape) for x in (self.t, self.y, self.u))
             raise DataError(f"{where}t, y and u must have shapes (T,), (T, Cy) and (T, Cu), got {shapes}")
-        if not rows:
+        if not len(self.t):
             raise DataError(f"{where}no rows")
         if not np.isfinite(self.t).all():
             raise DataError(f"{where}row {np.flatnonzero(~np.isfinite(self.t))[0]}: the time is missing or not finite")

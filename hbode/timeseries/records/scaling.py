@@ -23,11 +23,16 @@ class Affine:
 
     def to_standard(self, x: Values) -> Values:
         """Return standardised values, shape (..., C), in the dtype and on the device of a tensor x."""
-        return (x - _like(self.mean, x)) / _like(self.std, x)
+        return (x - self._like(self.mean, x)) / self._like(self.std, x)
 
     def from_standard(self, x: Values) -> Values:
         """Return values in the units of the record, shape (..., C)."""
-        return x * _like(self.std, x) + _like(self.mean, x)
+        return x * self._like(self.std, x) + self._like(self.mean, x)
+
+    def _like(self, numbers: Array, x: Values) -> Values:
+        if x.shape[-1] != len(numbers):
+            raise DataError(f"values must have {len(numbers)} channels on their last axis, got shape {tuple(x.shape)}")
+        return x.new_tensor(numbers) if isinstance(x, Tensor) else numbers
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,15 +128,11 @@ def check_for_training(records: Records, rows: int = 2) -> None:
     longest = max(map(len, records))
     if longest < max(rows, 2):
         raise DataError(f"too few rows, the longest run has {longest}, needs at least {max(rows, 2)}")
-    for i, channel in enumerate(records.channels):
-        x = np.concatenate([np.concatenate((run.u, run.y), 1)[:, i] for run in records])
+    values = np.concatenate([np.concatenate((run.u, run.y), 1) for run in records])
+    for channel, x in zip(records.channels, values.T, strict=True):
         x = x[~np.isnan(x)]
         if not len(x):
             raise DataError(f"column {channel.name!r} has no value in the training rows")
         # Equal numbers may have a standard deviation of rounding errors.
         if x.std() <= 1e-12 * abs(x.mean()):
             raise DataError(f"column {channel.name!r} does not vary in the training rows")
-
-
-def _like(numbers: Array, x: Values) -> Values:
-    return x.new_tensor(numbers) if isinstance(x, Tensor) else numbers

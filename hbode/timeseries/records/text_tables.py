@@ -8,6 +8,8 @@ import re
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from .extras import optional
 from .run import DataError
 
@@ -70,7 +72,10 @@ def text_table(text: str, delimiter: str | None, decimal: str | None) -> pd.Data
         raise DataError("the first line must be a header with the names of the columns")
     if not table.num_rows - 1:
         raise DataError("no rows after the header")
-    decimal = decimal or _decimal(compute, header, columns, delimiter)
+    if decimal is None:
+        # A comma can only be in a cell of a comma-separated file that is in quotes.
+        quoted = delimiter != "," or '"' in text[len(head[0]) :]
+        decimal = _decimal(compute, header, columns, delimiter) if quoted else "."
     pandas = optional("pandas")
     frame = pandas.DataFrame({i: _typed(arrow, compute, cells, decimal) for i, cells in enumerate(columns)})
     frame.columns = header
@@ -141,19 +146,19 @@ def _decimal(compute: Any, header: list[str], columns: list[Any], delimiter: str
 
 def _typed(arrow: Any, compute: Any, cells: Any, decimal: str) -> Any:
     """Return a column as numbers, as true and false, or as text in which numbers have decimal points."""
-    good = compute.match_substring_regex(cells, NUMBER[decimal])
-    plain = compute.replace_substring(cells, "," if decimal == "." else ".", "")
-    if decimal == ",":
-        plain = compute.replace_substring(plain, ",", ".")
-    if compute.all(good).as_py() is not False:
-        if not cells.null_count and compute.all(compute.match_substring_regex(plain, r"^-?\d+$")).as_py():
-            with suppress(arrow.ArrowInvalid):  # beyond 64 bits; nanoseconds since 1970 are within, but not in a double
-                return compute.cast(plain, arrow.int64()).to_numpy()
-        return compute.cast(plain, arrow.float64()).to_numpy()
+    thousands = "," if decimal == "." else "."
+    plain = compute.replace_substring(compute.replace_substring(cells, thousands, ""), decimal, ".")
+    grouped = compute.any(compute.match_substring(cells, thousands)).as_py()
+    good = compute.match_substring_regex(cells, NUMBER[decimal]) if grouped else None
+    if good is None or compute.all(good).as_py():
+        with suppress(arrow.ArrowInvalid):
+            numbers = compute.cast(plain, arrow.float64()).to_numpy()
+            if (np.abs(numbers) >= 2**53).any() and not cells.null_count:
+                with suppress(arrow.ArrowInvalid):  # nanoseconds since 1970 are whole numbers, but no doubles
+                    return compute.cast(plain, arrow.int64()).to_numpy()
+            return numbers
     lower = compute.utf8_lower(cells)
-    if (
-        compute.all(compute.is_in(lower, arrow.array(["true", "false"]), skip_nulls=False)).as_py()
-        and not cells.null_count
-    ):
+    if not cells.null_count and compute.all(compute.is_in(lower, arrow.array(["true", "false"]))).as_py():
         return compute.equal(lower, "true").to_numpy()
+    good = compute.match_substring_regex(cells, NUMBER[decimal])
     return compute.if_else(good, plain, cells).to_pandas().astype(object)
