@@ -292,6 +292,10 @@ def test_frames_with_dates_named_indices_and_odd_dtypes() -> None:
         Records.from_frame(pd.DataFrame({"y": [1, math.inf]}))
     with pytest.raises(DataError, match="column 'y' holds text, row 1: 'x'"):
         Records.from_frame(pd.DataFrame({"y": ["1", "x"]}))
+    with pytest.raises(DataError, match="column 'y' holds text, row 2: 'x'"):
+        Records.from_frame(pd.DataFrame({"y": [1, None, "x"]}))
+    with pytest.raises(DataError, match="column 'y' holds text, row 0: '1'"):
+        Records.from_frame(pd.DataFrame({"y": ["1", "2"]}))
     with pytest.raises(DataError, match="no rows"):
         Records.from_frame(pd.DataFrame({"y": []}))
 

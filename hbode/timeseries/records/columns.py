@@ -99,10 +99,10 @@ class Columns:
         if kind == "boolean":
             self.notes.append(f"{name!r} is true or false: 1 or 0")
         elif kind not in ("floating", "integer", "mixed-integer-float", "decimal", "empty"):
-            if kind != "string":
+            if kind not in ("string", "mixed", "mixed-integer"):
                 raise DataError(f"column {name!r} must hold numbers, got {column.dtype} ({kind})")
             number = np.isfinite(pandas.to_numeric(column, errors="coerce").to_numpy(np.float64))
-            row = int(np.flatnonzero(column.notna() & ~number)[0])
+            row = int(np.argmax(column.notna() & ~number))
             raise DataError(
                 f"column {name!r} holds text, {self.where(row)}: {column.iloc[row]!r}; to leave it out name the columns"
             )

@@ -116,9 +116,11 @@ def _archive(
     for name, x in arrays.items():
         if name == run and x.ndim == 1 and len(x) != rows and x.dtype.kind in "iu" and x.sum() == rows:
             x = np.repeat(np.arange(len(x)), x)
-        if not x.ndim or len(x) != rows or (x.ndim > 2 and outputs and name not in (*outputs, *inputs)):
+        if not x.ndim or len(x) != rows:
             continue
         if x.ndim > 2:
+            if outputs and name not in (*outputs, *inputs):
+                continue
             raise DataError(
                 f"array {name} must have shape (T,) or (T, C), got {x.shape}; Records.from_arrays takes runs"
             )
