@@ -11,7 +11,7 @@ from typing import NoReturn
 from .commands import demo, diagnose
 from .commands.loading import LoadError
 from .results_folder import OutputError
-from .timeseries import DataError
+from .timeseries import DataError, MissingExtra
 
 
 class _Parser(argparse.ArgumentParser):
@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         arguments.run(arguments, started)
-    except (DataError, LoadError, OutputError) as error:
+    except (DataError, LoadError, MissingExtra, OutputError) as error:
         return _complain(arguments.command, error, 2)
     except KeyboardInterrupt:
         return _complain(arguments.command, "interrupted; nothing was written", 130)

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from hbode.cli import main
+from hbode.timeseries import DemoSettings, make_dataset
+from hbode.timeseries.demo import load
 
 FIGURES = {"forecast.png", "nfe.png", "loss.png", "stiffness.png", "comparison.png", "scaling.png"}
 FILES = {"metrics.json", "summary.md", *FIGURES}
@@ -52,6 +54,28 @@ def test_a_whole_run(record: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     assert "| NODE |" in page and all(f"({name})" in page for name in FIGURES)
 
 
+def test_a_file_is_read_as_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hundred rows with decimal commas, two columns of times, text, and an hour without a record."""
+    path = tmp_path / "log.txt"
+    rows = [
+        f"{0.1 * i + 3600 * (i > 30):.1f}\t{i}\tok\t{math.sin(0.3 * i):.4f}\t{math.cos(i):.4f}".replace(".", ",")
+        for i in range(100)
+    ]
+    path.write_text("t\ttime\tstate\tx\ty\n" + "\n".join(rows) + "\n", encoding="utf-8")
+    told: list[DemoSettings] = []
+    monkeypatch.setattr("hbode.commands.demo.run_demo", lambda settings, started: told.append(settings))
+    options = ("--time", "t", "--columns", "x,y", "--delimiter", r"\t", "--window", 8, "--horizon", 3)
+    assert run("--data", path, *options) == 0
+    with pytest.warns(UserWarning, match="gap") as warned:
+        data = make_dataset(load(told[0]), told[0].protocol(), 0)
+    assert "3600.1 s after line 32" in str(warned[0].message) and "windows with long gaps" in str(warned[1].message)
+    assert [c.name for c in data.records.outputs] == ["x", "y"] and data.records.total_rows == 100
+    assert data.train.x.shape[1:] == (11, 2) and data.protocol.observed == 8
+    # An hour is no part of the mean gap; a tenth of the samples are dropped.
+    assert data.scaling.time_unit == pytest.approx(0.1 / 0.9, rel=0.1)
+    assert float(data.train.t.max()) < 30
+
+
 @pytest.mark.slow
 def test_processes_learn_the_same(record: Path, tmp_path: Path) -> None:
     errors = []
@@ -69,11 +93,12 @@ def test_processes_learn_the_same(record: Path, tmp_path: Path) -> None:
     "text, message",
     [
         ("", "is empty"),
-        ("a,b\nx,y\n", "no numeric column"),
-        ("a\n1\nNaN\n", "must hold a finite number"),
-        ("a\n" + "1\n2\n" * 20, "too short"),
-        ("t,a\n0,1\n0,2\n", "times must increase"),
-        ("a\n" + "1\n" * 400, "does not vary"),
+        ("a,b\nx,y\n", "column 'a' holds text, line 2"),
+        ("a\n" + "1\n2\n" * 200 + "NaN\n", "column 'a' misses 1 values"),
+        ("a\n" + "1\n2\n" * 20, "too short: 40 rows"),
+        ("t,a\n0,1\n0,2\n", "line 3: times must increase"),
+        ("a\n" + "1\n" * 400, "'a' does not vary"),
+        ("a,b\n1,2\n1,2,3\n", "line 3: 3 cells"),
     ],
 )
 def test_bad_data(tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, message: str) -> None:
@@ -105,6 +130,8 @@ def test_foreign_folder_is_left_alone(record: Path, tmp_path: Path, capsys: pyte
         (("--models", "node,lstm"), "node,sonode,hbnode,ghbnode"),
         (("--seed", "-1"), "whole number from 0"),
         (("--device", "abacus"), "cannot be used"),
+        (("--delimiter", "::"), "one character"),
+        (("--window", "0"), "positive whole number"),
         (("--nonsense",), "unrecognized arguments"),
     ],
 )

@@ -21,7 +21,7 @@ for each the test error, the evaluations of the field, the time per epoch and th
 Without --data, the record of a driven structure of three masses and a cubic spring is made on the spot."""
 
 DATA_HELP = (
-    "CSV file with a header: numeric channels, and optionally a column t or time, "
+    "CSV (also .gz), Parquet or .npz file: numeric channels, and optionally a column of times, "
     "or a column Fs with the sampling rate on its first row"
 )
 
@@ -36,7 +36,12 @@ def add(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = demo.add_argument
-    add("--data", type=Path, metavar="CSV", help=DATA_HELP)
+    add("--data", type=Path, metavar="FILE", help=DATA_HELP)
+    add("--time", metavar="COLUMN", help="the column of the times (default: the one that is called so)")
+    add("--columns", type=_names, metavar="A,B", help="the channels (default: all columns but the times)")
+    add("--delimiter", type=_delimiter, metavar="C", help=r"what separates the cells of a text file: , ; | or \t")
+    add("--window", type=positive_int, metavar="N", help="samples that are seen (default: 64, made-up record: 32)")
+    add("--horizon", type=positive_int, metavar="N", help="samples that are forecast then (default: 8)")
     add(
         "--out",
         type=Path,
@@ -101,6 +106,11 @@ def _settings(a: argparse.Namespace) -> DemoSettings:
         default,
         models=a.models,
         data=a.data,
+        time=a.time,
+        columns=a.columns,
+        delimiter=a.delimiter,
+        window=a.window,
+        horizon=a.horizon,
         out=a.out,
         seed=a.seed,
         device=a.device,
@@ -116,3 +126,14 @@ def _models(text: str) -> tuple[str, ...]:
     if unknown or not names:
         raise argparse.ArgumentTypeError(f"must be names out of {','.join(SYSTEMS)}, got {text!r}")
     return names
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _delimiter(text: str) -> str:
+    character = text.replace("\\t", "\t")
+    if len(character) != 1:
+        raise argparse.ArgumentTypeError(f"must be one character, got {text!r}")
+    return character

@@ -1,15 +1,16 @@
-"""Irregular time series in, forecasts out."""
+"""Measured records in, forecasts and simulations out."""
 
-from .csv_reader import read_csv
 from .demo import DemoSettings, run_demo
 from .evaluation import ForecastError, forecast_error, persistence
 from .learners import Learned, Task, learn
-from .series import DataError, Series
-from .structure import Structure, structure_series
+from .records import Affine, Channel, DataError, MissingExtra, Records, Run, Scaling, check_for_training, read_records
+from .structure import Structure, structure_records
 from .training import Diverged, History, TrainSettings, loss_of, predict, train
 from .windows import Dataset, Part, Protocol, make_dataset
 
 __all__ = [
+    "Affine",
+    "Channel",
     "DataError",
     "Dataset",
     "DemoSettings",
@@ -17,20 +18,24 @@ __all__ = [
     "ForecastError",
     "History",
     "Learned",
+    "MissingExtra",
     "Part",
     "Protocol",
-    "Series",
+    "Records",
+    "Run",
+    "Scaling",
     "Structure",
     "Task",
     "TrainSettings",
+    "check_for_training",
     "forecast_error",
     "learn",
     "loss_of",
     "make_dataset",
     "persistence",
     "predict",
-    "read_csv",
+    "read_records",
     "run_demo",
-    "structure_series",
+    "structure_records",
     "train",
 ]

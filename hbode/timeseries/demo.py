@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,13 @@ from tqdm import tqdm
 from ..analysis.tables import aligned
 from ..models import SYSTEMS, SolverSettings, equal_sizes
 from ..results_folder import ResultsFolder
-from .csv_reader import read_csv
 from .evaluation import forecast_error, persistence
 from .figures import save_figures
 from .learners import Learned, Task, build, learn_all
+from .records import DataError, Records, read_records
 from .report import MADE_BY, failures, markdown, metrics, plain_table, stiffness_rows, time_unit
-from .series import DataError, Series
 from .stiffness import momentum
-from .structure import structure_series
+from .structure import structure_records
 from .training import TrainSettings
 from .windows import Dataset, Protocol, make_dataset
 
@@ -35,7 +34,11 @@ class DemoSettings:
 
     models: tuple[str, ...] = tuple(SYSTEMS)
     data: Path | None = None
-    """A CSV file; None for the made-up structure."""
+    """A file that `read_records` reads; None for the made-up structure."""
+    time: str | None = None
+    columns: tuple[str, ...] | None = None
+    delimiter: str | None = None
+    """How it is read."""
     out: Path = Path("hbode-demo")
     seed: int = 0
     device: str = "cpu"
@@ -44,16 +47,25 @@ class DemoSettings:
     """State channels of the HBNODE, which sets the number of parameters of all."""
     samples: int = 4096
     """Rows of the made-up record."""
-    protocol: Protocol | None = None
-    """Default: that of the aircraft record, with shorter windows for the made-up one."""
+    window: int | None = None
+    horizon: int | None = None
+    """Samples that are seen and then forecast. Default: those of the aircraft record, fewer of the made-up one."""
     solver: SolverSettings = field(default_factory=SolverSettings)
     training: TrainSettings = field(default_factory=TrainSettings)
+
+    def protocol(self) -> Protocol:
+        """Return how the data become windows."""
+        default = Protocol(observed=32, max_train=256) if self.data is None else Protocol()
+        return replace(default, observed=self.window or default.observed, forecast=self.horizon or default.forecast)
 
     def as_json(self) -> dict[str, Any]:
         """Return what does not show elsewhere in metrics.json."""
         return {
             "models": list(self.models),
             "data": None if self.data is None else str(self.data),
+            "time": self.time,
+            "columns": self.columns,
+            "delimiter": self.delimiter,
             "seed": self.seed,
             "device": self.device,
             "jobs": self.jobs,
@@ -91,14 +103,13 @@ def run_demo(
         If no model could be trained.
     """
     started = time.perf_counter() if started is None else started
-    series = structure_series(settings.samples, settings.seed) if settings.data is None else read_csv(settings.data)
-    protocol = settings.protocol or (Protocol(observed=32, max_train=256) if settings.data is None else Protocol())
+    records = load(settings)
     try:
-        data = make_dataset(series, protocol, settings.seed)
+        data = make_dataset(records, settings.protocol(), settings.seed)
     except DataError as error:
-        raise DataError(f"{series.source}: {error}") from None
+        raise DataError(f"{records.source}: {error}") from None
     with ResultsFolder(settings.out, MADE_BY, METRICS) as folder:
-        tasks = make_tasks(settings, series)
+        tasks = make_tasks(settings, len(data.records.outputs))
         _introduce(data, tasks, say)
         learned = _learn_with_bars(tasks, data, settings.jobs)
         baseline = forecast_error(
@@ -124,9 +135,16 @@ def run_demo(
     return found
 
 
-def make_tasks(settings: DemoSettings, series: Series) -> list[Task]:
+def load(settings: DemoSettings) -> Records:
+    """Return the records that are to be learned."""
+    s = settings
+    if s.data is None:
+        return structure_records(s.samples, s.seed)
+    return read_records(s.data, time=s.time, columns=s.columns, delimiter=s.delimiter)
+
+
+def make_tasks(settings: DemoSettings, channels: int) -> list[Task]:
     """Return one task for each model, sized to equal parameter counts."""
-    channels = series.values.shape[1]
     names = list(settings.models)
     sizes = equal_sizes(
         lambda name, size, hidden: build(name, size, hidden, channels, settings.solver), names, REFERENCE, settings.size
@@ -137,8 +155,10 @@ def make_tasks(settings: DemoSettings, series: Series) -> list[Task]:
 
 
 def _introduce(data: Dataset, tasks: Sequence[Task], say: Callable[[str], None]) -> None:
-    series, protocol = data.series, data.protocol
-    say(f"Data: {series.source}; {len(series.t)} rows, {series.values.shape[1]} channels.")
+    records, protocol = data.records, data.protocol
+    say(f"Data: {records.source}; {records.total_rows} rows, {len(records.outputs)} channels.")
+    for note in records.notes:
+        say(f"  {note}")
     say(
         f"Windows of {protocol.observed} samples to forecast the next {protocol.forecast}: {len(data.train)} for "
         f"training, {len(data.validation)} for validation, {len(data.test)} for test; time unit {time_unit(data)}."

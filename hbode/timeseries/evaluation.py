@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from .series import Array
+from .records import Array
 from .windows import Part
 
 

@@ -50,16 +50,18 @@ def save_figures(
 
 def forecast_figure(data: Dataset, learned: Sequence[Learned]) -> Figure:
     """Draw truth and forecasts of the typical test window, in the units of the record, one panel a channel."""
-    series, protocol = data.series, data.protocol
+    records, protocol = data.records, data.protocol
     good = [one for one in learned if one.forecast is not None]
     forecasts = [one.forecast for one in good if one.forecast is not None]
     truth = data.test.x[:, protocol.observed :].double().numpy()
     window = typical_window(forecasts, truth)
     seen = slice(max(protocol.observed - 3 * protocol.forecast, 0), None)
     rows = data.test.rows[window].numpy()
-    scale, unit = (1e3, "ms") if series.time_unit == "s" and data.time_unit < 0.1 else (1.0, series.time_unit)
-    t = (series.t[rows] - series.t[rows[protocol.observed - 1]]) * scale
-    values = series.values[rows]
+    unit, scale = records.time.unit, 1.0
+    if unit == "s" and data.scaling.time_unit < 0.1:
+        unit, scale = "ms", 1e3
+    t = (data.times[rows] - data.times[rows[protocol.observed - 1]]) * scale
+    values = data.values[rows]
     channels = range(min(values.shape[1], 6))
     columns = 1 if len(channels) == 1 else 2
     height = -(-len(channels) // columns)
@@ -72,8 +74,8 @@ def forecast_figure(data: Dataset, learned: Sequence[Learned]) -> Figure:
         panel.axvline(0, color="#555555", linewidth=1, zorder=1)
         (line,) = panel.plot(t[seen], values[seen, c], color="black", linewidth=1.4, marker=".", markersize=7, zorder=3)
         line.set_label("measured")
-        for one, forecast in zip(good, forecasts, strict=True):
-            y = forecast[window, :, c] * data.std[c] + data.mean[c]
+        for one, physical in zip(good, map(data.scaling.outputs.from_standard, forecasts), strict=True):
+            y = physical[window, :, c]
             style = SYSTEM_LINES[one.task.name]
             panel.plot(
                 t[protocol.observed :],
@@ -85,7 +87,7 @@ def forecast_figure(data: Dataset, learned: Sequence[Learned]) -> Figure:
                 zorder=4,
                 **style,
             )
-        panel.set_ylabel(series.label(c))
+        panel.set_ylabel(str(records.outputs[c]))
         panel.set_xlim(t[seen][0], t[-1] * 1.08)
         panel.grid(alpha=0.25)
     # Room above the curves for the two words, so that they cover none of them.
@@ -237,4 +239,4 @@ def _forecast_title(good: Sequence[Learned]) -> str:
 
 
 def _subtitle(data: Dataset) -> str:
-    return f"Test window of median error, {data.series.source}"
+    return f"Test window of median error, {data.records.source}"

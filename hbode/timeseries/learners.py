@@ -14,7 +14,7 @@ import torch
 from ..models import ODERNN, SolverSettings, make_system, parameter_count
 from ..solution import SolverError
 from .evaluation import ForecastError, forecast_error
-from .series import Array
+from .records import Array
 from .stiffness import HiddenStiffness, hidden_stiffness
 from .training import Diverged, History, TrainSettings, predict, train
 from .windows import Dataset

@@ -72,7 +72,7 @@ def failures(learned: Sequence[Learned]) -> list[str]:
 
 def time_unit(data: Dataset) -> str:
     """Return the unit of model time in words."""
-    unit, name = data.time_unit, data.series.time_unit
+    unit, name = data.scaling.time_unit, data.records.time.unit
     return f"{1e3 * unit:.3g} ms" if name == "s" and unit < 0.1 else f"{unit:.3g} {name}"
 
 
@@ -86,10 +86,10 @@ def markdown(
 ) -> str:
     """Return summary.md."""
     protocol, task = data.protocol, learned[0].task
-    text = f"""# Forecasting {data.series.source}
+    text = f"""# Forecasting {data.records.source}
 
-{data.series.values.shape[1]} channels, {len(data.series.t)} rows, of which {100 * protocol.drop:.0f} % were dropped at
-random. Each model sees {protocol.observed} samples and forecasts the next {protocol.forecast}. Windows:
+{len(data.records.outputs)} channels, {data.records.total_rows} rows, of which {100 * protocol.drop:.0f} % were dropped
+at random. Each model sees {protocol.observed} samples and forecasts the next {protocol.forecast}. Windows:
 {len(data.train)} for training, {len(data.validation)} for validation, {len(data.test)} for test, in time order.
 
 {markdown_table([HEADER, *rows(learned, baseline)])}
@@ -164,14 +164,14 @@ def metrics(
         "persistence": asdict(baseline),
         "stiff_valley": {"comparison": theory.comparison.as_json(), "scaling": theory.scaling.as_json()},
         "data": {
-            "source": data.series.source,
-            "rows": len(data.series.t),
-            "channels": [data.series.label(c) for c in range(data.series.values.shape[1])],
+            "source": data.records.source,
+            "rows": data.records.total_rows,
+            "channels": [str(channel) for channel in data.records.outputs],
             "windows": {"train": len(data.train), "validation": len(data.validation), "test": len(data.test)},
-            "train_mean": data.mean.tolist(),
-            "train_std": data.std.tolist(),
-            "time_unit": data.time_unit,
-            "time_unit_of_record": data.series.time_unit,
+            "train_mean": data.scaling.outputs.mean.tolist(),
+            "train_std": data.scaling.outputs.std.tolist(),
+            "time_unit": data.scaling.time_unit,
+            "time_unit_of_record": data.records.time.unit,
             "protocol": asdict(data.protocol),
         },
         "settings": settings,

@@ -9,7 +9,7 @@ import torch
 
 from ..analysis import Comparison, Inputs, Scaling, Valley, compare, scaling, stiffness_at
 from ..models import ODERNN
-from .series import Array
+from .records import Array
 from .windows import Part
 
 WINDOWS = 32

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..integrate import hbodeint
-from .series import Array, Series
+from .records import Channel, Records, Run
 
 
 @dataclass(frozen=True)
@@ -91,8 +91,8 @@ class Structure:
         return force, moved.h, torch.zeros_like(moved.h) if moved.m is None else moved.m
 
 
-def structure_series(samples: int, seed: int, structure: Structure | None = None) -> Series:
-    """Return force and accelerations of the driven structure, with noise; the same for the same seed.
+def structure_records(samples: int, seed: int, structure: Structure | None = None) -> Records:
+    """Return force and accelerations of the driven structure, with noise, as input and outputs; by the seed alone.
 
     Parameters
     ----------
@@ -113,13 +113,11 @@ def structure_series(samples: int, seed: int, structure: Structure | None = None
     acceleration[:, -1] += force
     clean = torch.cat((force[:, None], acceleration), 1)
     noisy = clean + structure.noise * clean.std(0) * torch.randn(clean.shape, generator=generator, dtype=torch.float64)
-    values: Array = noisy.numpy()
+    values = noisy.numpy()
     count = len(structure.springs)
-    return Series(
-        np.arange(samples) / structure.rate,
-        values,
-        ("Force", *(f"Acceleration{i + 1}" for i in range(count))),
-        ("N", *["m/s²"] * count),
-        "s",
-        f"made-up structure of {count} masses with a cubic spring, seed {seed}",
+    return Records(
+        (Run(np.arange(samples) / structure.rate, values[:, 1:], values[:, :1]),),
+        tuple(Channel(f"Acceleration{i + 1}", "m/s²") for i in range(count)),
+        (Channel("Force", "N"),),
+        source=f"made-up structure of {count} masses with a cubic spring, seed {seed}",
     )

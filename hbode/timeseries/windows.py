@@ -7,6 +7,7 @@ part is cut into windows.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .series import Array, DataError, Series
+from .records import Array, DataError, Records, Scaling
 
 
 @dataclass(frozen=True)
@@ -72,24 +73,30 @@ class Dataset:
 
     Attributes
     ----------
-    series, protocol
-        Where it comes from.
+    records, protocol
+        Where it comes from; all channels are outputs, which are to be forecast.
     train, validation, test
         The parts, in time order.
-    mean, std
-        Of the channels, over the training part, shape (C,).
-    time_unit
-        Length of one unit of model time in `series.time_unit`: the mean gap between kept samples.
+    scaling
+        Of the training part; its unit of time is the mean gap between kept samples.
     """
 
-    series: Series
+    records: Records
     protocol: Protocol
     train: Part
     validation: Part
     test: Part
-    mean: Array
-    std: Array
-    time_unit: float
+    scaling: Scaling
+
+    @property
+    def times(self) -> Array:
+        """Times of all rows, (N,), as recorded."""
+        return np.concatenate([run.t for run in self.records])
+
+    @property
+    def values(self) -> Array:
+        """Values of all rows, (N, C), as recorded."""
+        return np.concatenate([run.y for run in self.records])
 
     def to(self, device: torch.device) -> Dataset:
         """Return the same dataset on another device."""
@@ -97,13 +104,13 @@ class Dataset:
         return replace(self, **parts)
 
 
-def make_dataset(series: Series, protocol: Protocol, seed: int) -> Dataset:
-    """Apply the protocol to a record.
+def make_dataset(records: Records, protocol: Protocol, seed: int) -> Dataset:
+    """Apply the protocol to all channels of records, inputs first.
 
     Parameters
     ----------
-    series
-        The record.
+    records
+        Without missing values.
     protocol
         Its numbers.
     seed
@@ -112,31 +119,44 @@ def make_dataset(series: Series, protocol: Protocol, seed: int) -> Dataset:
     Raises
     ------
     DataError
-        If a part is shorter than one window, or a channel does not vary in the training part.
+        If a value is missing, a part is shorter than one window, or a channel does not vary in the training part.
+
+    Warns
+    -----
+    UserWarning
+        If windows are left out because a gap of more than 100 median steps lies in them.
     """
+    for name, count in records.missing().items():
+        raise DataError(f"column {name!r} misses {count} values, and windows need all: name the columns to be read")
+    records = records.select([channel.name for channel in records.channels])
     rng = np.random.default_rng(seed)
-    total = len(series.t)
+    total = records.total_rows
     kept = np.sort(rng.permutation(total)[: total - round(protocol.drop * total)])
     bounds = [0, len(kept) // 2, 3 * len(kept) // 4, len(kept)]
     shortest = min(b - a for a, b in pairwise(bounds))
     if shortest < protocol.window:
         need = int(np.ceil(4 * (protocol.window + 1) / (1 - protocol.drop)))
-        raise DataError(f"too short: {total} rows, needs at least {need} for windows of {protocol.window} samples")
-    first = kept[: bounds[1]]
-    mean, std = series.values[first].mean(0), series.values[first].std(0)
-    flat = [series.names[c] for c in np.flatnonzero(std <= 1e-12 * np.abs(mean))]
-    if flat:
-        raise DataError(f"column {flat[0]!r} does not vary in the training part")
-    unit = float((series.t[first[-1]] - series.t[first[0]]) / (len(first) - 1))
-    scaled = (series.values - mean) / std
-    parts = []
+        raise DataError(
+            f"too short: {total} rows, needs at least {need} for windows of {protocol.observed} + {protocol.forecast} "
+            "samples; take shorter ones"
+        )
+    whole = records.cut_at_gaps()
+    scaling = Scaling.fit(whole.take(kept[: bounds[1]]))
+    run = np.repeat(np.arange(len(whole)), [len(one) for one in whole])[kept]
+    times, values = (np.concatenate(parts) for parts in zip(*((one.t, one.y) for one in whole), strict=True))
+    scaled = scaling.outputs.to_standard(values).astype(np.float32)
+    parts, crossing = [], 0
     for number, (a, b) in enumerate(pairwise(bounds)):
         most = protocol.max_train if number == 0 else max(protocol.max_train // 2, 1)
         room = b - a - protocol.window + 1
         starts = np.unique(np.linspace(a, b - protocol.window, min(most, room)).round().astype(int))
-        rows = kept[starts[:, None] + np.arange(protocol.window)]
-        t = (series.t[rows] - series.t[rows[:, :1]]) / unit
-        parts.append(
-            Part(torch.from_numpy(t), torch.from_numpy(scaled[rows].astype(np.float32)), torch.from_numpy(rows))
-        )
-    return Dataset(series, protocol, parts[0], parts[1], parts[2], mean, std, unit)
+        inside = run[starts] == run[starts + protocol.window - 1]
+        crossing += int((~inside).sum())
+        if not inside.any():
+            raise DataError(f"no window of {protocol.window} samples lies between gaps; take shorter ones")
+        rows = kept[starts[inside, None] + np.arange(protocol.window)]
+        t = (times[rows] - times[rows[:, :1]]) / scaling.time_unit
+        parts.append(Part(torch.from_numpy(t), torch.from_numpy(scaled[rows]), torch.from_numpy(rows)))
+    if crossing:
+        warnings.warn(f"{records.source}: {crossing} windows with long gaps in them are left out", stacklevel=2)
+    return Dataset(records, protocol, parts[0], parts[1], parts[2], scaling)

@@ -1,4 +1,4 @@
-"""Reading, the made-up structure, and the protocol that makes windows."""
+"""The made-up structure, and the protocol that makes windows."""
 
 import math
 from pathlib import Path
@@ -7,70 +7,16 @@ import numpy as np
 import pytest
 import torch
 
-from hbode.timeseries import DataError, Protocol, Series, Structure, make_dataset, read_csv, structure_series
+from hbode.timeseries import DataError, Protocol, Records, Structure, make_dataset, read_records, structure_records
 
 RECORD = Path(__file__).parents[2] / "../shared/data/plane_vibration.csv"
 PROTOCOL = Protocol(observed=12, forecast=4, max_train=40)
 
 
-def wave(rows: int = 800) -> Series:
+def wave(rows: int = 800) -> Records:
     t = np.arange(rows) / 50.0
     values = np.stack((np.sin(3 * t), 5 + 2 * np.cos(5 * t) + 0.01 * t), 1)
-    return Series(t, values, ("a", "b"), ("N", ""), "s", "waves")
-
-
-def written(tmp_path: Path, text: str) -> Path:
-    path = tmp_path / "data.csv"
-    path.write_text(text, encoding="utf-8")
-    return path
-
-
-def test_csv_with_rate_and_trailing_column(tmp_path: Path) -> None:
-    series = read_csv(written(tmp_path, '"Force (N)","x [mm]","Fs",\n1,2,400,\n3,4,,\n5,6,,\n'))
-    assert series.names == ("Force", "x") and series.units == ("N", "mm") and series.time_unit == "s"
-    np.testing.assert_array_equal(series.t, [0, 1 / 400, 2 / 400])
-    np.testing.assert_array_equal(series.values, [[1, 2], [3, 4], [5, 6]])
-    assert series.label(0) == "Force (N)"
-
-
-def test_csv_with_times_and_a_column_of_text(tmp_path: Path) -> None:
-    series = read_csv(written(tmp_path, "Time [ms],note,y\n0,start,1\n1.5,,2\n4,end,3\n"))
-    assert series.names == ("y",) and series.time_unit == "ms"
-    np.testing.assert_array_equal(series.t, [0, 1.5, 4])
-
-
-def test_csv_without_times(tmp_path: Path) -> None:
-    assert read_csv(written(tmp_path, "y\n1\n2\n")).time_unit == "sample"
-
-
-@pytest.mark.parametrize(
-    "text, message",
-    [
-        ("", "is empty"),
-        ("y,z\n", "no rows after the header"),
-        ("1,2\n3,4\n", "first line must be a header"),
-        ("y,z\na,b\nc,d\n", "no numeric column"),
-        ("t\n1\n2\n", "no numeric column beside the times"),
-        ("y\n1\nnan\n", "line 3: column 'y' must hold a finite number, got 'nan'"),
-        ("y,z\n1,2\n\n3,\n", "line 4: column 'z' must hold a finite number, got ''"),
-        ("y\n1\ninf\n", "line 3: column 'y'"),
-        ("t,y\n0,1\n2,1\n1,1\n", "line 4: times must increase, 1 follows 2"),
-        ("y,Fs\n1,0\n2,\n", "line 2: column 'Fs' must hold a positive sampling rate"),
-    ],
-)
-def test_csv_errors(tmp_path: Path, text: str, message: str) -> None:
-    with pytest.raises(DataError, match=message):
-        read_csv(written(tmp_path, text))
-
-
-def test_csv_that_is_none(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no such file"):
-        read_csv(tmp_path / "none.csv")
-    with pytest.raises(DataError, match="is a folder"):
-        read_csv(tmp_path)
-    (tmp_path / "binary.csv").write_bytes(b"\xff\xfe\x00\x01")
-    with pytest.raises(DataError, match="cannot be read as CSV"):
-        read_csv(tmp_path / "binary.csv")
+    return Records.from_arrays(t, values, outputs=["a (N)", "b"])
 
 
 def test_windows_have_the_shapes_of_the_protocol() -> None:
@@ -100,26 +46,25 @@ def test_parts_are_in_time_order_and_disjoint() -> None:
 
 
 def test_nothing_of_the_test_part_leaks_into_the_scaling() -> None:
-    series = wave()
-    changed = series.values.copy()
+    records = wave()
+    (run,) = records
+    changed = run.y.copy()
     changed[int(0.53 * len(changed)) :] += 1e3
-    other = Series(series.t, changed, series.names, series.units, series.time_unit, series.source)
-    a, b = make_dataset(series, PROTOCOL, 0), make_dataset(other, PROTOCOL, 0)
-    np.testing.assert_array_equal(a.mean, b.mean)
-    np.testing.assert_array_equal(a.std, b.std)
+    a, b = make_dataset(records, PROTOCOL, 0), make_dataset(Records.from_arrays(run.t, changed), PROTOCOL, 0)
+    assert a.scaling.as_json() == b.scaling.as_json()
     assert torch.equal(a.train.x, b.train.x)
     assert not torch.equal(a.test.x, b.test.x)
 
 
 def test_windows_are_the_record_standardised() -> None:
-    series = wave()
-    data = make_dataset(series, PROTOCOL, 0)
-    back = data.test.x.double().numpy() * data.std + data.mean
+    (run,) = wave()
+    data = make_dataset(wave(), PROTOCOL, 0)
+    back = data.scaling.outputs.from_standard(data.test.x.double().numpy())
     # float32 rounding of numbers of size 10.
-    np.testing.assert_allclose(back, series.values[data.test.rows.numpy()], atol=1e-5)
-    t = data.test.t.numpy() * data.time_unit
+    np.testing.assert_allclose(back, run.y[data.test.rows.numpy()], atol=1e-5)
+    t = data.test.t.numpy() * data.scaling.time_unit
     rows = data.test.rows.numpy()
-    np.testing.assert_allclose(t, series.t[rows] - series.t[rows[:, :1]], atol=1e-12)
+    np.testing.assert_allclose(t, run.t[rows] - run.t[rows[:, :1]], atol=1e-12)
 
 
 def test_batches_cover_every_window_once_and_by_seed() -> None:
@@ -135,17 +80,39 @@ def test_dataset_errors() -> None:
     with pytest.raises(DataError, match="too short: 60 rows, needs at least 76"):
         make_dataset(wave(60), PROTOCOL, 0)
     make_dataset(wave(76), PROTOCOL, 0)
-    series = wave()
-    flat = series.values.copy()
-    flat[:, 1] = 3.0
+    flat, holed = wave(), wave()
+    flat[0].y[:, 1] = 3.0
+    holed[0].y[[5, 700], 1] = np.nan
     with pytest.raises(DataError, match="column 'b' does not vary"):
-        make_dataset(Series(series.t, flat, ("a", "b"), ("", ""), "s", "flat"), PROTOCOL, 0)
+        make_dataset(flat, PROTOCOL, 0)
+    with pytest.raises(DataError, match="column 'b' misses 2 values"):
+        make_dataset(holed, PROTOCOL, 0)
+
+
+def test_no_window_spans_a_long_gap_or_two_runs() -> None:
+    (run,) = wave()
+    t = run.t + 3600.0 * (run.t > 4.0)
+    with pytest.warns(UserWarning, match="windows with long gaps in them are left out"):
+        gapped = make_dataset(Records.from_arrays(t, run.y), PROTOCOL, 0)
+    assert gapped.scaling.time_unit == pytest.approx(0.02 / 0.9, rel=0.05)
+    whole = make_dataset(wave(), PROTOCOL, 0)
+    assert float(gapped.train.t.max()) <= 1.5 * float(whole.train.t.max()) and len(gapped.train) < len(whole.train)
+    pieces = [slice(a, a + 100) for a in range(0, 800, 100)]
+    several = Records.from_arrays([run.t[:100]] * 8, [run.y[p] for p in pieces])
+    with pytest.warns(UserWarning, match="are left out"):
+        rows = make_dataset(several, PROTOCOL, 0).train.rows
+    assert bool((rows[:, 0] // 100 == rows[:, -1] // 100).all())
+    with pytest.raises(DataError, match="no window of 16 samples lies between gaps"):
+        make_dataset(
+            Records.from_arrays([run.t[:10]] * 80, [run.y[10 * k : 10 * k + 10] for k in range(80)]), PROTOCOL, 0
+        )
 
 
 def test_structure_is_reproducible_by_seed() -> None:
-    a, b, c = (structure_series(64, seed) for seed in (0, 0, 1))
-    assert np.array_equal(a.values, b.values) and not np.array_equal(a.values, c.values)
-    assert a.values.shape == (64, 4) and a.names[0] == "Force" and a.units[1] == "m/s²"
+    a, b, c = (structure_records(64, seed) for seed in (0, 0, 1))
+    assert np.array_equal(a[0].y, b[0].y) and not np.array_equal(a[0].y, c[0].y)
+    assert a[0].y.shape == (64, 3) and str(a.inputs[0]) == "Force (N)" and a.outputs[1].unit == "m/s²"
+    assert a.step == 1 / 64
 
 
 def test_energy_of_the_free_structure_balances() -> None:
@@ -180,11 +147,7 @@ def test_small_motion_has_the_natural_frequency() -> None:
 
 @pytest.mark.skipif(not RECORD.exists(), reason="the aircraft record is not beside the project")
 def test_aircraft_record() -> None:
-    series = read_csv(RECORD)
-    assert series.values.shape == (73_728, 5)
-    assert series.names == ("Force", "Voltage", "Acceleration1", "Acceleration2", "Acceleration3")
-    assert series.t[1] == 1 / 400
-    data = make_dataset(series, Protocol(max_train=64), 0)
+    data = make_dataset(read_records(RECORD), Protocol(max_train=64), 0)
     assert data.train.x.shape == (64, 72, 5)
     # The mean gap of a grid that lost a tenth of its samples.
-    assert data.time_unit == pytest.approx(1 / 400 / 0.9, rel=1e-3)
+    assert data.scaling.time_unit == pytest.approx(1 / 400 / 0.9, rel=1e-3)

@@ -7,7 +7,7 @@ import torch
 from hbode.models import ODERNN, SolverSettings, make_system
 from hbode.timeseries import (
     Protocol,
-    Series,
+    Records,
     Task,
     TrainSettings,
     forecast_error,
@@ -23,8 +23,7 @@ from hbode.timeseries.evaluation import typical_window
 def dataset():
     t = np.arange(400) / 10.0
     values = np.stack((np.sin(t), np.cos(1.3 * t)), 1)
-    series = Series(t, values, ("a", "b"), ("", ""), "s", "waves")
-    return make_dataset(series, Protocol(observed=6, forecast=3, max_train=64), 0)
+    return make_dataset(Records.from_arrays(t, values), Protocol(observed=6, forecast=3, max_train=64), 0)
 
 
 def task(epochs: int = 6, name: str = "hbnode") -> Task:
