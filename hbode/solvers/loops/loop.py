@@ -14,7 +14,7 @@ from ..field import Field
 from ..method import Carry, Method, convergence, stiffness, takes_numbers
 from ..noise import noise_state
 from ..status import Status
-from ..tape.jumps import Jump
+from ..tape.jumps import Jump, Reset, Resets
 from ..tape.shared_step import Found, SharedStep
 from ..tape.tape import Tape
 from ..tape.watch import Watch
@@ -179,12 +179,14 @@ def solve(method: Method, field: Field, y0: Tensor, clock: Clock, plan: Plan, st
         if restart:
             sides = plan.sides(end.value, sign)
         node, carry = end if cut is None or lands else Node(reach, node.anchor), carry1
-        if cut is not None and watch is not None:
+        if cut is not None and watch is not None and step.cut is not None:
             at.t, first = reach, row
             while row < count and times[row] == reach:
                 row += 1
             jump = watch.jump(method, step, cut, node, carry1, stages, one.expand(row - first, 1))
             jump.sides = sides
+            change, before = Resets(clock, plan.crossings, jump.fired), (first + tape.updates, len(tape.event_index))
+            tape.resets.append(Reset(reach, end.value - step.start.value, step.cut[0], change, *before))
             carry = jumped(jump, torch.arange(first, row))
             if watch.restart(jump, cut, carry[0], method.slope(field.at(clock.at(node)), carry)):
                 at.status = Status.ZENO

@@ -80,7 +80,8 @@ class Tape:
     samples have times of their own, or the state is updated: so many `updates` were made. `event_t_blocks` and
     `event_y_blocks` hold the events likewise; `event_index` says which function each belongs to and `event_sample`
     which sample (0: the batch); the states after the resets at events
-    are there again, under the number of the function plus that of all functions. `gathered` joins them. `carry` is
+    are there again, under the number of the function plus that of all functions. `gathered` joins them. A batch that
+    steps as one leaves its `resets`. `carry` is
     what the last accepted step ended with, or the first carry where there was none. Of the accepted steps, so many were
     `looked` at for stiffness, and `stiff`. A loop in blocks leaves its steps in `blocks`, with how the outputs in them
     are read.
@@ -107,6 +108,7 @@ class Tape:
     event_y_blocks: list[Tensor] = field(default_factory=list)
     event_index: list[int] = field(default_factory=list)
     event_sample: list[int] = field(default_factory=list)
+    resets: list[Any] = field(default_factory=list)
     interpolants: list[Any] = field(default_factory=list)
     blocks: list[Any] = field(default_factory=list)
 
