@@ -20,7 +20,19 @@ from hbode import (
     hbodeint,
 )
 from hbode.analysis import gradient_flow, stiffness
-from hbode.solvers import Implicit, Nystrom
+from hbode.options import plan
+from hbode.solvers import (
+    Clock,
+    Field,
+    Implicit,
+    Nystrom,
+    SampleClock,
+    VaryingDamping,
+    normal_form,
+    solve,
+    solve_in_blocks,
+    solve_per_sample,
+)
 
 F64 = torch.float64
 NYSTROM = [name for name, method in METHODS.items() if isinstance(method, Nystrom)]
@@ -361,9 +373,41 @@ def test_methods_that_ask_for_the_damping_compile(net, name, recwarn):
     assert not [w for w in recwarn if "uncompiled" in str(w.message)]
 
 
-def test_nystrom_methods_run_uncompiled_and_say_so(net):
-    with pytest.warns(RuntimeWarning, match="NormalForm steps run uncompiled"):
-        hbodeint(net(), H0, [1.0, 2.0], gamma=nesterov, compile=True)
+@pytest.mark.slow
+@pytest.mark.parametrize("per_sample", [False, True])
+@pytest.mark.parametrize("t", [[0.1, 0.72, 2.0], [0.1, 2.0]], ids=["outputs inside", "none"])
+def test_nystrom_methods_compile(net, t, per_sample, recwarn):
+    """To rounding, with the gradients of what the damping holds, by which the outputs inside the steps are read."""
+    found = []
+    for compile in (True, False):
+        system = GeneralizedHeavyBall(net(), Waves(), Fading(), None)
+        sol = hbodeint(system, H0, t, compile=compile, per_sample=per_sample)
+        grads = torch.autograd.grad(sol.h.square().sum() + sol.m.sum(), [*system.parameters()])
+        found.append((sol.h.detach(), sol.m.detach(), *grads))
+    assert_same(*found, 1e-12)
+    assert not [w for w in recwarn if "uncompiled" in str(w.message)]
+
+
+@pytest.mark.parametrize("own", [0.3, [[0.3, 0.6]]], ids=["one", "of channels"])
+@pytest.mark.parametrize("samples", [False, True])
+def test_blocks_read_the_outputs_of_the_loops(samples, own):
+    """Inside 97 or 28 steps, to rounding."""
+    own, h = torch.tensor(own, dtype=F64), H0
+    t = torch.linspace(0, 5, 40, dtype=F64)
+    t = torch.stack((t, 0.5 * t, t)) if samples else t
+    damping = VaryingDamping(lambda t: own + 0.2 * torch.sin(2 * t), h.new_zeros(()))
+    for name in ("dprkn6", "dprkn8"):
+        method = normal_form(METHODS[name])
+        clock = SampleClock(t, h.ndim) if samples else Clock.of(t)
+        drawn = plan(method, {}, t, 1e-8, 1e-8, (None, None, t))
+        tapes = []
+        with torch.no_grad():
+            for loop in (solve_per_sample if samples else solve, solve_in_blocks):
+                field = Field(lambda t, h: torch.sin(t) - h - 0.3 * h**3, F64, damping)
+                tapes.append(loop(method, field, torch.stack((h, torch.ones_like(h))), clock, drawn))
+        one, other = (clock.place(tape.gathered()[0], tape.row_places) for tape in tapes)
+        assert tapes[0].accepted == tapes[1].accepted
+        torch.testing.assert_close(other, one, rtol=0, atol=1e-13)
 
 
 # ---- analysis
