@@ -388,26 +388,40 @@ def test_nystrom_methods_compile(net, t, per_sample, recwarn):
     assert not [w for w in recwarn if "uncompiled" in str(w.message)]
 
 
-@pytest.mark.parametrize("own", [0.3, [[0.3, 0.6]]], ids=["one", "of channels"])
-@pytest.mark.parametrize("samples", [False, True])
-def test_blocks_read_the_outputs_of_the_loops(samples, own):
-    """Inside 97 or 28 steps, to rounding."""
-    own, h = torch.tensor(own, dtype=F64), H0
+def waves_of(own):
+    return lambda t: torch.tensor(own, dtype=F64) + 0.2 * torch.sin(2 * t)
+
+
+def looked_at(t):
+    return torch.tensor(0.3 + 0.2 * math.sin(2 * float(t)), dtype=F64)
+
+
+@pytest.mark.parametrize(
+    "gamma, samples",
+    [
+        (waves_of(0.3), False),
+        (waves_of([[0.3, 0.6]]), False),
+        (waves_of(0.3), True),
+        (waves_of([[0.3, 0.6]]), True),
+        (looked_at, False),
+    ],
+    ids=["one", "of channels", "of samples", "of samples and channels", "that looks at its time"],
+)
+def test_blocks_read_the_outputs_of_the_loops(gamma, samples):
+    """Inside 28 steps of order eight, to rounding."""
     t = torch.linspace(0, 5, 40, dtype=F64)
     t = torch.stack((t, 0.5 * t, t)) if samples else t
-    damping = VaryingDamping(lambda t: own + 0.2 * torch.sin(2 * t), h.new_zeros(()))
-    for name in ("dprkn6", "dprkn8"):
-        method = normal_form(METHODS[name])
-        clock = SampleClock(t, h.ndim) if samples else Clock.of(t)
-        drawn = plan(method, {}, t, 1e-8, 1e-8, (None, None, t))
-        tapes = []
+    clock = SampleClock(t, H0.ndim) if samples else Clock.of(t)
+    method, tapes = normal_form(METHODS["dprkn8"]), []
+    drawn = plan(method, {}, t, 1e-8, 1e-8, (None, None, t))
+    for loop in (solve_per_sample if samples else solve, solve_in_blocks):
+        damping = VaryingDamping(gamma, H0.new_zeros(()))
+        field = Field(lambda t, h: torch.sin(t) - h - 0.3 * h**3, F64, damping)
         with torch.no_grad():
-            for loop in (solve_per_sample if samples else solve, solve_in_blocks):
-                field = Field(lambda t, h: torch.sin(t) - h - 0.3 * h**3, F64, damping)
-                tapes.append(loop(method, field, torch.stack((h, torch.ones_like(h))), clock, drawn))
-        one, other = (clock.place(tape.gathered()[0], tape.row_places) for tape in tapes)
-        assert tapes[0].accepted == tapes[1].accepted
-        torch.testing.assert_close(other, one, rtol=0, atol=1e-13)
+            tapes.append(loop(method, field, torch.stack((H0, torch.ones_like(H0))), clock, drawn))
+    one, other = (clock.place(tape.gathered()[0], tape.row_places) for tape in tapes)
+    assert tapes[0].accepted == tapes[1].accepted
+    torch.testing.assert_close(other, one, rtol=0, atol=1e-13)
 
 
 # ---- analysis

@@ -13,6 +13,7 @@ polynomials of degree K - 3: by O(s^(2 K - 1)) at the end of a step, by O(s^(K +
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import NamedTuple
 
@@ -141,7 +142,7 @@ class NormalForm:
         axes = theta.ndim - 1
         along, w, plain = self._laid(y.device, axes)
         times = torch.stack(stage_times(t, dt, along.x, field.dtype))
-        known = torch.vmap(field.gamma_at)(times.flatten(0, 1)).unflatten(0, times.shape[:2])
+        known = _at_each(field.gamma_at, times.flatten(0, 1)).unflatten(0, times.shape[:2])
         own = [*known.shape[2:]] or [1] * axes
         coefficients = combine_rows(along.matrix[-self.points :], known.reshape(*times.shape[:2], *own))
         rows = dense_rows(w, plain, theta, dt.unsqueeze(1)).unflatten(0, (-1, 2))
@@ -166,6 +167,15 @@ class NormalForm:
 def normal_form(base: Nystrom) -> NormalForm:
     """Return the method of a base, the same for the same one: compiled code belongs to a method."""
     return NormalForm(base)
+
+
+def _at_each(fn: Callable[[Tensor], Tensor], times: Tensor) -> Tensor:
+    """Return a function at many times, stacked: at once, unless it looks at their values."""
+    try:
+        values: Tensor = torch.vmap(fn)(times)
+    except RuntimeError:
+        return torch.stack([fn(t) for t in times.unbind()])
+    return values
 
 
 def _inside(coefficients: Tensor, theta: Tensor, dt: Tensor) -> tuple[Tensor, Tensor]:
