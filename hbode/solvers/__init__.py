@@ -23,7 +23,7 @@ from .methods.tableau import ButcherTableau, NystromTableau
 from .precision import Autocast, real_dtype
 from .registry import METHODS, as_method, is_explicit_one_step, switching
 from .status import Status
-from .tape.jumps import Reset, Updates
+from .tape.jumps import Updates
 from .tape.sample_step import batch_first
 from .tape.tape import Crossing, Replayed, Step, Tape
 
@@ -68,7 +68,6 @@ __all__ = [
     "Step",
     "Tape",
     "Uniform",
-    "Reset",
     "Updates",
     "VaryingDamping",
     "switching",
