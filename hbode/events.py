@@ -36,8 +36,10 @@ class Event:
     cannot be told from it by rounding, and the solve ends with `Status.ZENO`. On a fixed grid steps go on to points of
     the grid, the first one by half a step to one and a half. A requested time that is the
     event's shows the state after it; `EventRecord` has both. Gradients go through times and states of all events,
-    and are exact for what was computed, second ones too; there are none by gradient="continuous_adjoint", nor in
-    forward mode.
+    and are exact for what was computed, second ones too; by gradient="continuous_adjoint", where one step size serves
+    the batch, they are those of the exact solution. There are none in forward mode. The derivative of an event's time
+    is divided by the rate at which the function meets zero: where the solution grazes it, it is as large as that is
+    small.
 
     Parameters
     ----------

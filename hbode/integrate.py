@@ -115,7 +115,7 @@ def hbodeint(
         Or functions γ(t) and ξ(t), such as `NesterovDamping` or ``lambda t: 3 / t``, finite on the whole span, that
         return a tensor which broadcasts to h (one number, for an h0 of several tensors); gradients reach what they
         hold. Nyström methods keep the damping exact but for its interpolation in a step, which is of higher order than
-        they are; with γ(t) they run uncompiled, and "auto" steps the first-order form.
+        they are; with γ(t) "auto" steps the first-order form.
     method
         A name in `hbode.METHODS`, a `ButcherTableau` or `NystromTableau` or another `Method` (`hbode.solvers`), or
         "scipy:<solve_ivp method>" or "torchdiffeq:<method>". Default: dprkn6 where the

@@ -22,11 +22,11 @@ from .solvers import (
     Implicit,
     Method,
     Node,
-    NormalForm,
     Nystrom,
     Plan,
     Settings,
     Updates,
+    normal_form,
     switching,
 )
 
@@ -65,7 +65,7 @@ def configured(
     `reduced` says that a damped system has h' = m, `varying` that γ depends on the time.
     """
     if varying and isinstance(method, Nystrom):
-        method = NormalForm(method)
+        method = normal_form(method)
     if isinstance(method, Implicit | Auto):
         default = (method.implicit if isinstance(method, Auto) else method).settings
         inner, share = options.get("inner", default.inner), float(options.get("inner_share", default.share))

@@ -477,11 +477,6 @@ def identity(*state: Any) -> Any:
             r"Event.reset must return the shape of h, \(1, 1\), got \(1,\)",
         ),
         (
-            lambda: drop(floor(0.9), gradient="continuous_adjoint"),
-            ValueError,
-            "continuous_adjoint' takes no events with a reset",
-        ),
-        (
             lambda: hbodeint(fall, torch.ones(1, dtype=F64), [0.0, 1.0], event=floor(0.9), method="scipy:RK45"),
             ValueError,
             "no events",

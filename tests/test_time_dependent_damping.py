@@ -20,7 +20,20 @@ from hbode import (
     hbodeint,
 )
 from hbode.analysis import gradient_flow, stiffness
-from hbode.solvers import Implicit, Method, Nystrom
+from hbode.options import plan
+from hbode.solvers import (
+    Clock,
+    Field,
+    Implicit,
+    Method,
+    Nystrom,
+    SampleClock,
+    VaryingDamping,
+    normal_form,
+    solve,
+    solve_in_blocks,
+    solve_per_sample,
+)
 
 F64 = torch.float64
 NYSTROM = [name for name, method in METHODS.items() if isinstance(method, Nystrom)]
@@ -361,9 +374,55 @@ def test_methods_that_ask_for_the_damping_compile(net, name, recwarn):
     assert not [w for w in recwarn if "uncompiled" in str(w.message)]
 
 
-def test_nystrom_methods_run_uncompiled_and_say_so(net):
-    with pytest.warns(RuntimeWarning, match="NormalForm steps run uncompiled"):
-        hbodeint(net(), H0, [1.0, 2.0], gamma=nesterov, compile=True)
+@pytest.mark.slow
+@pytest.mark.parametrize("per_sample", [False, True])
+@pytest.mark.parametrize("t", [[0.1, 0.72, 2.0], [0.1, 2.0]], ids=["outputs inside", "none"])
+def test_nystrom_methods_compile(net, t, per_sample, recwarn):
+    """To rounding, with the gradients of what the damping holds, by which the outputs inside the steps are read."""
+    found = []
+    for compile in (True, False):
+        system = GeneralizedHeavyBall(net(), Waves(), Fading(), None)
+        sol = hbodeint(system, H0, t, compile=compile, per_sample=per_sample)
+        grads = torch.autograd.grad(sol.h.square().sum() + sol.m.sum(), [*system.parameters()])
+        found.append((sol.h.detach(), sol.m.detach(), *grads))
+    assert_same(*found, 1e-12)
+    assert not [w for w in recwarn if "uncompiled" in str(w.message)]
+
+
+def waves_of(own):
+    return lambda t: torch.tensor(own, dtype=F64) + 0.2 * torch.sin(2 * t)
+
+
+def looked_at(t):
+    return torch.tensor(0.3 + 0.2 * math.sin(2 * float(t)), dtype=F64)
+
+
+@pytest.mark.parametrize(
+    "gamma, samples",
+    [
+        (waves_of(0.3), False),
+        (waves_of([[0.3, 0.6]]), False),
+        (waves_of(0.3), True),
+        (waves_of([[0.3, 0.6]]), True),
+        (looked_at, False),
+    ],
+    ids=["one", "of channels", "of samples", "of samples and channels", "that looks at its time"],
+)
+def test_blocks_read_the_outputs_of_the_loops(gamma, samples):
+    """Inside 28 steps of order eight, to rounding."""
+    t = torch.linspace(0, 5, 40, dtype=F64)
+    t = torch.stack((t, 0.5 * t, t)) if samples else t
+    clock = SampleClock(t, H0.ndim) if samples else Clock.of(t)
+    method, tapes = normal_form(METHODS["dprkn8"]), []
+    drawn = plan(method, {}, t, 1e-8, 1e-8, (None, None, t))
+    for loop in (solve_per_sample if samples else solve, solve_in_blocks):
+        damping = VaryingDamping(gamma, H0.new_zeros(()))
+        field = Field(lambda t, h: torch.sin(t) - h - 0.3 * h**3, F64, damping)
+        with torch.no_grad():
+            tapes.append(loop(method, field, torch.stack((H0, torch.ones_like(H0))), clock, drawn))
+    one, other = (clock.place(tape.gathered()[0], tape.rows.places) for tape in tapes)
+    assert [x.accepted for x in tapes[0].outcomes] == [x.accepted for x in tapes[1].outcomes]
+    torch.testing.assert_close(other, one, rtol=0, atol=1e-13)
 
 
 # ---- analysis

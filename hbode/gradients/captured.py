@@ -247,9 +247,9 @@ def _refuse(strangers: Iterable[Tensor]) -> None:
 
 
 _LOST = (
-    "the field or an update used {} that needs a gradient and that could not be found before the solve, because "
-    "neither holds it and the field does not use it at the first time. Pass it through args= or Update.data, make it a "
-    "parameter of the module, or solve with gradient='backprop'"
+    "the field, a reset or an update used {} that needs a gradient and that could not be found before the solve, "
+    "because none holds it and the field does not use it at the first time. Pass it through args= or Update.data, make "
+    "it a parameter of the module, or solve with gradient='backprop'"
 )
 
 

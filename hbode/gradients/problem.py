@@ -136,8 +136,9 @@ class Problem:
 
     def solve(self, field: Field, start: Carry | None = None) -> Tape:
         """Run the loop that fits."""
-        # how outputs are read depends on a damping, if the method has it exact
-        records = self.method.damped and any(x.requires_grad for x in self.explicit.present)
+        # how outputs are read depends on a damping, if the method has it exact; one of the time holds what is captured
+        read = not self.damped or any(x.requires_grad for x in self.explicit.present)
+        records = self.method.damped and self.plan.keep is not None and read
         given = self.method, field, self.y0, self.clock, self.plan, start
         return integrate(
             *given, tied=self.tied, subject=self.compilation and self.compilation.subject, keep_records=records

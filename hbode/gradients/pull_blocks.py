@@ -170,7 +170,7 @@ def pull_blocks(
         _warn("the times need gradients")
         return None
     slots = tuple(i for i, x in enumerate(bound.present) if x.requires_grad)
-    free = [x for x in bound.present if x.requires_grad]
+    read = [*(x for x in bound.present if x.requires_grad), *leaves]  # what the outputs may be read by
     fixed = bound.detach()
     wanted = (*(fixed.present[i] for i in slots), *leaves)
     carry_bar: Carry = tuple(torch.zeros_like(x) for x in tape.carry)
@@ -205,8 +205,8 @@ def pull_blocks(
                 return None
         after = block.carry[0][0].clone()
         for book in block.record:
-            own = outputs.anew(field).weights_bar(bar, book, free)
-            totals = (*(a if b is None else a + b for a, b in zip(totals, own, strict=False)), *totals[len(slots) :])
+            own = outputs.anew(field).weights_bar(bar, book, read)
+            totals = tuple(a if b is None else a + b for a, b in zip(totals, own, strict=True))
         stepped += sum(block.moving.tolist())
         made += sum(n > 0 for n in block.made)
     if bool(changed):

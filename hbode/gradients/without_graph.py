@@ -65,9 +65,10 @@ def without_graph(
         return tapes[0], outputs
     if torch.is_grad_enabled() and problem.leaves is None:
         field.fn = _without_gradient(field.fn)
-        if (updates := problem.plan.updates) is not None:
-            updates = replace(updates, fn=_without_gradient(updates.fn))
-            problem = replace(problem, plan=replace(problem.plan, updates=updates))
+        plan = problem.plan
+        updates = plan.updates and replace(plan.updates, fn=_without_gradient(plan.updates.fn))
+        met = tuple(c if c.reset is None else replace(c, reset=_without_gradient(c.reset)) for c in plan.crossings)
+        problem = replace(problem, plan=replace(plan, updates=updates, crossings=met))
     with torch.no_grad():
         tape = problem.without_gradient().solve(field, start)
         return tape, tape.gathered()

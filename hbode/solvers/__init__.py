@@ -16,7 +16,7 @@ from .methods.adams import Adams
 from .methods.auto import Auto
 from .methods.coupled import Coupled
 from .methods.moving_start import MovingStart
-from .methods.normal_form import NormalForm
+from .methods.normal_form import NormalForm, normal_form
 from .methods.nystrom import Nystrom
 from .methods.runge_kutta import RungeKutta
 from .methods.tableau import ButcherTableau, NystromTableau
@@ -77,6 +77,7 @@ __all__ = [
     "compiled",
     "integrate",
     "jump",
+    "normal_form",
     "real_dtype",
     "run_block",
     "run_tries",

@@ -114,10 +114,10 @@ class Uniform(Method):
         """Return the columns, shape (k, ...), of which dense output is a linear combination."""
 
     @abstractmethod
-    def reading(self, field: Field, theta: Tensor, dt: Tensor, y: Tensor) -> Tensor:
-        """Return the weights of the columns, one row after the other, for fractions θ of steps dt.
+    def reading(self, field: Field, t: Tensor, dt: Tensor, theta: Tensor, y: Tensor) -> Tensor:
+        """Return the weights of the columns, one row after the other, for fractions θ of steps dt from t.
 
-        Both have shape (n,), or (n, B, 1, …, 1); the weights are (n r, k), or (n r, k, ...) to be multiplied with
+        All have shape (n,), or (n, B, 1, …, 1); the weights are (n r, k), or (n r, k, ...) to be multiplied with
         columns (k, ...), for the r parts of a state that are read apart.
         """
 

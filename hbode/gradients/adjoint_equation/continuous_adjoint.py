@@ -5,22 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...solvers import KEEP_ALL, METHODS, Carry, Clock, Coupled, Field, Method, Plan, Tape, solve
+from ...solvers import KEEP_ALL, METHODS, Carry, Clock, Coupled, Field, Method, MovingStart, Plan, Tape, solve
 from ..backprop import Backprop, differentiates_steps
 from ..captured import Guard
 from ..problem import Explicit, Problem, Solved
 from ..without_graph import same_autocast, without_graph
 from .cotangents import Received, Rows, received
 from .linearisation import Linearisation
-from .time_gradients import differentiable_events, requested_times_bar
-from .trajectories import BetweenUpdates, Interpolated, SolvedBackwards, parts_between_updates, stops_between
+from .time_gradients import Slopes, differentiable_events, requested_times_bar
+from .trajectories import BetweenJumps, Interpolated, SolvedBackwards, parts_between_jumps, stops_between
 from .transposed import Impulses, States, Transposed
-from .transposed_updates import Jump, TransposedUpdates
+from .transposed_jumps import TransposedJumps
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,9 @@ class ContinuousAdjoint:
 
     With a = ∂L/∂h and p = ∂L/∂m: a' = -p (∂f/∂h - ξ), p' = -a ⊙ σ'(m) + γ p, which for σ = id is a heavy ball for p
     with the same damping (Xia et al. 2021, Propositions 1 and 2). One sweep goes back over all output times: the steps
-    do not end there, cotangents enter by the transpose of the method's interpolant. Where an update replaced the state
-    the adjoint jumps by its transpose. The gradients of parameters are sums over the same products. The gradient is
+    do not end there, cotangents enter by the transpose of the method's interpolant. Where an update or a reset replaced
+    the state the adjoint jumps by its transpose; that of a reset, whose time depends on the state, is the transpose of
+    the saltation matrix. The gradients of parameters are sums over the same products. The gradient is
     that of the exact solution to within the tolerances of both solves, not that of the computed one.
 
     Parameters
@@ -75,12 +77,8 @@ class ContinuousAdjoint:
                 "gradient='continuous_adjoint' needs one time axis and step size for the batch; with times or steps "
                 "per sample take gradient='discrete_adjoint'"
             )
-        if any(crossing.reset is not None for crossing in problem.plan.crossings):
-            raise ValueError(
-                "gradient='continuous_adjoint' takes no events with a reset: its adjoint is not made to jump there; "
-                "take gradient='discrete_adjoint'"
-            )
-        one_step = problem.method.explicit_one_step and not isinstance(problem.method, Coupled)
+        stepped = problem.method.base if isinstance(problem.method, MovingStart) else problem.method
+        one_step = stepped.explicit_one_step and not isinstance(stepped, Coupled)
         if problem.plan.keep_interpolants and not one_step:
             raise ValueError(
                 "dense=True with gradient='continuous_adjoint' needs an explicit one-step method without coupling; "
@@ -96,7 +94,7 @@ class ContinuousAdjoint:
         clock = problem.clock
         field, crossings = problem.bind(problem.explicit)
         if tape.events.which:
-            event_t, event_y = differentiable_events(problem, field, crossings, tape, event_t, event_y)
+            event_t, event_y = differentiable_events(Slopes(problem, field), crossings, tape, event_t, event_y)
 
         def carry(n: int) -> Carry:
             step, y = tape.steps[n], nodes[0][n]
@@ -117,8 +115,9 @@ class ContinuousAdjoint:
 
     def method(self, forward: Method, field: Field | None) -> Method:
         """Return the method of the adjoint, for the damped form of the field if there is one."""
-        base = forward.base if isinstance(forward, Coupled) else forward
-        chosen = base if self.adjoint_method is None else METHODS[self.adjoint_method]
+        while isinstance(forward, MovingStart | Coupled):
+            forward = forward.base
+        chosen = forward if self.adjoint_method is None else METHODS[self.adjoint_method]
         fits = chosen.explicit_one_step and not (chosen.damped and (field is None or field.sigma is not None))
         if not fits and self.adjoint_method is not None:
             raise ValueError(
@@ -175,7 +174,7 @@ class _Sweep(torch.autograd.Function):
 
 def _swept(ctx: Any, cotangents: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
     problem, mode, tape = ctx.problem, ctx.mode, ctx.tape
-    _, times, *inputs, rows = ctx.saved_tensors
+    _, times, *inputs, states = ctx.saved_tensors
     explicit, captured = problem.divided(inputs)
     explicit = explicit.filled([x.detach().requires_grad_(x.requires_grad) for x in explicit.present])
     instead = {id(x): x.detach().requires_grad_() for x in captured if not x.is_leaf}
@@ -187,17 +186,17 @@ def _swept(ctx: Any, cotangents: tuple[Tensor | None, ...]) -> tuple[Tensor | No
     field, _ = problem.bind(explicit, problem.damped)
     linear = Linearisation(field, problem.damped, coefficients, wanted, guard)
 
-    place = Rows.of(problem, tape, len(rows))
-    given = received(problem, tape, place, cotangents)
-    y0_bar, found, jumps = given.first[0], linear.zeros(), list[Jump]()
+    rows = Rows.of(problem, tape, states)
+    given = received(problem, tape, rows, cotangents)
+    forward, _ = problem.bind(explicit.detach())
+    slopes, times_bar = Slopes(problem, forward), torch.zeros_like(times) if times.requires_grad else None
+    y0_bar, found = given.first[0], linear.zeros()
     z, calls = torch.zeros_like(y0_bar), 0
     if given.passed or given.times:
-        z, found, jumps, calls = _swept_back(problem, mode, tape, linear, explicit, given, (place, rows))
-    times_bar = None
-    forward, _ = problem.bind(explicit.detach())
-    if times.requires_grad:
-        moving = (z, jumps, None if cotangents[0] is None else cotangents[0][tape.rows.lead :])
-        times_bar = requested_times_bar(problem, forward, times, (place, rows), *moving)
+        z, found, calls = _swept_back(problem, mode, tape, linear, explicit, given, rows, slopes, times_bar)
+    if times_bar is not None:
+        rows_bar = None if cotangents[0] is None else cotangents[0][tape.rows.lead :]
+        times_bar += requested_times_bar(slopes, times, rows, z, rows_bar)
     ctx.on_backward(field.calls + forward.calls + calls)
     names = [x for x in (*coefficients, *wanted) if x is not None and x.requires_grad]
     sums = {id(x): total for x, total in zip(names, found, strict=True)}
@@ -211,46 +210,49 @@ def _swept_back(
     linear: Linearisation,
     explicit: Explicit,
     given: Received,
-    known: tuple[Rows, Tensor],
-) -> tuple[Tensor, list[Tensor], list[Jump], int]:
-    """Return the adjoint at the first time, the integrals, the jumps, and evaluations beside the field's own."""
-    forward, times = problem.plan, problem.clock.times.tolist()
-    place, rows = known
+    rows: Rows,
+    slopes: Slopes,
+    times_bar: Tensor | None,
+) -> tuple[Tensor, list[Tensor], int]:
+    """Return the adjoint at the first time, the integrals, and evaluations beside the field's own.
+
+    What requested times receive as those of updates is added to `times_bar`.
+    """
+    forward, times, jumps = problem.plan, problem.clock.times.tolist(), rows.jumps
     method = mode.method(problem.method, linear.field if problem.damped else None)
     adaptive = method.error_order is not None and (forward.adaptive or mode.adjoint_method is not None)
     rtol, atol = mode.tolerances(forward)
     first_step = max(map(abs, tape.dt[-2:]), default=None)  # the last one may have been cut to end the solve
     control = replace(forward.control, rtol=rtol, atol=atol, norm=None, first_step=first_step)
     points = forward.jumps if adaptive else (*tape.t, *forward.jumps)
-    updated = [times[place.anchor[n]] for n in place.after]
     start, end = given.latest, times[0]
-    grid = list(dict.fromkeys((start, *updated[: given.passed][::-1], end)))
+    grid = list(dict.fromkeys((start, *(jump.t for jump in reversed(jumps[: given.passed])), end)))
     plan = Plan(control, adaptive, stops_between(grid, points), jumps=forward.jumps, max_steps=forward.max_steps)
 
     again, _ = problem.bind(explicit.detach(), method.damped)
-    parts, sign = parts_between_updates(tape), float(problem.clock.sign)
+    parts, sign = parts_between_jumps(tape, [jump.length for jump in jumps]), slopes.sign
 
     def part(number: int) -> States:
         if mode.adjoint_state == "interpolating":
             return Interpolated(problem.method, parts[number], sign)
-        mine = [n for n, passed in enumerate(place.passed) if passed == number]
-        at, states = [times[place.anchor[n]] for n in mine], [rows[n] for n in mine]
-        if number == len(place.after):
-            at, states = [*at, tape.t[-1] + tape.dt[-1]], [*states, tape.carry[0]]
-        return SolvedBackwards(method, again, plan, points, (at, states), sign)
+        known = rows.between(number, times)
+        if number == len(jumps):
+            known.append((tape.t[-1] + tape.dt[-1], tape.carry[0]))
+        return SolvedBackwards(method, again, plan, points, known, sign)
 
     scale = torch.linalg.vector_norm(torch.cat((given.bars, given.first[1:])), math.inf)
     impulses = Impulses(given.times, given.bars.div_(scale), sign, given.slack)
-    backwards = Transposed(method, linear, BetweenUpdates(updated, part, sign), impulses, mode.adjoint_norm == "full")
-    jumps: list[Jump] = []
-    transposed: TransposedUpdates | None = None
-    if forward.updates is not None:
-        anchors = torch.tensor([grid.index(t) for t in updated[: given.passed][::-1]], dtype=torch.long)
-        sides = rows[place.before], rows[place.after]
-        transposed = TransposedUpdates(
-            anchors, forward.updates.fn, forward.updates.data, backwards, *sides, given.first[1:].div_(scale), jumps
-        )
-    z = backwards.join(torch.zeros_like(rows[0]), linear.zeros())[0]
+    between = BetweenJumps([jump.t for jump in jumps], part, sign)
+    backwards = Transposed(method, linear, between, impulses, mode.adjoint_norm == "full")
+    moved = None if times_bar is None else torch.zeros_like(times_bar)
+    transposed: TransposedJumps | None = None
+    if given.passed:
+        met = zip(jumps[: given.passed], given.first[1:].div_(scale), strict=False)
+        groups = [list(group) for _, group in groupby(met, key=lambda pair: pair[0].t)][::-1]
+        place = {t: n for n, t in enumerate(grid)}
+        anchors = torch.tensor([place[group[0][0].t] for group in groups])
+        transposed = TransposedJumps(anchors, adjoint=backwards, groups=groups, slopes=slopes, times_bar=moved)
+    z = backwards.join(torch.zeros_like(rows.states[0]), linear.zeros())[0]
     clock = Clock.of(torch.tensor(grid, dtype=torch.float64))
     swept = solve(backwards, linear.field, z, clock, replace(plan, updates=transposed))
     (ended,) = swept.outcomes
@@ -259,5 +261,6 @@ def _swept_back(
             f"the adjoint solve failed at t = {ended.t:.6g} with {ended.status.name}: {ended.status.remedy}"
         )
     z, sums = backwards.divided(swept.carry)
-    jumps = [Jump(jump.which, *(x * scale for x in jump[1:])) for jump in jumps]
-    return z * scale, [x * scale for x in sums], jumps, again.calls
+    if times_bar is not None and moved is not None:
+        times_bar.add_(moved * scale)
+    return z * scale, [x * scale for x in sums], again.calls

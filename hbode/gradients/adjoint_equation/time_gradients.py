@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import takewhile
 
 import torch
 from torch import Tensor
@@ -11,78 +12,105 @@ from torch import Tensor
 from ...solvers import Crossing, Field, Tape
 from ..problem import Problem
 from .cotangents import Rows
-from .transposed_updates import Jump
+
+
+@dataclass(frozen=True)
+class Slopes:
+    """The slopes of a solution, shape of y, without a graph, as they are before and after a time, shape ()."""
+
+    problem: Problem
+    field: Field
+
+    @property
+    def sign(self) -> float:
+        """The direction of time."""
+        return float(self.problem.clock.sign)
+
+    def before(self, t: Tensor, y: Tensor) -> Tensor:
+        """Return dy/dt on the way to a time; at the first one, after it."""
+        if t == self.problem.clock.times[0]:
+            return self.after(t, y)
+        return self.problem.slope(self.problem.seen_before(self.field, t, self.sign), t, y)
+
+    def after(self, t: Tensor, y: Tensor) -> Tensor:
+        """Return dy/dt from a time on."""
+        return self.problem.slope(self.field.within(self.problem.plan.sides(float(t), self.sign)), t, y)
 
 
 def differentiable_events(
-    problem: Problem, field: Field, crossings: tuple[Crossing, ...], tape: Tape, times: Tensor, states: Tensor
+    slopes: Slopes, crossings: tuple[Crossing, ...], tape: Tape, times: Tensor, states: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Return times and states of events with the gradient of the implicit function: the states are at fixed times.
 
-    Its derivatives are those just before the zero: a function that stays zero is flat after it.
+    Those of a reset have one time, that of the event which cut the step short.
     """
-    ts, ys = [], []
-    sign = float(problem.clock.sign)
-    for which, t, y in zip(tape.events.which, times, states, strict=True):
-        slope = problem.slope(problem.seen_before(field, t, sign), t, y)
-        back = sign * 8 * math.ulp(float(t))
-        t_before, y_before = t - back, y - back * slope
-        with torch.enable_grad():
-            inputs = t_before.detach().requires_grad_(), y_before.detach().requires_grad_()
-            value = crossings[which].fn(*inputs)
-            by_t, by_y = torch.autograd.grad(value, inputs, allow_unused=True, materialize_grads=True)
-        value = crossings[which].fn(t_before, y_before)
-        rate = by_t + along_slope(by_y, slope)
-        steep = rate != 0
-        shift = torch.where(steep, (value - value.detach()).double(), 0.0) / torch.where(steep, rate, 1.0)
-        ts.append(t - shift)
-        ys.append(y - slope * shift.to(slope.real.dtype))
+    ts, ys = list[Tensor](), list[Tensor]()
+    resets = {reset.event: reset for reset in tape.resets}
+    while (n := len(ts)) < len(times):
+        reset, t, y = resets.get(n), times[n], states[n]
+        crossing = crossings[tape.events.which[n]] if reset is None else reset.crossing
+        last = n + (1 if reset is None else len(reset.change.fired))
+        slope = slopes.before(t, y)
+        where = just_before(t, y, slope, slopes.sign)
+        rate, value = rate_along(crossing, *where, slope), crossing.fn(*where)
+        shift = (value - value.detach()).double() * inverse(rate)
+        ts += [t - shift] * (last - n)
+        ys += [x - slope * shift.to(slope.real.dtype) for x in states[n:last]]
+        if reset is not None:
+            slope = slopes.after(t, states[last])
+            ts += [t - shift] * (last - n)
+            ys += [x - slope * shift.to(slope.real.dtype) for x in states[last : 2 * last - n]]
     return torch.stack(ts), torch.stack(ys)
 
 
-def requested_times_bar(
-    problem: Problem,
-    field: Field,
-    times: Tensor,
-    known: tuple[Rows, Tensor],
-    z: Tensor,
-    jumps: Sequence[Jump],
-    rows_bar: Tensor | None,
-) -> Tensor:
-    """Return the cotangents of the requested times, those of updates among them, shape (T,).
+def requested_times_bar(slopes: Slopes, times: Tensor, rows: Rows, z: Tensor, rows_bar: Tensor | None) -> Tensor:
+    """Return the cotangents of the requested times, shape (T,), but for those of updates as such.
 
-    Each row of the tape moves with its time along its slope. So does the solution around an update: its cotangent goes
-    with the slope before, and against that after it. At the first time it is that of y0, which stays, for the start
-    that moves.
+    Each row of the tape moves with its time along its slope. At the first time its cotangent is that of y0, which
+    stays, for the start that moves.
 
     Parameters
     ----------
-    known
-        What the rows are, and the rows (n, *y).
     z
         The adjoint at the first time, shape of y.
     rows_bar
         Cotangents of the rows after those that show y0.
     """
-    place, rows = known
-    sign = float(problem.clock.sign)
-    times_bar, moved = torch.zeros_like(times), torch.zeros_like(rows)
+    times_bar, moved = torch.zeros_like(times), torch.zeros_like(rows.states)
     if rows_bar is not None:
-        moved[len(rows) - len(rows_bar) :] = rows_bar
+        moved[len(moved) - len(rows_bar) :] = rows_bar
     moved[0] -= z
-    for jump in jumps:
-        after = place.after[jump.which]
-        moved[place.before[jump.which]] += jump.before
-        moved[after] -= jump.after
-        times_bar[place.anchor[after]] += jump.t
-    starting = {0, *place.after}
+    values = times.tolist()
+    fresh = set[int]()
+    for jump in rows.jumps:
+        fresh.update(takewhile(lambda n: values[rows.anchor[n]] == jump.t, range(jump.row, len(moved))))  # noqa: B023
     for n in moved.reshape(len(moved), -1).any(1).nonzero().flatten().tolist():
-        t = times[place.anchor[n]]
-        seen = (
-            field.within(problem.plan.sides(float(t), sign)) if n in starting else problem.seen_before(field, t, sign)
-        )
-        times_bar[place.anchor[n]] += along_slope(moved[n], problem.slope(seen, t, rows[n]))
+        t, y = times[rows.anchor[n]], rows.states[n]
+        slope = slopes.after(t, y) if n in fresh else slopes.before(t, y)
+        times_bar[rows.anchor[n]] += along_slope(moved[n], slope)
     return times_bar
+
+
+def just_before(t: Tensor, y: Tensor, slope: Tensor, sign: float) -> tuple[Tensor, Tensor]:
+    """Return time and state by some roundings before a zero, as a function that stays zero is flat after it."""
+    back = sign * 8 * math.ulp(float(t))
+    return t - back, y - back * slope
+
+
+def rate_along(crossing: Crossing, t: Tensor, y: Tensor, slope: Tensor) -> Tensor:
+    """Return the rate of change of an event function along a solution, shape (), in float64."""
+    with torch.enable_grad():
+        inputs = t.detach().requires_grad_(), y.detach().requires_grad_()
+        value = crossing.fn(*inputs)
+        if not value.requires_grad:  # as of a function that steps
+            return torch.zeros_like(t)
+        by_t, by_y = torch.autograd.grad(value, inputs, allow_unused=True, materialize_grads=True)
+    return by_t + along_slope(by_y, slope)
+
+
+def inverse(rate: Tensor) -> Tensor:
+    """Return 1 / rate, and zero for a rate of zero: no gradient passes through the time of an event without one."""
+    return torch.where(rate != 0, 1.0, 0.0) / torch.where(rate != 0, rate, 1.0)
 
 
 def along_slope(bar: Tensor, slope: Tensor) -> Tensor:

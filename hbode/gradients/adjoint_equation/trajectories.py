@@ -50,12 +50,12 @@ class SolvedBackwards:
         field: Field,
         plan: Plan,
         points: Sequence[float],
-        known: tuple[Sequence[float], Sequence[Tensor]],
+        known: Sequence[tuple[float, Tensor]],
         sign: float,
     ) -> None:
         self.method, self.field, self.points, self.sign = method, field, points, sign
         self.plan = replace(plan, keep_interpolants=True)
-        self.times, self.rows = known
+        self.times, self.rows = zip(*known, strict=True)
         self.reached = self.times[-1]
         self.carry: Carry = (self.rows[-1],)
         self.windows: list[Interpolated] = []
@@ -111,23 +111,23 @@ class SolvedBackwards:
         return inside
 
 
-class BetweenUpdates:
-    """A solution that jumps at updates, in parts between them: a step at hand is in the part that its end is in.
+class BetweenJumps:
+    """A solution that jumps, in parts between them: a step at hand is in the part that its end is in.
 
-    Updates come after what ends at their times.
+    Jumps come after what ends at their times.
 
     Parameters
     ----------
-    updates
-        The times of the updates, in the order of the solve.
+    jumps
+        The times of the jumps, in the order of the solve.
     part
         Returns the part after so many of them. It is asked for one after the other, the last one first.
     sign
         The direction of the solve.
     """
 
-    def __init__(self, updates: Sequence[float], part: Callable[[int], States], sign: float) -> None:
-        self.keys, self.part, self.sign = [sign * t for t in updates], part, sign
+    def __init__(self, jumps: Sequence[float], part: Callable[[int], States], sign: float) -> None:
+        self.keys, self.part, self.sign = [sign * t for t in jumps], part, sign
         self.here: tuple[int, States] | None = None
 
     def states(self, times: Sequence[float], end: float) -> Tensor:
@@ -138,15 +138,19 @@ class BetweenUpdates:
         return self.here[1].states(times, end)
 
 
-def parts_between_updates(tape: Tape) -> list[Tape]:
-    """Return the steps of a tape with interpolants between its updates, which have none."""
-    parts, first, stages = [], 0, list[Any]()
+def parts_between_jumps(tape: Tape, lengths: Sequence[float | None]) -> list[Tape]:
+    """Return the steps of a tape with interpolants between its jumps, which have none.
+
+    Their lengths are those of the interpolants: `lengths` has that of the step which each jump cut short.
+    """
+    parts, first, stages, ends = [], 0, list[Any](), iter((*lengths, None))
     for interpolant in (*tape.interpolants, None):
         if interpolant is not None:
             stages.append(interpolant)
             continue
-        last = first + len(stages)
-        parts.append(replace(tape, t=tape.t[first:last], dt=tape.dt[first:last], interpolants=stages))
+        last, length = first + len(stages), next(ends)
+        dt = tape.dt[first:last] if length is None else [*tape.dt[first : last - 1], length]
+        parts.append(replace(tape, t=tape.t[first:last], dt=dt, interpolants=stages))
         first, stages = last, []
     return parts
 

@@ -17,6 +17,7 @@ from ..method import Carry, Method
 from ..methods.stiffness import BOUNDARY, EVERY
 from ..noise import noise_state
 from ..status import Status
+from ..tape.jumps import Reset, Resets
 from ..tape.shared_step import Found, SharedStep
 from ..tape.tape import Outcome, OutputRows, Tape
 from ..tape.watch import Watch
@@ -156,12 +157,15 @@ def solve(method: Method, field: Field, y0: Tensor, clock: Clock, plan: Plan, st
         if restart:
             sides = plan.sides(end.value, sign)
         node, carry = end if cut is None or lands else Node(reach, node.anchor), carry1
-        if cut is not None and watch is not None:
+        if cut is not None and watch is not None and step.cut is not None:
             at.t, first = reach, row
             while row < count and times[row] == reach:
                 row += 1
             jump = watch.jump(method, step, cut, node, carry1, stages, one.expand(row - first, 1))
             jump.sides = sides
+            made = 0 if plan.updates is None else plan.updates.count - len(due)
+            change, before = Resets(clock, plan.crossings, jump.fired), (first + made, len(tape.events.which))
+            tape.resets.append(Reset(reach, end.value - step.start.value, step.cut[0], change, *before))
             carry = jumped(jump, None if plan.updates is None else torch.arange(first, row))
             if watch.restart(jump, cut, carry[0], method.slope(field.at(clock.at(node)), carry)):
                 at.status = Status.ZENO

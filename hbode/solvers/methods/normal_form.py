@@ -13,6 +13,7 @@ polynomials of degree K - 3: by O(s^(2 K - 1)) at the end of a step, by O(s^(K +
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import NamedTuple
 
@@ -23,8 +24,8 @@ from torch import Tensor
 
 from ..field import Damping, Field, acceleration
 from ..linear import Sums, combine_rows, stage_times
-from ..method import Carry, Method
-from .nystrom import Damped, Nystrom, NystromStages, damped_weights
+from ..method import Carry, Uniform
+from .nystrom import Damped, Nystrom, NystromStages, NystromWeights, damped_weights, dense_rows
 
 
 class Interpolation(NamedTuple):
@@ -39,6 +40,14 @@ class Interpolation(NamedTuple):
     sizes: list[int]
 
 
+class Laid(NamedTuple):
+    """What a method is made of on one device: how γ is interpolated, and the weights of u, without damping."""
+
+    along: Interpolation
+    weights: NystromWeights
+    plain: Damped
+
+
 class NormalFormStages(NamedTuple):
     """One step: that of u, the coefficients of γ in 2 θ - 1, shape (K, ...), float64, and γ and e^(-Γ/2) at its end."""
 
@@ -48,10 +57,10 @@ class NormalFormStages(NamedTuple):
     decay1: Tensor
 
 
-class NormalForm(Method):
+class NormalForm(Uniform):
     """A Runge-Kutta-Nyström method for u, where γ depends on the time.
 
-    The carry is (y, m') with y = (h, m) stacked.
+    The carry is (y, m') with y = (h, m) stacked. Records are those of u: how states are read off them depends on γ.
     """
 
     damped = True
@@ -61,6 +70,8 @@ class NormalForm(Method):
         self.base = base
         self.order = base.order
         self.error_order = base.error_order
+        self.evaluations = base.evaluations
+        self._cache: dict[torch.device, Laid] = {}
         tableau = base.tableau
         self.points = max(tableau.dense_order, tableau.order // 2 + 2)
 
@@ -74,8 +85,7 @@ class NormalForm(Method):
     def step(self, field: Field, t: Tensor, dt: Tensor, carry: Carry) -> tuple[Carry, NormalFormStages]:
         y, a = carry
         h, m = y.unbind()
-        w, plain = self.base.weights(y.device), self._plain(field, dt.ndim, y)
-        along = _interpolation(self.points, self.base.tableau.c, y.device)
+        along, w, plain = self._laid(y.device, dt.ndim)
         known = torch.stack([field.gamma_at(at) for at in stage_times(t, dt, along.x, field.dtype)])
         known = known.reshape(len(known), *(known.shape[1:] or [1] * dt.ndim))
         gamma, rate, integral, coefficients = combine_rows(along.matrix, known).split(along.sizes)
@@ -106,23 +116,73 @@ class NormalForm(Method):
 
     def interpolate(self, stages: NormalFormStages, theta: Tensor) -> Tensor:
         states = self.base.interpolate(stages.of_u, theta)
-        x = theta.reshape(len(theta), *(theta.shape[1:] or [1] * (stages.gamma.ndim - 1)))
-        x = torch.cat((torch.zeros_like(x[:1]), x)) * 2 - 1
-        gamma, integral = torch.zeros_like(x), torch.zeros_like(x)
-        for k, coefficient in reversed(list(enumerate(stages.gamma.unbind()))):
-            gamma = gamma * x + coefficient
-            integral = integral * x + coefficient / (k + 1)
-        gamma, integral = gamma[1:], integral * x
-        decay = torch.exp(-0.25 * stages.of_u.dt * (integral[1:] - integral[:1]))
+        theta = theta.reshape(len(theta), *(theta.shape[1:] or [1] * (stages.gamma.ndim - 1)))
+        gamma, decay = _inside(stages.gamma, theta, stages.of_u.dt)
         axes = [1] * (states.ndim - 1 - gamma.ndim)
         gamma, decay = (x.reshape(len(x), *axes, *x.shape[1:]).to(states.dtype) for x in (gamma, decay))
         return _in_h(states.movedim(1, 0), gamma, decay).movedim(0, 1)
 
-    def _plain(self, field: Field, axes: int, y: Tensor) -> Damped:
-        """Return the weights without damping."""
-        return field.prepared(
-            self, lambda: damped_weights(self.base.weights(y.device), Damping.of(None, None, y), axes)
-        )
+    def record_shape(self, y: Tensor) -> tuple[int, ...]:
+        return self.base.record_shape(y)
+
+    def record(self, stages: NormalFormStages) -> Tensor:
+        return self.base.record(stages.of_u)
+
+    def lay_out(self, device: torch.device) -> None:
+        self._laid(device)
+
+    def prepare(self, field: Field, axes: int) -> None:
+        """Do nothing: the weights are those without damping."""
+
+    def reading(self, field: Field, t: Tensor, dt: Tensor, theta: Tensor, y: Tensor) -> Tensor:
+        axes = theta.ndim - 1
+        along, w, plain = self._laid(y.device, axes)
+        times = torch.stack(stage_times(t, dt, along.x, field.dtype))
+        known = _at_each(field.gamma_at, times.flatten(0, 1)).unflatten(0, times.shape[:2])
+        own = [*known.shape[2:]] or [1] * axes
+        coefficients = combine_rows(along.matrix[-self.points :], known.reshape(*times.shape[:2], *own))
+        rows = dense_rows(w, plain, theta, dt.unsqueeze(1)).unflatten(0, (-1, 2))
+        ones = [1] * (len(own) - axes)
+        gamma, decay = _inside(coefficients, *(x.view(*x.shape, *ones) for x in (theta, dt)))
+        h, m = (rows.view(*rows.shape, *ones) * decay[:, None, None]).unbind(1)
+        return torch.stack((h, m - 0.5 * gamma.unsqueeze(1) * h), 1).flatten(0, 1).to(y.dtype)
+
+    def _laid(self, device: torch.device, axes: int = 0) -> Laid:
+        """Return the constants on a device, for steps of as many axes."""
+        if device not in self._cache:
+            w = self.base.weights(device)
+            with torch.inference_mode(False), torch.no_grad():
+                parts = damped_weights(w, Damping.of(None, None, w.c), 0)
+                plain = Damped(*(x.clone() for x in parts))  # a compiler wants memory of their own
+            self._cache[device] = Laid(_interpolation(self.points, self.base.tableau.c, device), w, plain)
+        along, w, plain = self._cache[device]
+        return Laid(along, w, Damped(*(x.view(*x.shape, *[1] * axes) for x in plain)) if axes else plain)
+
+
+@cache
+def normal_form(base: Nystrom) -> NormalForm:
+    """Return the method of a base, the same for the same one: compiled code belongs to a method."""
+    return NormalForm(base)
+
+
+def _at_each(fn: Callable[[Tensor], Tensor], times: Tensor) -> Tensor:
+    """Return a function at many times, stacked: at once, unless it looks at their values."""
+    try:
+        values: Tensor = torch.vmap(fn)(times)
+    except RuntimeError:
+        return torch.stack([fn(t) for t in times.unbind()])
+    return values
+
+
+def _inside(coefficients: Tensor, theta: Tensor, dt: Tensor) -> tuple[Tensor, Tensor]:
+    """Return γ and e^(-Γ/2) at fractions θ of a step dt, from the coefficients of γ in 2 θ - 1, (K, ...)."""
+    x = 2 * theta - 1
+    gamma, integral, start = (torch.zeros_like(x) for _ in range(3))
+    for k, coefficient in reversed(list(enumerate(coefficients.unbind()))):
+        gamma = gamma * x + coefficient
+        integral = integral * x + coefficient / (k + 1)
+        start = coefficient / (k + 1) - start
+    return gamma, torch.exp(-0.25 * dt * (integral * x + start))
 
 
 def _in_h(u: Tensor, gamma: Tensor, decay: Tensor) -> Tensor:

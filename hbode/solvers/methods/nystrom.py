@@ -139,7 +139,7 @@ class Nystrom(Uniform):
     def prepare(self, field: Field, axes: int) -> None:
         self._damped(field, axes)
 
-    def reading(self, field: Field, theta: Tensor, dt: Tensor, y: Tensor) -> Tensor:
+    def reading(self, field: Field, t: Tensor, dt: Tensor, theta: Tensor, y: Tensor) -> Tensor:
         damped = self._damped(field, theta.ndim - 1)
         dt = dt.reshape(len(dt), 1, *(dt.shape[1:] or [1] * damped.half.ndim))
         return dense_rows(self.weights(y.device), damped, theta, dt).to(y.dtype)

@@ -103,7 +103,7 @@ class RungeKutta(Uniform):
     def record(self, stages: RungeKuttaStages) -> Tensor:
         return stages.sums.columns()
 
-    def reading(self, field: Field, theta: Tensor, dt: Tensor, y: Tensor) -> Tensor:
+    def reading(self, field: Field, t: Tensor, dt: Tensor, theta: Tensor, y: Tensor) -> Tensor:
         w = self._weights(y.device)
         weights = powers(theta.unsqueeze(-1), w.powers, len(w.dense)) @ w.dense  # (n, [B, 1, …,] s)
         moved = weights.movedim(-1, 1) * dt.unsqueeze(1)

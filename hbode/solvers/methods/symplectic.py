@@ -67,7 +67,7 @@ class Leapfrog(Uniform, Invertible):
     def record(self, stages: Hermite) -> Tensor:
         return stages.columns()
 
-    def reading(self, field: Field, theta: Tensor, dt: Tensor, y: Tensor) -> Tensor:
+    def reading(self, field: Field, t: Tensor, dt: Tensor, theta: Tensor, y: Tensor) -> Tensor:
         return lift(hermite_weights(theta.to(y.dtype)), y.ndim, keep=2)
 
 

@@ -117,6 +117,20 @@ class Resets:
         return method.start(field, t, self(t.reshape(self.clock.times.shape[:-1]), carry[0]))
 
 
+class Reset(NamedTuple):
+    """A change of the state of a batch that steps as one, at a time t that is a zero of an event function, `crossing`.
+
+    The step that was cut short there is of a full `length`. So many rows and events (`row`, `event`) came before.
+    """
+
+    t: float
+    length: float
+    crossing: Crossing
+    change: Resets
+    row: int
+    event: int
+
+
 @dataclass(slots=True)
 class Jump:
     """A change of the state, of the samples that have `moved`, (N,); one sample where the batch steps as one.

@@ -47,12 +47,12 @@ class Outputs:
             most = [block.most[n] - (block.made[n] > 0) for n in self.inner]
             between = ~torch.tensor(block.exact, dtype=torch.bool, device=step.device)[step] & ~fresh
             which, inside, step = which[between], inside[between], step[between]
-            dt = block.lengths[step]
-            theta = (clock.requested(which) - block.nodes.value[step]) / dt
+            t, dt = block.nodes.value[step], block.lengths[step]
+            theta = (clock.requested(which) - t) / dt
             if clock.per_sample:
                 theta = torch.where(inside, theta, 0.0)
                 self.ends = dict(zip(self.inner, clock.wide(theta == 1.0).split(most), strict=True))
-            weights = method.reading(field, clock.wide(theta), clock.wide(dt), y)
+            weights = method.reading(field, clock.wide(t), clock.wide(dt), clock.wide(theta), y)
             each = len(weights) // len(step)
             self.weights = dict(zip(self.inner, weights.split([each * n for n in most]), strict=True))
 

@@ -139,20 +139,27 @@ class FoundEvents:
             self.which.append(which)
             self.sample.append(sample)
 
+    def joined(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return all times (E,) and states (E, *row), beside output states (K, *row)."""
+        if not self.t:
+            return rows.new_empty(0, dtype=torch.float64), rows.new_empty((0, *rows.shape[1:]))
+        return torch.cat(self.t), torch.cat(self.y)
+
 
 @dataclass
 class Tape:
     """What a loop found out: the steps that were `kept`, where all began and how long they were, what they gave.
 
     `carry` is what the last accepted step ended with, or the first carry where there was none. A loop in blocks leaves
-    its steps in `blocks`, with how the outputs in them are read. `outcomes` has one entry a sample, or one for a batch
-    that steps as one.
+    its steps in `blocks`, with how the outputs in them are read; a batch that steps as one leaves its `resets`.
+    `outcomes` has one entry a sample, or one for a batch that steps as one.
     """
 
     kept: list[Any] = field(default_factory=list)
     carry: Carry = ()
     t: list[Any] = field(default_factory=list)
     dt: list[Any] = field(default_factory=list)
+    resets: list[Any] = field(default_factory=list)
     interpolants: list[Any] = field(default_factory=list)
     blocks: list[Any] = field(default_factory=list)
     rows: OutputRows = field(default_factory=OutputRows)
@@ -179,7 +186,5 @@ class Tape:
 
     def gathered(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return rows (K, *row), event times (E,) and event states (E, *row)."""
-        rows, events = self.rows.joined(), self.events
-        if not events.t:
-            return rows, rows.new_empty(0, dtype=torch.float64), rows.new_empty((0, *rows.shape[1:]))
-        return rows, torch.cat(events.t), torch.cat(events.y)
+        rows = self.rows.joined()
+        return rows, *self.events.joined(rows)
