@@ -150,7 +150,7 @@ def captured(device: torch.device) -> str:
             "graph": lambda: solve_in_blocks(method, field, y0, clock, plan, run=run),
         }
         timing = alternate(runs, repeats=7)
-    ended = graphed.status == [Status.SUCCESS]
+    ended = graphed.outcomes[0].status is Status.SUCCESS
     return (
         f"blocks of {TRIES} captured; {'same end' if ended and apart < 1e-12 else f'differs by {apart:.1e}'}; "
         f"time over blocks that are not: {ratio(timing['graph'], timing['plain'])}"
