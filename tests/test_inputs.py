@@ -168,14 +168,19 @@ MODES = {
 @pytest.mark.parametrize("kind", MOST_SLOW)
 @pytest.mark.parametrize("own_times", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_all_modes_agree(kind: str, own_times: bool) -> None:
-    """The same steps agree to roundings; others to what a global error is, some 1,000 times the tolerances of 1e-7.
+    """The same steps agree to roundings, others to a global error: what tolerances of 1e-7 let pass in 100 steps, 1e-5.
 
-    Kinks of samples with knots of their own, at which shared steps do not end, cost another factor of 50.
+    The factor of ten to 1e-4 is for growth and for squares. Where samples share steps but not knots, the kinks of all
+    are named: a step across a kink κ of the force leaves an error O(κ dt²) that its estimate may miss, being zero at
+    some places of the kink in the step, and what the continuous adjoint sums up along kinks has no estimate at all.
     """
-    same, close = 1e-12, 5e-3 if own_times else 1e-4
+    same, close = 1e-12, 1e-4
     knots = torch.stack([uneven(6, 3.0, seed=b) for b in range(3)]) if own_times else uneven(6, 3.0)
     found = {}
     for name, call in MODES.items():
+        if own_times and not {"per_sample", "times_per_sample"} & set(call):
+            inside = sorted(set(knots[:, 1:-1].flatten().tolist()))
+            call = {**call, "options": {**call.get("options", {}), "jump_ts": inside}}
         values = drawn(3, 6, 2).requires_grad_()
         h = solve(MAKES[kind](knots, values), **call)
         (bar,) = torch.autograd.grad(h[1:].square().sum(), values)
