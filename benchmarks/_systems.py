@@ -101,7 +101,10 @@ def steering_mirror(data: Path) -> System:
         arrays = {name: file[name] for name in file.files}
 
     def part(name: str) -> Records:
-        y, u = ([x[:, :, r, p] for r in range(x.shape[2]) for p in range(2)] for x in (arrays[f"y_{name}_m"], arrays[f"u_{name}_V"]))
+        y, u = (
+            [x[:, :, r, p] for r in range(x.shape[2]) for p in range(2)]
+            for x in (arrays[f"y_{name}_m"], arrays[f"u_{name}_V"])
+        )
         return Records.from_arrays(None, y, u, rate=float(arrays["fs_Hz"]), source=name)
 
     published = {"linear": (0.228,), "nonlinear, three amplitudes": (0.169,)}

@@ -98,7 +98,7 @@ def _regress(records: Records, p: int) -> LinearSystem:
     whole = ~np.isnan(np.concatenate((x, y), 1)).any(1)
     if whole.sum() <= x.shape[1]:
         raise DataError(f"LinearARX of order {p} has {x.shape[1]} unknowns, and {int(whole.sum())} complete rows")
-    found: Array = np.linalg.lstsq(x[whole], y[whole], rcond=None)[0].T
+    found: Array = np.asarray(np.linalg.lstsq(x[whole], y[whole], rcond=None)[0].T, np.float64)
     n = (cy + cu) * p
     a = np.zeros((n, n))
     a[:cy] = found[:, :n]
@@ -114,10 +114,10 @@ def _regress(records: Records, p: int) -> LinearSystem:
 
 
 def _continue(system: LinearSystem, y: Array, u: Array, p: int, start: int) -> Array:
-    """Return outputs (T, Cy) that are simulated from row `start` on, from the p rows before it; NaN before."""
+    """Return outputs (T, Cy) that are simulated from row `start` on, from the p rows before it; before, 0, the mean."""
     lags = [x[start - p : start][::-1].ravel() for x in (y, u)]
     simulated = system.outputs(u[start:], np.concatenate(lags))
-    return np.concatenate((np.full((start, y.shape[1]), np.nan), simulated))
+    return np.concatenate((np.zeros((start, y.shape[1])), simulated))
 
 
 def _free_run_error(system: LinearSystem, records: Records, p: int, longest: int) -> float:

@@ -117,19 +117,20 @@ def _observability(records: Records, horizon: int) -> Array:
     for run in records:
         if len(run) >= 2 * horizon:
             u, y = (sliding_window_view(x, 2 * horizon, 0).transpose(0, 2, 1) for x in (run.u, run.y))
-            parts = u[:, horizon:], u[:, :horizon], y[:, :horizon], y[:, horizon:]
+            parts = np.ones(len(u)), u[:, horizon:], u[:, :horizon], y[:, :horizon], y[:, horizon:]
             columns.append(np.concatenate([x.reshape(len(x), -1) for x in parts], 1))
     data = np.concatenate(columns) if columns else np.empty((0, 1))
     data = data[~np.isnan(data).any(1)]
     if len(data) < data.shape[1] or not columns:
-        need = 2 * horizon * (len(records.inputs) + len(records.outputs))
+        need = 2 * horizon * (len(records.inputs) + len(records.outputs)) + 1
         raise DataError(
             f"LinearStateSpace with horizon={horizon} needs {need} stretches of {2 * horizon} complete rows, "
             f"got {len(data)}"
         )
-    future_u, future_y = horizon * len(records.inputs), horizon * len(records.outputs)
-    # Rows and columns of the lower triangle after the future inputs: what the past says of the future beyond them.
-    lower = np.linalg.qr(data, "r").T
+    future_u, future_y = horizon * len(records.inputs) + 1, horizon * len(records.outputs)
+    # Rows and columns of the lower triangle after a constant and the future inputs: what the past says of the future
+    # beyond them.
+    lower = np.linalg.qr(data)[1].T
     vectors, values, _ = np.linalg.svd(lower[-future_y:, future_u:-future_y])
     return np.asarray(vectors * np.sqrt(values))
 
