@@ -1,7 +1,7 @@
 """Other libraries of neural state space models as simulators, where they are installed.
 
-They want an environment of their own, because jax-sysid pins an older jax than diffrax needs: ``pip install deepSI tsfast`` beside
-``hbode[timeseries]``. All of them train offline.
+``pip install deepSI tsfast`` beside ``hbode[timeseries]``, best in an environment of their own: tsfast needs a C++
+compiler and ninja for its fast rollout. Both train offline.
 """
 
 from __future__ import annotations
