@@ -76,11 +76,17 @@ class LinearSystem:
         # Row by row of C these are the states of the transposed system.
         return linear_states(self.a.T, np.zeros((len(self.c), rows, len(self.a))), self.c).transpose(1, 0, 2)
 
-    def initial_state(self, u: Array, y: Array) -> Array:
-        """Return the initial state (n,) that fits outputs (T, Cy) best, the one of least norm; NaN is left out."""
+    def initial_state(self, u: Array, y: Array, prior: Array | None = None) -> Array:
+        """Return the initial state x₀ (n,) that fits outputs (T, Cy) best; NaN is left out.
+
+        Least squares of the errors, and of ``prior @ x₀`` too if a prior (n, n) is given; the solution of least norm.
+        """
         known = ~np.isnan(y)
-        forced = self.outputs(u, np.zeros(len(self.a)))
-        return np.asarray(np.linalg.lstsq(self.free(len(y))[known], (y - forced)[known], rcond=1e-10)[0])
+        error = y - self.outputs(u, np.zeros(len(self.a)))
+        rows, targets = self.free(len(y))[known], error[known]
+        if prior is not None:
+            rows, targets = np.concatenate((rows, prior)), np.concatenate((targets, np.zeros(len(prior))))
+        return np.asarray(np.linalg.lstsq(rows, targets, rcond=1e-10)[0])
 
     @property
     def radius(self) -> float:

@@ -26,7 +26,8 @@ class LinearStateSpace(Simulator):
     region on the simulation error; A is kept tridiagonal, which every system without repeated eigenvalues can be made
     (McKelvey, Helmersson, Automatica 1997), and the initial states of the runs are eliminated by projection (Kaufman,
     BIT 15, 1975). Any number of inputs, outputs and runs; missing outputs are left out. On new data the initial state
-    is that which fits the initial rows best.
+    is the most likely one: it fits the initial rows within the error of the simulation of the training data, and is
+    Gaussian with the covariance of the states there.
 
     Parameters
     ----------
@@ -39,6 +40,8 @@ class LinearStateSpace(Simulator):
         Evaluations of the refinement at most; 0 leaves the subspace estimate.
     validation
         How large the last part is, as a fraction.
+    initial
+        Rows of that part whose outputs are seen.
 
     Attributes
     ----------
@@ -65,11 +68,13 @@ class LinearStateSpace(Simulator):
         horizon: int = 20,
         refinements: int = 30,
         validation: float = 0.25,
+        initial: int = 50,
     ) -> None:
         self.orders = orders
         self.horizon = horizon
         self.refinements = refinements
         self.validation = validation
+        self.initial = initial
 
     @property
     def parameters_(self) -> int:
@@ -88,15 +93,18 @@ class LinearStateSpace(Simulator):
         if len(orders) > 1:
             train, held_out = split_runs(records, 1 - self.validation)
             measured, errors = [run.y for run in held_out], []
+            skip = min(self.initial, min(map(len, held_out)) // 2)
             for system in self._systems(train, orders):
-                simulated = [_fitted(system, run.u, run.y) for run in held_out]
-                errors.append(simulation_scores(measured, simulated).joined_rmse)
+                prior = _prior(system, train)
+                simulated = [_fitted(system, run.u, run.y[:skip], prior) for run in held_out]
+                errors.append(simulation_scores(measured, simulated, skip).joined_rmse)
             self.order_ = orders[int(np.argmin(errors))]
         (self.system_,) = self._systems(records, [self.order_])
+        self.prior_ = _prior(self.system_, records)
 
     def _simulate(self, run: Run, initial: int) -> Array:
-        y = self.scaling_.outputs.to_standard(run.y)
-        return self.scaling_.outputs.from_standard(_fitted(self.system_, self.scaling_.inputs.to_standard(run.u), y))
+        u, y = self.scaling_.inputs.to_standard(run.u), self.scaling_.outputs.to_standard(run.y[:initial])
+        return self.scaling_.outputs.from_standard(_fitted(self.system_, u, y, self.prior_))
 
     def _systems(self, records: Records, orders: Sequence[int]) -> list[LinearSystem]:
         basis = _observability(records, self.horizon)
@@ -104,11 +112,19 @@ class LinearStateSpace(Simulator):
         return [_refine(system, records, self.refinements) for system in starts]
 
 
-def _fitted(system: LinearSystem, u: Array, y: Array) -> Array:
-    """Return the simulation from the initial state that fits the rows of y up to the last one with a value."""
-    known = np.flatnonzero(~np.isnan(y).all(1))
-    seen = known[-1] + 1 if len(known) else 0
-    return system.outputs(u, system.initial_state(u[:seen], y[:seen]))
+def _fitted(system: LinearSystem, u: Array, y: Array, prior: Array) -> Array:
+    """Return the simulation from the initial state that suits the first rows, y."""
+    return system.outputs(u, system.initial_state(u[: len(y)], y, prior))
+
+
+def _prior(system: LinearSystem, records: Records) -> Array:
+    """Return σ P^{-1/2}, with the simulation error σ of the records and the mean P of x xᵀ over their states."""
+    starts = [system.initial_state(run.u, run.y) for run in records]
+    states = np.concatenate([system.states(run.u, x0) for run, x0 in zip(records, starts, strict=True)])
+    simulated = [system.outputs(run.u, x0) for run, x0 in zip(records, starts, strict=True)]
+    sigma = simulation_scores([run.y for run in records], simulated).joined_rmse
+    _, values, vectors = np.linalg.svd(states / np.sqrt(len(states)), full_matrices=False)
+    return np.asarray(sigma * vectors / np.maximum(values, 1e-12 * values[0])[:, None])
 
 
 def _observability(records: Records, horizon: int) -> Array:
