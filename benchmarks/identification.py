@@ -45,9 +45,9 @@ def state_space(system: System, seed: int) -> Simulator:
     """Return a linear state space of orders and a horizon that suit the record."""
     many = len(system.train.outputs) > 1
     return LinearStateSpace(
-        orders(system, (4, 8, 12, 16, 20) if many else (1, 2, 3, 4, 6, 8), (6, 12) if many else (2, 4)),
+        orders(system, (4, 8, 12) if many else (1, 2, 3, 4, 6, 8), (6, 12) if many else (2, 4)),
         horizon=system.horizon,
-        refinements=8 if many else 20,
+        refinements=8 if many and system.train.total_rows > LARGE else 30,
         initial=system.initial,
     )
 
