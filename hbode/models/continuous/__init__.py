@@ -1,0 +1,14 @@
+"""Models of driven and free systems in continuous time."""
+
+from .sensitivities import Sensitivities, sensitivities
+from .state_space import LinearReadout, NeuralStateSpace, PositionReadout, Simulation, StateEncoder
+
+__all__ = [
+    "LinearReadout",
+    "NeuralStateSpace",
+    "PositionReadout",
+    "Sensitivities",
+    "Simulation",
+    "StateEncoder",
+    "sensitivities",
+]
