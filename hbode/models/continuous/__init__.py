@@ -1,6 +1,6 @@
 """Models of driven and free systems in continuous time."""
 
-from .sensitivities import Sensitivities, sensitivities
+from .sensitivities import Sensitivities, sensitivities, solve_all_steps
 from .state_space import LinearReadout, NeuralStateSpace, PositionReadout, Simulation, StateEncoder
 
 __all__ = [
@@ -11,4 +11,5 @@ __all__ = [
     "Simulation",
     "StateEncoder",
     "sensitivities",
+    "solve_all_steps",
 ]

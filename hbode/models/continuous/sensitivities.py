@@ -1,8 +1,9 @@
-"""The derivatives of whole simulations: all steps linearised at once, then one linear recurrence.
+"""Simulations by fixed steps as one system of equations: solved, and differentiated, for all steps at once.
 
-A simulation by fixed steps is x_{k+1} = Φ_k(x_k, θ). With the states at hand, A_k = ∂Φ_k/∂x and B_k = ∂Φ_k/∂θ are those
-of many single steps, side by side; S_{k+1} = A_k S_k + B_k is what is left of the order of time. The result is the
-derivative of what was computed, to rounding.
+A simulation is x_{k+1} = Φ_k(x_k, θ). With states at hand, A_k = ∂Φ_k/∂x and B_k = ∂Φ_k/∂θ are those of many single
+steps, side by side, and a linear recurrence is what is left of the order of time: δ_{k+1} = A_k δ_k + Φ_k(x_k) - x_{k+1}
+for a step of Newton's method (Lim, Zhu, Selfridge, Kasim, "Parallelizing non-linear sequential models over the sequence
+length", 2024), S_{k+1} = A_k S_k + B_k for the derivatives of what was computed, which are exact to rounding.
 """
 
 from __future__ import annotations
@@ -69,11 +70,8 @@ def trained(model: NeuralStateSpace) -> dict[str, nn.Parameter]:
     return {name: x for name, x in found.items() if not name.startswith("encoder.")}
 
 
-@torch.no_grad()
-def sensitivities(
-    model: NeuralStateSpace, t: Tensor, pieces: Tensor, states: Tensor, parameters: bool = True
-) -> Sensitivities:
-    """Return the derivatives of a simulation.
+class Linearised:
+    """All steps of a simulation, linearised.
 
     Parameters
     ----------
@@ -83,42 +81,117 @@ def sensitivities(
         Times (T,) or (B, T).
     pieces
         u between the samples, (T, B, Cu, K), as polynomials in the time since the start of each interval.
+    """
+
+    def __init__(self, model: NeuralStateSpace, t: Tensor, pieces: Tensor) -> None:
+        method = METHODS[model.method]
+        if not method.explicit_one_step or not model.substeps:
+            raise ValueError(f"method={model.method!r} with substeps={model.substeps} has no fixed explicit steps")
+        self.model, self.interval = model, _Interval(model, method)
+        self.count, self.batch = pieces.shape[:2]
+        spans = (t.diff().expand(self.batch, -1) if t.ndim == 1 else t.diff()).T.reshape(-1)
+        self.spans = torch.cat((spans, spans.new_ones(self.batch)))
+        self.pieces = pieces.reshape(self.count * self.batch, *pieces.shape[2:])
+
+    def flat(self, states: Tensor) -> Tensor:
+        """Return states (T, 2, B, d) or (T, B, d) as (T, B, n)."""
+        return states.transpose(1, 2).flatten(2) if self.model.system.second_order else states
+
+    def whole(self, x: Tensor) -> Tensor:
+        """Return (T, B, n) as states."""
+        return x.unflatten(2, (2, -1)).transpose(1, 2) if self.model.system.second_order else x
+
+    def maps(self, kind: str, x: Tensor, own: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return values, derivatives by the parameters and by the states, of all steps or read-outs from x (K, B, n)."""
+        rows, n = len(x) * self.batch, x.shape[2]
+        sizes = sum(value.numel() for value in own.values())
+
+        def of_one(state: Tensor, piece: Tensor, span: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            def value(own: dict[str, Tensor], state: Tensor) -> tuple[Tensor, Tensor]:
+                out: Tensor = functional_call(self.interval, own, (kind, state, piece, span))
+                return out, out
+
+            (by_own, by_state), out = jacrev(value, argnums=(0, 1), has_aux=True)(own, state)
+            joined = [j.reshape(len(out), -1) for j in by_own.values()]
+            return out, torch.cat(joined, -1) if joined else by_state[:, :0], by_state
+
+        size = max(1, ENTRIES // ((sizes + n) * n * 40))
+        parts = (part[:rows].split(size) for part in (x.reshape(rows, n), self.pieces, self.spans))
+        made = [vmap(of_one)(*chunk) for chunk in zip(*parts, strict=True)]
+        out, by_own, by_state = (torch.cat(part).unflatten(0, (-1, self.batch)) for part in zip(*made, strict=True))
+        return out, by_own, by_state
+
+
+@torch.no_grad()
+def solve_all_steps(
+    model: NeuralStateSpace, t: Tensor, pieces: Tensor, start: Tensor, guess: Tensor | None = None, rounds: int = 20
+) -> Tensor | None:
+    """Return the states of a simulation, (T, 2, B, d) or (T, B, d), by Newton's method; None where it does not converge.
+
+    Parameters
+    ----------
+    model, t, pieces
+        As for `Linearised`.
+    start
+        The state at the first time.
+    guess
+        The states of a simulation that is like it (default: at rest at the start).
+    """
+    steps = Linearised(model, t, pieces)
+    x = steps.flat(start.expand(len(pieces), *start.shape) if guess is None else guess).clone()
+    x[0] = steps.flat(start.unsqueeze(0))[0]
+    limit = 1e3 * torch.finfo(x.dtype).eps
+    last = torch.inf
+    for _ in range(rounds):
+        out, _, a = steps.maps("step", x[:-1], {})
+        move = affine_scan(a, (out - x[1:]).unsqueeze(-1)).squeeze(-1)
+        x[1:] += move
+        size = float(move.abs().max()) if len(move) else 0.0
+        if not size < 1e6:
+            return None
+        # The last step of a quadratic convergence need not be waited for.
+        if size <= limit * (1 + float(x.abs().max())) or size**2 < limit * last * 1e-3 < limit:
+            return steps.whole(x)
+        last = size
+    return None
+
+
+def affine_scan(a: Tensor, b: Tensor) -> Tensor:
+    """Return x_1, ..., x_K of x_{k+1} = a_k x_k + b_k from x_0 = 0, for a (K, B, n, n) and b (K, B, n, m).
+
+    By doubling: about log₂ K products of all matrices.
+    """
+    reach = 1
+    while reach < len(a):
+        b = torch.cat((b[:reach], b[reach:] + a[reach:] @ b[:-reach]))
+        if 2 * reach < len(a):
+            a = torch.cat((a[:reach], a[reach:] @ a[:-reach]))
+        reach *= 2
+    return b
+
+
+@torch.no_grad()
+def sensitivities(
+    model: NeuralStateSpace, t: Tensor, pieces: Tensor, states: Tensor, parameters: bool = True
+) -> Sensitivities:
+    """Return the derivatives of a simulation.
+
+    Parameters
+    ----------
+    model, t, pieces
+        As for `Linearised`.
     states
         What the simulation gave, (T, 2, B, d) or (T, B, d).
     parameters
         Whether those by the parameters are wanted; else they have P = 0.
     """
-    method = METHODS[model.method]
-    if not method.explicit_one_step or not model.substeps:
-        raise ValueError(f"method={model.method!r} with substeps={model.substeps} has no fixed explicit steps")
-    interval, names = _Interval(model, method), trained(model)
-    values = {f"model.{name}": x.detach() for name, x in names.items()} if parameters else {}
-    sizes = sum(x.numel() for x in values.values())
-    count, batch = len(pieces), pieces.shape[1]
-    x = (states.transpose(1, 2) if model.system.second_order else states).reshape(count * batch, -1)
-    spans = (t.diff().expand(batch, -1) if t.ndim == 1 else t.diff()).T.reshape(-1)
-    flat, n = pieces.reshape(count * batch, *pieces.shape[2:]), x.shape[1]
-
-    def of_one(kind: str, state: Tensor, piece: Tensor, span: Tensor) -> tuple[Tensor, Tensor]:
-        def value(own: dict[str, Tensor], state: Tensor) -> Tensor:
-            out: Tensor = functional_call(interval, own, (kind, state, piece, span))
-            return out
-
-        by_own, by_state = jacrev(value, argnums=(0, 1))(values, state)
-        joined = [j.reshape(len(by_state), -1) for j in by_own.values()]
-        return torch.cat(joined, -1) if joined else by_state[:, :0], by_state
-
-    def of_all(kind: str, rows: int) -> tuple[Tensor, Tensor]:
-        size = max(1, ENTRIES // ((sizes + n) * n * 40))
-        chunks = zip(x[:rows].split(size), flat[:rows].split(size), padded[:rows].split(size), strict=True)
-        made = [vmap(lambda *one: of_one(kind, *one))(*chunk) for chunk in chunks]
-        by_own, by_state = (torch.cat(part) for part in zip(*made, strict=True))
-        lead = rows // batch, batch, by_state.shape[1]
-        return by_own.view(*lead, sizes), by_state.view(*lead, n)
-
-    padded = torch.cat((spans, spans.new_ones(batch)))
-    b, a = of_all("step", (count - 1) * batch)
-    read_own, read_state = of_all("read", count * batch)
+    steps = Linearised(model, t, pieces)
+    own = {f"model.{name}": x.detach() for name, x in trained(model).items()} if parameters else {}
+    x = steps.flat(states)
+    _, b, a = steps.maps("step", x[:-1], own)
+    _, read_own, read_state = steps.maps("read", x, own)
+    count, batch, n = x.shape
+    sizes = b.shape[-1]
     s = x.new_zeros(batch, n, sizes + n)
     s[:, :, sizes:] = torch.eye(n, dtype=x.dtype)
     out = x.new_empty(count, batch, read_state.shape[2], sizes + n)

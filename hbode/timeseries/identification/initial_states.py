@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ...models.continuous import NeuralStateSpace, sensitivities
+from .free_runs import free_run
 from .stretches import Stretches
 
 
@@ -50,10 +51,13 @@ def estimate(
     x = guess(model, given) if start is None else start
     second = model.system.second_order
     pieces, known = given.u, ~given.y.isnan()
+    last: Tensor | None = None
     target = given.y.nan_to_num(0.0)
 
     def residual(x: Tensor) -> tuple[Tensor, Tensor]:
-        simulation = model.simulate(given.t, given.inputs, x)
+        nonlocal last
+        simulation = free_run(model, given, x, last)
+        last = simulation.state if bool(simulation.state.isfinite().all()) else None
         return torch.where(known, simulation.y.transpose(0, 1) - target, 0.0).nan_to_num(1e3), simulation.state
 
     r, states = residual(x)

@@ -13,6 +13,7 @@ from torch import Tensor
 from ...models.continuous import NeuralStateSpace, sensitivities
 from ...models.continuous.sensitivities import trained
 from ..records import Array
+from .free_runs import free_run
 from .initial_states import estimate
 from .stretches import Stretches
 
@@ -41,7 +42,7 @@ def fit_least_squares(
     *,
     validation: Callable[[], float] | None = None,
     evaluations: int = 60,
-    patience: int = 10,
+    patience: int = 6,
     compile: bool = False,
     progress: Callable[[int, float, float], None] | None = None,
 ) -> LeastSquaresResult:
@@ -80,6 +81,7 @@ def fit_least_squares(
     mark = np.inf
     best, kept, since = np.inf, [x.detach().clone() for x in names.values()], 0
     last: tuple[Array, Array] | None = None
+    near: Tensor | None = None
 
     def put(z: Array) -> Tensor:
         theta = torch.as_tensor(z[:own]).split(sizes)
@@ -96,15 +98,16 @@ def fit_least_squares(
 
     @torch.no_grad()
     def evaluate(z: Array) -> Array:
-        nonlocal last, best, kept, since, mark
+        nonlocal last, near, best, kept, since, mark
         x0 = put(z)
-        simulation = model.simulate(given.t, given.inputs, x0, compile=compile)
+        simulation = free_run(model, given, x0, near, compile)
         out = simulation.y.transpose(0, 1)
         reached = out.isfinite()
         r = torch.where(known, torch.where(reached, out - target, FAR), 0.0).flatten(1).double() / count**0.5
         error = float(r.square().sum())
         if bool(reached.all()) and error < FAR:
-            s = sensitivities(model, given.t, given.u, simulation.state)
+            near = simulation.state
+            s = sensitivities(model, given.t, given.u, near)
             by = torch.cat((s.state, s.parameters), -1).transpose(0, 1)
             by = torch.where(known.unsqueeze(-1), by, 0.0).flatten(1, 2).double() / count**0.5
         else:

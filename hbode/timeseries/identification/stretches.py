@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 import torch
-from scipy.interpolate import PPoly, make_interp_spline
+from scipy.interpolate import make_interp_spline
 from torch import Tensor
 
 from ...inputs import CubicInput, HoldInput, Input, LinearInput
@@ -145,9 +146,8 @@ def pieces(run: Run, between: str) -> Array:
     if between == "quintic" and count >= 6:
         if np.isnan(run.u).any():
             raise DataError("inputs with missing values cannot be interpolated by quintics; take between='cubic'")
-        made = PPoly.from_spline(make_interp_spline(run.t, run.u, k=5))
-        at = np.searchsorted(made.x, run.t[:-1], side="right") - 1
-        table = shifted(made.c[::-1].transpose(1, 2, 0)[at], run.t[:-1] - made.x[at])
+        spline = make_interp_spline(run.t, run.u, k=5)
+        table = np.stack([spline(run.t[:-1], nu=k) / math.factorial(k) for k in range(width)], -1)
     else:
         kind = {"hold": HoldInput, "linear": LinearInput}.get(between, CubicInput)
         table = kind(torch.from_numpy(run.t), torch.from_numpy(run.u)).coefficients().numpy()[: count - 1]
@@ -156,12 +156,3 @@ def pieces(run: Run, between: str) -> Array:
     if between == "hold":
         out[-1, :, 0] = run.u[-1]
     return out
-
-
-def shifted(c: Array, by: Array) -> Array:
-    """Return polynomials (P, C, K) in the time since another point, later by (P,)."""
-    c = c.copy()
-    for first in range(c.shape[2]):  # the scheme of Horner, repeated
-        for k in range(c.shape[2] - 2, first - 1, -1):
-            c[:, :, k] += by[:, None] * c[:, :, k + 1]
-    return c
