@@ -18,7 +18,7 @@ from .free_runs import free_run
 from .initial_states import estimate
 from .stretches import Stretches
 
-GAIN = 1e-3
+GAIN = 3e-4
 """The relative gain in the validation error that counts."""
 FAR = 1e3
 """The residual of what a simulation did not reach."""

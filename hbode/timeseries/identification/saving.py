@@ -59,11 +59,12 @@ def save(identifier: Any, folder: Path) -> None:
 
 def load(kind: Any, folder: Path, known: Callable[..., Tensor] | None) -> Any:
     """Return the identifier that `save` wrote."""
+    for name in (MODEL, WEIGHTS):
+        if not (folder / name).is_file():
+            raise DataError(f"{folder}: no model, {name} is missing")
     try:
         found = json.loads((folder / MODEL).read_text(encoding="utf-8"))
         weights = optional("safetensors.torch").load_file(folder / WEIGHTS)
-    except FileNotFoundError as error:
-        raise DataError(f"{folder}: no model, {Path(str(error.filename)).name} is missing") from None
     except MissingExtra:
         raise
     except Exception as error:
