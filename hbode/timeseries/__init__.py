@@ -1,5 +1,7 @@
 """Measured records in, forecasts and simulations out."""
 
+from typing import Any
+
 from .demo import DemoSettings, run_demo
 from .evaluation import ForecastError, forecast_error, persistence
 from .learners import Learned, Task, learn
@@ -25,6 +27,7 @@ __all__ = [
     "Run",
     "Scaling",
     "Structure",
+    "SystemIdentifier",
     "Task",
     "TrainSettings",
     "check_for_training",
@@ -39,3 +42,11 @@ __all__ = [
     "structure_records",
     "train",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name != "SystemIdentifier":  # which needs scikit-learn
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from .identification import SystemIdentifier
+
+    return SystemIdentifier

@@ -1,0 +1,23 @@
+"""Identification of driven systems: records of inputs and outputs in, models that simulate out."""
+
+from .bands import Bands
+from .description import Curve, Description, Mode, describe
+from .identifier import Simulated, SystemIdentifier
+from .member import Fitted, Settings, fit_member, free_run_error
+from .structures import Force, Structure
+
+__all__ = [
+    "Bands",
+    "Curve",
+    "Description",
+    "Fitted",
+    "Force",
+    "Mode",
+    "Settings",
+    "Simulated",
+    "Structure",
+    "SystemIdentifier",
+    "describe",
+    "fit_member",
+    "free_run_error",
+]

@@ -1,0 +1,178 @@
+"""What a model learned, in physical units."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...models.continuous import NeuralStateSpace
+from ..records import Array, Channel, Scaling
+
+
+@dataclass(frozen=True)
+class Mode:
+    """A mode of the linearised model: frequency in 1/time units of the record, damping ratio, time constant.
+
+    A mode that does not oscillate has the frequency 0 and the ratio NaN.
+    """
+
+    frequency: float
+    damping_ratio: float
+    time_constant: float
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """The static restoring force along one output, as an acceleration (or a rate, of a first-order model).
+
+    ``force[i]`` is f at rest at ``position[i]``, in units of the output over time² (time), with the inputs at their
+    mean; `stiffness` is its negative slope. `inside` says where training data were.
+    """
+
+    output: Channel
+    position: Array
+    force: Array
+    stiffness: Array
+    inside: Array
+
+
+@dataclass(frozen=True, eq=False)
+class Description:
+    """What was learned; `print` shows it.
+
+    Attributes
+    ----------
+    equilibrium
+        Where the model rests with the inputs at their mean, in units of the outputs; None where it found no rest.
+    modes
+        Of the model linearised there, by frequency.
+    curves
+        One an output.
+    time
+        The unit of time.
+    """
+
+    equilibrium: Array | None
+    modes: tuple[Mode, ...]
+    curves: tuple[Curve, ...]
+    time: Channel
+
+    def __str__(self) -> str:
+        lines = []
+        if self.equilibrium is not None:
+            rest = ", ".join(
+                f"{c.output.name} = {x:.4g} {c.output.unit}".rstrip()
+                for c, x in zip(self.curves, self.equilibrium, strict=False)
+            )
+            lines.append(f"rests at {rest}, inputs at their mean")
+        unit = self.time.unit or "unit of time"
+        per = "Hz" if unit == "s" else f"1/{unit}"
+        for mode in self.modes:
+            if mode.frequency:
+                lines.append(f"natural frequency {mode.frequency:.4g} {per}, damping ratio {mode.damping_ratio:.3g}")
+            else:
+                lines.append(f"time constant {mode.time_constant:.4g} {unit}")
+        for curve in self.curves:
+            low, high = curve.stiffness[curve.inside].min(), curve.stiffness[curve.inside].max()
+            a, b = curve.position[curve.inside][[0, -1]]
+            span = f"{a:.4g} to {b:.4g} {curve.output.unit}".rstrip()
+            lines.append(f"stiffness along {curve.output.name}: {low:.4g} to {high:.4g} 1/{unit}^2 for {span}")
+        return "\n".join(lines)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return JSON types."""
+        return {
+            "equilibrium": None if self.equilibrium is None else self.equilibrium.tolist(),
+            "modes": [vars(mode) for mode in self.modes],
+            "curves": [
+                {
+                    "output": str(curve.output),
+                    **{k: getattr(curve, k).tolist() for k in ("position", "force", "stiffness", "inside")},
+                }
+                for curve in self.curves
+            ],
+            "time_unit": self.time.unit,
+        }
+
+
+def describe(
+    model: NeuralStateSpace, scaling: Scaling, outputs: tuple[Channel, ...], inputs: int, time: Channel, seen: Array
+) -> Description:
+    """Describe a fitted model.
+
+    Parameters
+    ----------
+    model
+        Fitted.
+    scaling, outputs, time
+        Of the records.
+    inputs
+        Channels of u.
+    seen
+        The least and the greatest training value of each output, standardised, (2, Cy).
+    """
+    system: Any = model.system
+    momentum, d, tau = system.second_order, model.size, scaling.time_unit
+    u, now = torch.zeros(inputs, dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+
+    def force(h: Tensor) -> Tensor:
+        gamma, xi = system.coefficients()
+        y = torch.stack((h, torch.zeros_like(h))) if momentum else h
+        out: Tensor = system.rhs(now, y, gamma, xi, u)
+        return out[1] if momentum else out
+
+    def slope(z: Tensor) -> Tensor:
+        gamma, xi = system.coefficients()
+        out: Tensor = system.rhs(now, z.view(2, d) if momentum else z, gamma, xi, u)
+        return out.reshape(-1)
+
+    rest = _rest(force, d)
+    modes: list[Mode] = []
+    if rest is not None:
+        z = torch.cat((rest, torch.zeros_like(rest))) if momentum else rest
+        jacobian = torch.func.jacrev(slope)(z).detach().numpy() / tau
+        for value in np.linalg.eigvals(jacobian):
+            if value.imag < 0:
+                continue
+            size = abs(value)
+            oscillates = value.imag > 1e-9 * size
+            modes.append(
+                Mode(
+                    size / (2 * math.pi) if oscillates else 0.0,
+                    -value.real / size if oscillates else math.nan,
+                    math.inf if value.real == 0 else -1.0 / value.real,
+                )
+            )
+    curves = []
+    for i, channel in enumerate(outputs[:d]):
+        reach = 0.25 * (seen[1, i] - seen[0, i])
+        grid = np.linspace(seen[0, i] - reach, seen[1, i] + reach, 201)
+        at = torch.zeros(len(grid), d, dtype=torch.float64) if rest is None else rest.repeat(len(grid), 1)
+        at[:, i] = torch.from_numpy(grid)
+        with torch.no_grad():
+            values = torch.stack([force(h) for h in at])[:, i].numpy()
+        position = grid * scaling.outputs.std[i] + scaling.outputs.mean[i]
+        values = values * scaling.outputs.std[i] / tau ** (2 if momentum else 1)
+        inside = (grid >= seen[0, i]) & (grid <= seen[1, i])
+        curves.append(Curve(channel, position, values, -np.gradient(values, position), inside))
+    physical = None if rest is None else scaling.outputs.from_standard(rest.numpy()[: len(outputs)])
+    return Description(physical, tuple(sorted(modes, key=lambda mode: mode.frequency)), tuple(curves), time)
+
+
+def _rest(force: Any, size: int) -> Tensor | None:
+    """Return where the force vanishes, by Newton's method from the mean of the data; None: not found."""
+    h: Tensor = torch.zeros(size, dtype=torch.float64)
+    for _ in range(50):
+        with torch.no_grad():
+            now = force(h)
+        move = torch.linalg.lstsq(torch.func.jacrev(force)(h).detach(), now.unsqueeze(1)).solution[:, 0]
+        h = h - move.clamp(-1, 1)
+        if float(move.abs().max()) < 1e-12:
+            break
+    with torch.no_grad():
+        return h if float(force(h).abs().max()) < 1e-8 else None

@@ -1,0 +1,406 @@
+"""`SystemIdentifier`: from measured inputs and outputs to a model that simulates new inputs."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..records import Array, DataError, Records, Scaling, check_for_training
+from ..records.extras import optional
+from .bands import Bands
+from .derivatives import unit_of_time
+from .description import Description, describe
+from .member import Fitted, Settings, blocks, fit_member, simulate
+from .structures import Structure
+
+SMALL = 4000
+"""Rows up to which whole runs are simulated, and blocks of them held out."""
+LIKE = 1.3
+"""How much larger than the best validation error that of a member may be."""
+
+Estimator: Any = optional("sklearn.base").BaseEstimator
+
+
+@dataclass(frozen=True, eq=False)
+class Simulated:
+    """Free runs in physical units, one array an entry of each list: centre, and half the width of the bands (T, Cy)."""
+
+    y: list[Array]
+    half_width: list[Array]
+    members: list[Array]
+    """Each (M, T, Cy)."""
+
+
+class SystemIdentifier(Estimator):  # type: ignore[misc]
+    """Identify a driven system, h'' = f(h, h', u), from records of its inputs and outputs.
+
+    The law is linear with a polynomial stiffness, and a small network of tanh units corrects both; all of it is fitted
+    to free runs over stretches of the record, whose initial states are fitted too, by nonlinear least squares with the
+    derivatives of the computed solution. Of several seeds the ensemble simulates, and its spread, calibrated on
+    the validation rows, gives bands.
+
+    Parameters
+    ----------
+    model
+        "hbnode", second order in time, or "node", first order.
+    states
+        Channels of h (default: one an output).
+    degree
+        Of the polynomial in h, 1 for none. ``SystemIdentifier(degree=3, hidden=0)`` is a Duffing oscillator.
+    hidden
+        Units of the network, 0 for none.
+    known
+        A known part of the law in physical units, as ``known(t, y, y', u)`` returning y'' of shape (..., Cy)
+        (``known(t, y, u)`` returning y' for "node"); the rest is learned. A `torch.nn.Module` is trained too.
+    unit
+        Of the network: "tanh", which is bounded, or "relu", for laws with kinks.
+    readout
+        "position": outputs are positions; "absolute": their sign was not measured; "linear": a learned combination of
+        the state; "square": its square, with an offset.
+    limits
+        Least and greatest value that an output can show, (low, high) in its unit, None for none.
+    between
+        How inputs go between their samples: "cubic", "quintic" (fast sampled, no missing values), "linear", "hold".
+    initial
+        Samples that the initial state of a simulation is estimated from.
+    stretch
+        Samples of a stretch that is simulated in training (default: whole runs of up to `SMALL` rows, else 500).
+    penalty
+        Share of the error of the law without network that a weight of size one of the network costs; a list: the one
+        with the lowest validation error is taken.
+    validation
+        What chooses when to stop, and among seeds and penalties: a share of the rows of each run, at its end; "blocks",
+        every fifth block of the rows, which the training simulates but does not look at; 0, the training error.
+        Default: "blocks" for up to `SMALL` rows in all, else 0.2.
+    seeds, random_state
+        How many models, and the first seed.
+    keep
+        "ensemble", of all models whose validation error is at most 1.3 times that of the best, or "best".
+    coverage
+        Of the bands.
+    substeps
+        Steps of rk4 from one sample to the next.
+    evaluations
+        Of the least-squares problem, at most, in each of its two stages.
+    jobs
+        Models fitted at a time, in processes of joblib.
+    compile
+        Whether training simulates by a compiled solve (None: where records are long enough to pay for it).
+    checkpoint
+        A folder: models that are done are kept there, and a fit that was interrupted goes on from them.
+    verbose
+        Whether to show progress.
+
+    Attributes
+    ----------
+    members_
+        The fitted models, lowest validation error first.
+    scaling_, bands_, outputs_, inputs_, time_
+        Of the training records.
+    validation_error_
+        Root mean square errors of the free run of the ensemble on the validation rows, in physical units, (Cy,).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hbode.timeseries import Records, SystemIdentifier
+    >>> t = np.arange(400) / 20
+    >>> u = np.sin(0.3 * t**2 / 2)
+    >>> y = np.cumsum(np.cumsum(u)) * 1e-3
+    >>> model = SystemIdentifier(degree=1, hidden=0, initial=10, evaluations=5, seeds=1)
+    >>> model = model.fit(Records.from_arrays(t, y, u))
+    >>> model.simulate(Records.from_arrays(t, y, u))[0].shape
+    (400, 1)
+    """
+
+    def __init__(
+        self,
+        model: str = "hbnode",
+        *,
+        states: int | None = None,
+        degree: int = 3,
+        hidden: int = 8,
+        unit: str = "tanh",
+        known: Callable[..., Tensor] | None = None,
+        readout: str = "position",
+        limits: tuple[float | None, float | None] = (None, None),
+        between: str = "cubic",
+        initial: int = 50,
+        stretch: int | None = None,
+        penalty: float | Sequence[float] = 1e-3,
+        validation: float | str | None = None,
+        seeds: int = 3,
+        random_state: int = 0,
+        keep: str = "ensemble",
+        coverage: float = 0.9,
+        substeps: int = 2,
+        evaluations: int = 60,
+        jobs: int = 1,
+        compile: bool | None = None,
+        checkpoint: str | Path | None = None,
+        verbose: bool = False,
+    ) -> None:
+        self.model, self.states, self.degree, self.hidden, self.known = model, states, degree, hidden, known
+        self.unit, self.readout, self.limits = unit, readout, limits
+        self.between, self.initial, self.stretch = between, initial, stretch
+        self.penalty, self.validation, self.seeds, self.random_state = penalty, validation, seeds, random_state
+        self.keep, self.coverage, self.substeps, self.evaluations = keep, coverage, substeps, evaluations
+        self.jobs, self.compile, self.checkpoint, self.verbose = jobs, compile, checkpoint, verbose
+
+    def fit(self, records: Records, validation: Records | None = None) -> SystemIdentifier:
+        """Fit to records with inputs; `validation` takes the place of the last rows.
+
+        Raises
+        ------
+        DataError
+            For records that nothing can be learned from, by column and row.
+        """
+        self._check(records)
+        small = records.total_rows <= SMALL
+        chosen_by = self.validation
+        if chosen_by is None:
+            chosen_by = "blocks" if small else 0.2
+        train, held_out = records, validation
+        if validation is None and not isinstance(chosen_by, str) and chosen_by > 0:
+            train, held_out = each_run_split(records, 1 - chosen_by)
+        check_for_training(train, max(self.initial + 2, 20))
+        self.outputs_, self.inputs_, self.time_ = records.outputs, records.inputs, records.time
+        self.scaling_ = replace(Scaling.fit(train), time_unit=unit_of_time(train))
+        scaled = self.scaling_.to_standard(train)
+        held: Any = None if held_out is None else self.scaling_.to_standard(held_out)
+        if held_out is None and isinstance(chosen_by, str):
+            held = chosen_by
+        y = np.concatenate([run.y for run in scaled])
+        self.seen_ = np.stack((np.nanmin(y, 0), np.nanmax(y, 0)))
+        structure = self._structure()
+        penalties = [float(x) for x in np.atleast_1d(np.asarray(self.penalty, dtype=float))]
+        tasks = [
+            (structure, self._settings(penalty, small), scaled, held, seed)
+            for penalty in penalties
+            for seed in range(self.random_state, self.random_state + self.seeds)
+        ]
+        known = self._known()
+        joblib = optional("joblib")
+        done = joblib.Parallel(n_jobs=min(self.jobs, len(tasks)))(
+            joblib.delayed(_fit_one)(task, known, self._place(task), self.verbose) for task in tasks
+        )
+        by_penalty = [done[i * self.seeds : (i + 1) * self.seeds] for i in range(len(penalties))]
+        chosen = min(by_penalty, key=lambda group: float(np.median([one.validation for one in group])))
+        self.penalty_ = penalties[by_penalty.index(chosen)]
+        self.fits_: list[Fitted] = sorted(chosen, key=lambda one: one.validation)
+        if not np.isfinite(self.fits_[0].validation):
+            raise RuntimeError("no model simulates the validation rows without leaving all bounds; try hidden=0")
+        good = [one for one in self.fits_ if one.validation <= LIKE**2 * self.fits_[0].validation]
+        self.members_ = [one.model for one in good[: 1 if self.keep == "best" else None]]
+        self._calibrate(held_out if held_out is not None else records, held == "blocks")
+        return self
+
+    def simulate(self, records: Records, initial: int | None = None) -> list[Array]:
+        """Return the free runs, (T, Cy) each, in units of the outputs: all inputs, and the first outputs, are seen.
+
+        Parameters
+        ----------
+        records
+            With the inputs of training; outputs behind the first `initial` rows are not looked at.
+        initial
+            Samples to estimate the initial state from (default: that of training).
+
+        Raises
+        ------
+        DataError
+            For other channels than those of training, and for runs that are too short.
+        """
+        return self.simulate_with_bands(records, initial).y
+
+    def simulate_with_bands(self, records: Records, initial: int | None = None) -> Simulated:
+        """Return the free runs with their bands and those of all members."""
+        self._check_fitted()
+        self._check_channels(records)
+        initial = self.initial if initial is None else initial
+        short = next((run for run in records if len(run) < initial), None)
+        if short is not None or initial < 2:
+            raise DataError(
+                f"initial must be at least 2 and no more than the rows of a run, got {initial}"
+                + ("" if short is None else f" for run {short.name!r} of {len(short)} rows")
+            )
+        scaled = self.scaling_.to_standard(records)
+        runs = [simulate(model, scaled, self.between, initial) for model in self.members_]
+        physical = [self.scaling_.outputs.from_standard(np.stack(one)) for one in zip(*runs, strict=True)]
+        widths = [self.bands_.half_width(x.std(0)) if hasattr(self, "bands_") else x.std(0) for x in physical]
+        return Simulated([x.mean(0) for x in physical], widths, physical)
+
+    def predict(self, records: Records) -> Array:
+        """Return `simulate` of all runs, one below the other, (N, Cy)."""
+        return np.concatenate(self.simulate(records))
+
+    def score(self, records: Records) -> float:
+        """Return the coefficient of determination R² of the free runs behind the first samples, mean over outputs."""
+        y = [run.y[self.initial :] for run in records]
+        made = [x[self.initial :] for x in self.simulate(records)]
+        measured, simulated = np.concatenate(y), np.concatenate(made)
+        left = np.nansum((measured - simulated) ** 2, 0)
+        return float(np.mean(1 - left / np.nansum((measured - np.nanmean(measured, 0)) ** 2, 0)))
+
+    def describe(self) -> Description:
+        """Return what the best model learned, in physical units: modes, stiffness curve."""
+        self._check_fitted()
+        best = self.members_[0]
+        return describe(best, self.scaling_, self.outputs_, len(self.inputs_), self.time_, self.seen_)
+
+    def save(self, folder: str | Path) -> None:
+        """Write the fitted models to a folder, weights as safetensors and everything else as JSON.
+
+        A known part is not written: `load` is to be given it again.
+        """
+        from .saving import save
+
+        self._check_fitted()
+        save(self, Path(folder))
+
+    @classmethod
+    def load(cls, folder: str | Path, known: Callable[..., Tensor] | None = None) -> SystemIdentifier:
+        """Return what `save` wrote. No code is run from the files.
+
+        Raises
+        ------
+        DataError
+            For a folder that is no model of this package, or not whole.
+        """
+        from .saving import load
+
+        made: SystemIdentifier = load(cls, Path(folder), known)
+        return made
+
+    def _structure(self) -> Structure:
+        mean, std = self.scaling_.outputs.mean, self.scaling_.outputs.std
+        low, high = (() if x is None else tuple(((x - mean) / std).tolist()) for x in self.limits)
+        return Structure(
+            len(self.outputs_),
+            len(self.inputs_),
+            self.model,
+            self.states,
+            self.degree,
+            self.hidden,
+            self.readout,
+            substeps=self.substeps,
+            unit=self.unit,
+            low=low,
+            high=high,
+        )
+
+    def _known(self) -> Known | None:
+        return None if self.known is None else Known(self.known, self.scaling_, self._structure().momentum)
+
+    def _settings(self, penalty: float, small: bool) -> Settings:
+        stretch = self.stretch if self.stretch is not None or small else 500
+        return Settings(self.initial, stretch, self.between, penalty, self.evaluations, self.compile)
+
+    def _place(self, task: Any) -> Path | None:
+        """Return where a finished model is kept: by everything that it depends on."""
+        if self.checkpoint is None:
+            return None
+        structure, settings, train, held, seed = task
+        digest = hashlib.sha256(repr((structure, settings, seed, self.known)).encode())
+        digest.update(str(held).encode() if isinstance(held, str) else b"")
+        for records in (train, held):
+            for run in records if isinstance(records, Records) else ():
+                for x in (run.t, run.y, run.u):
+                    digest.update(np.ascontiguousarray(x).tobytes())
+        return Path(self.checkpoint) / f"{digest.hexdigest()[:20]}.safetensors"
+
+    def _calibrate(self, records: Records, in_blocks: bool) -> None:
+        """Calibrate the bands on free runs; where blocks of rows were held out, on runs that begin at several rows."""
+        initial = min(self.initial, min(map(len, records)) - 1)
+        runs, used = [], []
+        for run in records:
+            held = blocks(len(run), self.initial).numpy() if in_blocks else np.ones(len(run), bool)
+            for start in range(0, max(len(run) - 2 * initial, 1), max(len(run) // 5, 1)) if in_blocks else (0,):
+                rows = slice(start, len(run))
+                runs.append(run.take(rows))
+                used.append(held[rows] & (np.arange(len(run) - start) >= initial))
+        made = self.simulate_with_bands(replace(records, runs=tuple(runs)), initial)
+        measured = np.concatenate([run.y[rows] for run, rows in zip(runs, used, strict=True)])
+        center = np.concatenate([x[rows] for x, rows in zip(made.y, used, strict=True)])
+        spread = np.concatenate([x.std(0)[rows] for x, rows in zip(made.members, used, strict=True)])
+        self.bands_ = Bands.calibrated(self.coverage, measured, center, spread)
+        self.validation_error_ = self.bands_.floor
+
+    def _check(self, records: Records) -> None:
+        if not records.inputs:
+            raise DataError("records must have inputs: name the columns of u")
+        if self.keep not in ("ensemble", "best"):
+            raise ValueError(f"keep must be 'ensemble' or 'best', got {self.keep!r}")
+        for name, value, least in (
+            ("seeds", self.seeds, 1),
+            ("initial", self.initial, 2),
+            ("stretch", self.stretch, 2),
+        ):
+            if value is not None and value < least:
+                raise ValueError(f"{name} must be at least {least}, got {value}")
+        share = self.validation
+        if not (share is None or share == "blocks" or (not isinstance(share, str) and 0 <= share < 1)):
+            raise ValueError(f"validation must be a share of the rows, 0 to 1, or 'blocks', got {share!r}")
+
+    def _check_fitted(self) -> None:
+        if not hasattr(self, "members_"):
+            raise optional("sklearn.exceptions").NotFittedError("this SystemIdentifier is not fitted: call fit first")
+
+    def _check_channels(self, records: Records) -> None:
+        for role, wanted, got in (
+            ("inputs", self.inputs_, records.inputs),
+            ("outputs", self.outputs_, records.outputs),
+        ):
+            if [c.name for c in wanted] != [c.name for c in got]:
+                names = [", ".join(c.name for c in side) or "none" for side in (wanted, got)]
+                raise DataError(f"the model was fitted to the {role} {names[0]}, the records have {names[1]}")
+
+
+class Known(torch.nn.Module):
+    """A known law in physical units, as a term of the standardised one."""
+
+    def __init__(self, law: Callable[..., Tensor], scaling: Scaling, momentum: bool) -> None:
+        super().__init__()
+        self.law, self.momentum = law, momentum
+        self.outputs, self.inputs, self.unit = scaling.outputs, scaling.inputs, scaling.time_unit
+
+    def forward(self, t: Tensor, h: Tensor, *others: Tensor) -> Tensor:
+        """Return the term, shape of h."""
+        *m, u = others
+        std = h.new_tensor(self.outputs.std)
+        physical = [self.outputs.from_standard(h), *(x * std / self.unit for x in m), self.inputs.from_standard(u)]
+        made: Tensor = self.law(t * self.unit, *physical) * self.unit ** (2 if self.momentum else 1) / std
+        return made
+
+
+def each_run_split(records: Records, fraction: float) -> tuple[Records, Records]:
+    """Return the first rows of each run, a fraction of them, and the others."""
+    parts = []
+    for run in records:
+        at = int(fraction * len(run))
+        parts.append((run.take(slice(0, at)), run.take(slice(at, len(run)))))
+    first, last = zip(*parts, strict=True)
+    return replace(records, runs=first), replace(records, runs=last)
+
+
+def _fit_one(task: Any, known: Known | None, place: Path | None, verbose: bool) -> Fitted:
+    """Fit one model, or take it from where it was kept."""
+    structure, settings, train, held, seed = task
+    from .saving import read_member, write_member
+
+    if place is not None and place.exists():
+        return read_member(place, structure, known)
+
+    def tell(stage: str, number: int, error: float, against: float) -> None:
+        print(f"seed {seed}, {stage}, {number}: training {error**0.5:.4g}, validation {against**0.5:.4g}", flush=True)
+
+    fitted = fit_member(structure, settings, train, held, seed, known, tell if verbose else None)
+    if place is not None:
+        write_member(place, fitted)
+    return fitted

@@ -1,0 +1,133 @@
+"""Fitted models on disk: weights as safetensors, everything else as JSON; no code is run to read them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...models.continuous import NeuralStateSpace, StateBank
+from ..records import Channel, DataError, Scaling
+from ..records.extras import MissingExtra, optional
+from .bands import Bands
+from .least_squares import LeastSquaresResult
+from .member import Fitted
+from .structures import Structure
+
+FORMAT = "hbode system identifier 1"
+MODEL, WEIGHTS = "model.json", "weights.safetensors"
+
+
+def save(identifier: Any, folder: Path) -> None:
+    """Write a fitted identifier; a former model there is replaced, other files are left alone."""
+    given = identifier.get_params(deep=False)
+    known = given.pop("known")
+    given["checkpoint"] = None
+    found = {
+        "format": FORMAT,
+        "parameters": {k: list(v) if isinstance(v, tuple) else v for k, v in given.items()},
+        "known": None if known is None else getattr(known, "__name__", type(known).__name__),
+        "outputs": [vars(c) for c in identifier.outputs_],
+        "inputs": [vars(c) for c in identifier.inputs_],
+        "time": vars(identifier.time_),
+        "scaling": identifier.scaling_.as_json(),
+        "seen": identifier.seen_.tolist(),
+        "bands": identifier.bands_.as_json(),
+        "penalty": identifier.penalty_,
+        "members": [
+            {"seed": one.seed, "validation": one.validation, "seconds": one.seconds} for one in identifier.fits_
+        ],
+    }
+    weights = {
+        f"{i}.{name}": x.contiguous()
+        for i, model in enumerate(identifier.members_)
+        for name, x in model.state_dict().items()
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    made = folder / f"{WEIGHTS}.part", folder / f"{MODEL}.part"
+    optional("safetensors.torch").save_file(weights, made[0])
+    made[1].write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(made[0], folder / WEIGHTS)
+    os.replace(made[1], folder / MODEL)
+
+
+def load(kind: Any, folder: Path, known: Callable[..., Tensor] | None) -> Any:
+    """Return the identifier that `save` wrote."""
+    for name in (MODEL, WEIGHTS):
+        if not (folder / name).is_file():
+            raise DataError(f"{folder}: no model, {name} is missing")
+    try:
+        found = json.loads((folder / MODEL).read_text(encoding="utf-8"))
+        weights = optional("safetensors.torch").load_file(folder / WEIGHTS)
+    except MissingExtra:
+        raise
+    except Exception as error:
+        raise DataError(f"{folder}: the model cannot be read, it is not whole or not one ({error})") from None
+    if not isinstance(found, dict) or found.get("format") != FORMAT:
+        raise DataError(f"{folder}: not a model of this version of hbode")
+    if (found["known"] is None) != (known is None):
+        what = f"give its known part {found['known']!r} again by known=" if known is None else "known= is no part of it"
+        raise DataError(f"{folder}: {what}")
+    try:
+        given = {k: tuple(v) if k == "limits" else v for k, v in found["parameters"].items()}
+        identifier = kind(**given, known=known)
+        identifier.outputs_, identifier.inputs_ = (
+            tuple(Channel(**c) for c in found[side]) for side in ("outputs", "inputs")
+        )
+        identifier.time_ = Channel(**found["time"])
+        identifier.scaling_ = Scaling.from_json(found["scaling"])
+        identifier.seen_, identifier.bands_ = np.array(found["seen"]), Bands.from_json(found["bands"])
+        identifier.penalty_, identifier.validation_error_ = found["penalty"], identifier.bands_.floor
+        identifier.members_ = []
+        term = identifier._known()
+        count = 1 + max(int(name.split(".")[0]) for name in weights)
+        for i in range(count):
+            model = identifier._structure().build(term)
+            put(model, {n.split(".", 1)[1]: x for n, x in weights.items() if n.split(".")[0] == str(i)})
+            identifier.members_.append(model)
+        identifier.fits_ = [
+            Fitted(model, one["seed"], one["validation"], {}, one["seconds"])
+            for model, one in zip(identifier.members_, found["members"], strict=False)
+        ]
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise DataError(f"{folder}: the model is not whole ({error})") from None
+    return identifier
+
+
+def write_member(path: Path, fitted: Fitted) -> None:
+    """Keep one fitted model, at once whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    told = {
+        "seed": fitted.seed,
+        "validation": fitted.validation,
+        "seconds": fitted.seconds,
+        "stages": {name: vars(stage) for name, stage in fitted.stages.items()},
+    }
+    part = path.with_suffix(f".{os.getpid()}.part")
+    weights = {name: x.contiguous() for name, x in fitted.model.state_dict().items()}
+    optional("safetensors.torch").save_file(weights, part, metadata={"hbode": json.dumps(told)})
+    os.replace(part, path)
+
+
+def read_member(path: Path, structure: Structure, known: torch.nn.Module | None) -> Fitted:
+    """Return the model that `write_member` kept."""
+    with optional("safetensors").safe_open(path, "pt") as file:
+        told = json.loads(file.metadata()["hbode"])
+        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    model = structure.build(known)
+    put(model, weights)
+    stages = {name: LeastSquaresResult(**stage) for name, stage in told["stages"].items()}
+    return Fitted(model, told["seed"], told["validation"], stages, told["seconds"])
+
+
+def put(model: NeuralStateSpace, weights: dict[str, Tensor]) -> None:
+    """Give a model its weights, and its bank of states if they have one."""
+    if "bank.states" in weights:
+        model.bank = StateBank(weights["bank.states"], weights["bank.outputs"])
+    model.load_state_dict(weights)

@@ -1,0 +1,191 @@
+"""Model structures by name: what `SystemIdentifier` builds its models from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...models.continuous import Limited, LinearReadout, NeuralStateSpace, PositionReadout
+from ...systems import FirstOrder, SecondOrder, System
+
+STRUCTURES = ("hbnode", "node")
+"""Second-order models, h'' = f(h, h', u), and first-order ones, h' = f(h, u)."""
+READOUTS = ("position", "absolute", "linear", "square")
+UNITS = ("tanh", "relu")
+
+
+class Force(nn.Module):
+    """f = A z + b + Σ_k c_k h^k + W₂ σ(W₁ z + b₁) of z = (h, m, u), or (h, u) where there is no momentum.
+
+    A linear law with a polynomial stiffness, and a small network that corrects both. Units of tanh are bounded: far
+    from the data the network adds a constant, and the law goes on as its polynomial. In its linear part alone,
+    h'' = -K h - D h' + B u, the diagonal of D is the damping γ of a heavy ball. Units "relu", ½(z + √(z² + 0.01)), fit
+    what has kinks, such as a tank that overflows.
+
+    Parameters
+    ----------
+    size, inputs
+        Channels D of h and C of u.
+    degree
+        The highest power of h, of each channel by itself; 1: none.
+    hidden
+        Units of the network; 0: none.
+    momentum
+        Whether f is a function of m as well.
+    known
+        A further term, f(t, h, m, u) or f(t, h, u), which is added.
+    unit
+        "tanh" or "relu".
+    """
+
+    def __init__(
+        self,
+        size: int,
+        inputs: int,
+        degree: int = 3,
+        hidden: int = 8,
+        momentum: bool = True,
+        known: Callable[..., Tensor] | None = None,
+        unit: str = "tanh",
+    ) -> None:
+        super().__init__()
+        self.sigma: Callable[[Tensor], Tensor] = torch.tanh if unit == "tanh" else smooth_relu
+        total = size * (1 + momentum) + inputs
+        self.size, self.known = size, known
+        self.linear = nn.Linear(total, size)
+        self.powers = nn.Parameter(torch.zeros(max(degree - 1, 0), size))
+        self.inner = nn.Linear(total, hidden) if hidden else None
+        self.outer = nn.Linear(hidden, size, bias=False) if hidden else None
+        eye = torch.eye(size)
+        with torch.no_grad():
+            self.linear.bias.zero_()
+            self.linear.weight[:, :size] = -eye
+            if momentum:
+                self.linear.weight[:, size : 2 * size] = -0.2 * eye
+            if self.outer is not None:
+                self.outer.weight.mul_(0.1)
+
+    def forward(self, t: Tensor, *state: Tensor) -> Tensor:
+        """Return f, shape of h."""
+        h = state[0]
+        z = torch.cat(state, -1)
+        out: Tensor = self.linear(z)
+        power = h
+        for c in self.powers:
+            power = power * h
+            out = out + c * power
+        if self.inner is not None and self.outer is not None:
+            out = out + self.outer(self.sigma(self.inner(z)))
+        return out if self.known is None else out + self.known(t, *state)
+
+
+def smooth_relu(z: Tensor) -> Tensor:
+    """Return ½(z + √(z² + 0.01))."""
+    return (z + (z * z + 0.01).sqrt()) / 2
+
+
+@dataclass(frozen=True)
+class Structure:
+    """What a model is made of; see `SystemIdentifier`."""
+
+    outputs: int
+    inputs: int
+    model: str = "hbnode"
+    states: int | None = None
+    degree: int = 3
+    hidden: int = 8
+    readout: str = "position"
+    method: str = "rk4"
+    substeps: int = 2
+    unit: str = "tanh"
+    low: tuple[float, ...] = ()
+    high: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        choices = ("model", self.model, STRUCTURES), ("readout", self.readout, READOUTS), ("unit", self.unit, UNITS)
+        for name, given, allowed in choices:
+            if given not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {given!r}")
+        for name, value, least in (
+            ("degree", self.degree, 1),
+            ("hidden", self.hidden, 0),
+            ("substeps", self.substeps, 1),
+        ):
+            if value < least:
+                raise ValueError(f"{name} must be at least {least}, got {value}")
+        if self.size < self.outputs and not self.combined:
+            raise ValueError(f"states must be at least {self.outputs}, one for each output, got {self.size}")
+
+    @property
+    def size(self) -> int:
+        """Channels of h."""
+        return self.outputs if self.states is None else self.states
+
+    @property
+    def combined(self) -> bool:
+        """Whether outputs are combinations of the state that are learned."""
+        return self.readout in ("linear", "square")
+
+    @property
+    def hidden_state(self) -> bool:
+        """Whether the state is not seen in the outputs and their slopes."""
+        return self.readout != "position" or self.size != self.outputs or bool(self.low or self.high)
+
+    @property
+    def momentum(self) -> bool:
+        """Whether the state has a momentum."""
+        return self.model != "node"
+
+    def build(self, known: Callable[..., Tensor] | None = None) -> NeuralStateSpace:
+        """Return an untrained model in float64; weights are drawn from torch's generator."""
+        force = Force(self.size, self.inputs, self.degree, self.hidden, self.momentum, known, self.unit)
+        system: System = SecondOrder(force) if self.momentum else FirstOrder(force)
+        readout: nn.Module = PositionReadout(self.outputs, self.readout == "absolute")
+        if self.combined:
+            total = self.size * (1 + self.momentum)
+            readout = LinearReadout(self.outputs, total, self.inputs, self.readout == "square")
+        if self.low or self.high:
+            none = [float("inf")] * self.outputs
+            low, high = self.low or [-x for x in none], self.high or none
+            readout = Limited(readout, torch.tensor(low), torch.tensor(high))
+        model = NeuralStateSpace(system, readout, self.size, method=self.method, substeps=self.substeps)
+        return model.double()
+
+
+def linear_start(model: NeuralStateSpace, y: Tensor, slopes: Tensor, curvatures: Tensor, u: Tensor) -> None:
+    """Set the linear law and the polynomial of a model by least squares on smoothed derivatives, all (N, C)."""
+    force: Any = model.system.f
+    size, momentum = force.size, model.system.second_order
+    if y.shape[1] != size:
+        return
+    degree = len(force.powers) + 1
+    z = torch.cat((y, slopes, u) if momentum else (y, u), 1)
+    target = curvatures if momentum else slopes
+    with torch.no_grad():
+        for i in range(size):
+            powers = [y[:, i : i + 1] ** k for k in range(2, degree + 1)]
+            features = torch.cat((z, torch.ones_like(y[:, :1]), *powers), 1)
+            found = torch.linalg.lstsq(features, target[:, i : i + 1], driver="gelsd").solution[:, 0]
+            force.linear.weight[i] = found[: z.shape[1]]
+            force.linear.bias[i] = found[z.shape[1]]
+            force.powers[:, i] = found[z.shape[1] + 1 :]
+
+
+def random_start(model: NeuralStateSpace) -> None:
+    """Set the linear law at random: stable, with rates around one in the unit of time."""
+    force: Any = model.system.f
+    size, momentum = force.size, model.system.second_order
+    with torch.no_grad():
+        weight = force.linear.weight
+        weight.normal_(0.0, 0.3)
+        rates = torch.exp(torch.empty(size).uniform_(-1.5, 0.7))
+        if momentum:
+            weight[:, :size] = -torch.diag(rates.square())
+            weight[:, size : 2 * size] = -torch.diag(2 * rates * torch.empty(size).uniform_(0.05, 0.7))
+        else:
+            drift = torch.randn(size, size) * 0.5
+            weight[:, :size] = (drift - drift.T) / 2 - torch.diag(rates)
