@@ -68,12 +68,12 @@ class EnergyBalance:
 @torch.no_grad()
 def energy_balance(system: WithEnergy, solution: Solution, inputs: Input | None) -> EnergyBalance:
     """Return the balance of a solution; powers are integrated over each step, between the knots of the input."""
-    t, h, m = solution.t.detach().double(), solution.h, solution.m
+    t = solution.t.detach().double()
     if solution.dense is None or t.ndim != 1:
         raise ValueError("solution must be made with dense=True, and with times (T,) that all samples share")
     if solution.updates is not None or any(event.after is not None for event in solution.events):
         raise ValueError("solution must be without updates and resets: they change the energy by themselves")
-    assert isinstance(h, Tensor) and isinstance(m, Tensor)
+    h, m = cast(tuple[Tensor, Tensor], tuple(solution))
     t = t.to(h.device)
     first, last = torch.aminmax(t)
     steps = solution.stats.t

@@ -110,12 +110,12 @@ class PortHamiltonian(System):
         check_sizes(hidden=hidden)
         self.damped = damping == "scalar"
         if self.damped:
-            self.omega = nn.Parameter(before_softplus(torch.tensor(float(gamma))))
+            self.raw_gamma = nn.Parameter(before_softplus(torch.tensor(float(gamma))))
         else:
             self.damping = DampingMatrix(potential.size, gamma, hidden if damping == "network" else 0)
 
     def coefficients(self, t: Tensor | None = None) -> tuple[Tensor | None, Tensor | None]:
-        return (F.softplus(self.omega) if self.damped else None), None
+        return (F.softplus(self.raw_gamma) if self.damped else None), None
 
     def rhs(self, t: Tensor, y: Tensor, gamma: Tensor | None, xi: Tensor | None, *args: Any) -> Tensor:
         h, m = y.unbind()

@@ -54,9 +54,12 @@ SYSTEMS = {
 }
 
 
+RK4 = {"method": "rk4", "options": {"step_size": 0.25}}
+
+
 def solved(system, h0, **call):
-    call = {"rtol": 1e-7, "atol": 1e-7, "inputs": driven((len(h0),) if h0.ndim > 1 else ()), **call}
-    return hbodeint(system, h0, TIMES[[0, -1]], **call)
+    call = {"inputs": driven((len(h0),) if h0.ndim > 1 else ()), **call}
+    return hbodeint(system, h0, TIMES[[0, 4]], **call)
 
 
 def gradients(system, h0, **call):
@@ -67,22 +70,32 @@ def gradients(system, h0, **call):
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_batches_samples_and_single_states_agree(name, draw):
     system, h0 = randomised(SYSTEMS[name]()), draw(3, 2)
-    whole = solved(system, h0).h[-1]
-    alone = solved(system, h0, per_sample=True).h[-1]
-    torch.testing.assert_close(alone, whole, rtol=0, atol=1e-5)
-    one = driven((3,)).values[1]
-    single = hbodeint(system, h0[1], TIMES[[0, -1]], inputs=LinearInput(TIMES, one), rtol=1e-7, atol=1e-7).h[-1]
-    torch.testing.assert_close(single, whole[1], rtol=0, atol=1e-5)
+    with torch.no_grad():
+        whole = solved(system, h0, **RK4).h[-1]
+        alone = solved(system, h0, per_sample=True, **RK4).h[-1]
+        one = LinearInput(TIMES, driven((3,)).values[1])
+        single = solved(system, h0[1], **{**RK4, "inputs": one}).h[-1]
+    torch.testing.assert_close(alone, whole, rtol=1e-13, atol=1e-13)
+    torch.testing.assert_close(single, whole[1], rtol=1e-13, atol=1e-13)
 
 
 @pytest.mark.parametrize("name", SYSTEMS)
-def test_every_mode_gives_every_parameter_its_gradient(name, draw):
+def test_every_parameter_gets_its_gradient(name, draw):
     system, h0 = randomised(SYSTEMS[name]()), draw(3, 2)
-    _, expected = gradients(system, h0, gradient="backprop", rtol=1e-9, atol=1e-9)
+    _, expected = gradients(system, h0, gradient="backprop", **RK4)
     assert all(bool(g.abs().max() > 0) for g in expected)
-    for mode in ("discrete_adjoint", "reversible", "continuous_adjoint"):
-        _, found = gradients(system, h0, gradient=mode, rtol=1e-9, atol=1e-9)
-        assert_same(found, expected, relative=1e-5 if mode == "continuous_adjoint" else 1e-6)
+    _, found = gradients(system, h0, **RK4)
+    assert_same(found, expected, relative=1e-11)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SYSTEMS)
+@pytest.mark.parametrize("mode", ["reversible", "continuous_adjoint"])
+def test_modes_agree_on_the_gradients(name, mode, draw):
+    system, h0, fine = randomised(SYSTEMS[name]()), draw(3, 2), {"rtol": 1e-9, "atol": 1e-9}
+    _, expected = gradients(system, h0, gradient="backprop", **fine)
+    _, found = gradients(system, h0, gradient=mode, **fine)
+    assert_same(found, expected, relative=1e-5)
 
 
 @pytest.mark.slow
@@ -103,7 +116,7 @@ def test_a_driven_field_starts_as_a_damped_spring(draw):
     for parameter in field.network.parameters():
         nn.init.zeros_(parameter)
     spring = -h - 0.2 * m + u @ field.linear.weight[:, 4:].T
-    torch.testing.assert_close(field(torch.tensor(0.0), h, m, u), spring, rtol=1e-14, atol=1e-14)
+    torch.testing.assert_close(field(torch.tensor(0.0), h, m, u), spring, rtol=1e-7, atol=1e-7)  # made in float32
     assert DrivenField(2, 0, 8).double()(torch.tensor(0.0), h).shape == (5, 2)
 
 
@@ -134,6 +147,7 @@ def test_a_sum_of_functions_and_modules_trains_the_modules(draw):
     assert {id(p) for p in both.parameters()} == {id(p) for m in (known, learned) for p in m.parameters()}
 
 
+@pytest.mark.slow
 def test_a_grey_box_is_found_again(draw):
     """h'' + 0.2 h' = -h - h³ + 0.7 u from samples without noise, by Gauss–Newton through the solve."""
     import numpy as np
@@ -148,7 +162,7 @@ def test_a_grey_box_is_found_again(draw):
     parameters = list(model.parameters())
 
     def simulate(system):
-        return hbodeint(system, torch.ones(1).double(), TIMES, inputs=inputs, rtol=1e-9, atol=1e-9).h[:, 0]
+        return hbodeint(system, torch.ones(1).double(), TIMES, inputs=inputs, rtol=1e-7, atol=1e-7).h[:, 0]
 
     measured = simulate(truth).detach()
 
@@ -191,5 +205,5 @@ def test_what_does_not_fit_is_refused(call, error, message):
 
 def test_a_function_that_trains_tensors_is_no_term_of_a_sum():
     stiffness = nn.Parameter(torch.ones(()))
-    with pytest.raises(ValueError, match="terms that train tensors must be torch.nn.Modules"):
+    with pytest.raises(ValueError, match="terms that train tensors must be"):
         Sum(lambda t, h, u: -stiffness * h, DrivenField(1, 1, 4))
