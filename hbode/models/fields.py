@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
 from ..systems import FirstOrder, GeneralizedHeavyBall, HeavyBall, SecondOrder, System
+from .continuous.networks import check_sizes, dense_network
 
 
 class DenseField(nn.Module):
@@ -42,14 +42,8 @@ class DenseField(nn.Module):
         activation: Callable[[], nn.Module] = nn.ReLU,
     ) -> None:
         super().__init__()
-        for key, value in {"size": size, "hidden": hidden, "inputs": inputs, "depth": depth}.items():
-            if value < 1:
-                raise ValueError(f"{key} must be at least 1, got {value}")
-        sizes = [inputs * size, *[hidden] * (depth - 1), size]
-        layers: list[nn.Module] = []
-        for a, b in pairwise(sizes):
-            layers += [nn.Linear(a, b), activation()]
-        self.layers = nn.Sequential(*layers[:-1])
+        check_sizes(size=size, hidden=hidden, inputs=inputs, depth=depth)
+        self.layers = dense_network([inputs * size, *[hidden] * (depth - 1), size], activation)
 
     def forward(self, t: Tensor, *state: Tensor) -> Tensor:
         """Return f(t, h) or f(t, h, m), shape (B, D); the time is not used."""

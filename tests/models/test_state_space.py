@@ -36,7 +36,11 @@ def model_of(kind, seed=0, method="rk4", substeps=2):
     torch.manual_seed(seed)
     if kind == "first":
         return NeuralStateSpace(
-            FirstOrder(Force(3, 2, hidden=4, momentum=False)), LinearReadout(2, 3, 2), 3, method=method, substeps=substeps
+            FirstOrder(Force(3, 2, hidden=4, momentum=False)),
+            LinearReadout(2, 3, 2),
+            3,
+            method=method,
+            substeps=substeps,
         ).double()
     if kind == "heavy ball":
         field = Force(2, 2, hidden=4, momentum=False)

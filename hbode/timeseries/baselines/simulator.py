@@ -14,6 +14,7 @@ from ..scores import simulation_scores
 
 try:
     from sklearn.base import BaseEstimator
+    from sklearn.exceptions import NotFittedError
 except ImportError as error:
     raise MissingExtra("simulators need sklearn: pip install 'hbode[timeseries]'") from error
 
@@ -26,13 +27,15 @@ class Simulator(BaseEstimator):  # type: ignore[misc]
 
     Attributes
     ----------
-    needs_inputs, needs_common_step
-        Whether records must have inputs without missing values; whether all rows must be one step apart.
+    needs_inputs, takes_missing_inputs, needs_common_step
+        Whether records must have inputs; whether values of these may be missing; whether all rows must be one step
+        apart.
     outputs_, inputs_, step_
         Of the records that the model was fitted to; `step_` is None where they are irregular.
     """
 
     needs_inputs = True
+    takes_missing_inputs = False
     needs_common_step = True
 
     def fit(self, records: Records) -> Self:
@@ -59,20 +62,7 @@ class Simulator(BaseEstimator):  # type: ignore[misc]
         DataError, ValueError
             For other channels or another step than the model was fitted to, and for too few or too many initial rows.
         """
-        if not hasattr(self, "outputs_"):
-            raise ValueError(f"{self._name} must be fitted before it simulates")
-        for side, fitted in (("outputs", self.outputs_), ("inputs", self.inputs_)):
-            found: tuple[Channel, ...] = getattr(records, side)
-            if found != fitted:
-                want, got = (", ".join(map(str, channels)) or "none" for channels in (fitted, found))
-                raise DataError(f"{self._name} was fitted to the {side} {want}, got {got}")
-        self._check(records)
-        step = records.step
-        if self.needs_common_step and step and self.step_ and not np.isclose(step, self.step_, rtol=1e-3, atol=0.0):
-            raise DataError(f"{self._name} was fitted to a step of {self.step_:.6g}, got {step:.6g}")
-        shortest = min(map(len, records))
-        if not 0 <= initial <= shortest:
-            raise ValueError(f"initial must be from 0 to {shortest}, the rows of the shortest run, got {initial}")
+        self._check_simulation(records, initial)
         simulated = []
         for run in records:
             seen = np.where(np.arange(len(run))[:, None] < initial, run.y, np.nan)
@@ -101,13 +91,29 @@ class Simulator(BaseEstimator):  # type: ignore[misc]
     def _name(self) -> str:
         return type(self).__name__
 
+    def _check_simulation(self, records: Records, initial: int) -> None:
+        if not hasattr(self, "outputs_"):
+            raise NotFittedError(f"{self._name} must be fitted before it simulates")
+        for side, fitted in (("outputs", self.outputs_), ("inputs", self.inputs_)):
+            found: tuple[Channel, ...] = getattr(records, side)
+            if found != fitted:
+                want, got = (", ".join(map(str, channels)) or "none" for channels in (fitted, found))
+                raise DataError(f"{self._name} was fitted to the {side} {want}, got {got}")
+        self._check(records)
+        step = records.step
+        if self.needs_common_step and step and self.step_ and not np.isclose(step, self.step_, rtol=1e-3, atol=0.0):
+            raise DataError(f"{self._name} was fitted to a step of {self.step_:.6g}, got {step:.6g}")
+        shortest = min(map(len, records))
+        if not 0 <= initial <= shortest:
+            raise ValueError(f"initial must be from 0 to {shortest}, the rows of the shortest run, got {initial}")
+
     def _check(self, records: Records) -> None:
         if self.needs_inputs:
             if not records.inputs:
                 raise DataError(f"{self._name} needs at least one input, the records have none")
             lost = records.missing()
             for channel in records.inputs:
-                if channel.name in lost:
+                if channel.name in lost and not self.takes_missing_inputs:
                     raise DataError(
                         f"{self._name} needs all inputs, {lost[channel.name]} of {channel.name!r} are missing"
                     )

@@ -6,13 +6,14 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..records import Array, DataError, Records, Scaling, check_for_training
+from ..baselines.simulator import Simulator, split_runs
+from ..records import Array, Records, Run, Scaling, check_for_training
 from ..records.extras import optional
 from .bands import Bands
 from .derivatives import unit_of_time
@@ -25,8 +26,6 @@ SMALL = 4000
 LIKE = 1.3
 """How much larger than the best validation error that of a member may be."""
 
-Estimator: Any = optional("sklearn.base").BaseEstimator
-
 
 @dataclass(frozen=True, eq=False)
 class Simulated:
@@ -38,7 +37,7 @@ class Simulated:
     """Each (M, T, Cy)."""
 
 
-class SystemIdentifier(Estimator):  # type: ignore[misc]
+class SystemIdentifier(Simulator):
     """Identify a driven system, h'' = f(h, h', u), from records of its inputs and outputs.
 
     The law is linear with a polynomial stiffness, and a small network of tanh units corrects both; all of it is fitted
@@ -120,6 +119,9 @@ class SystemIdentifier(Estimator):  # type: ignore[misc]
     (400, 1)
     """
 
+    needs_common_step = False
+    takes_missing_inputs = True
+
     def __init__(
         self,
         model: str = "hbnode",
@@ -154,24 +156,32 @@ class SystemIdentifier(Estimator):  # type: ignore[misc]
         self.keep, self.coverage, self.substeps, self.evaluations = keep, coverage, substeps, evaluations
         self.jobs, self.compile, self.checkpoint, self.verbose = jobs, compile, checkpoint, verbose
 
-    def fit(self, records: Records, validation: Records | None = None) -> SystemIdentifier:
-        """Fit to records with inputs; `validation` takes the place of the last rows.
+    def fit(self, records: Records, validation: Records | None = None) -> Self:
+        """Fit to records with inputs; `validation` takes the place of the rows that are held out.
 
         Raises
         ------
         DataError
             For records that nothing can be learned from, by column and row.
         """
-        self._check(records)
+        self._held_out = validation
+        try:
+            return super().fit(records)
+        finally:
+            del self._held_out
+
+    def _fit(self, records: Records) -> None:
+        validation = self._held_out
         small = records.total_rows <= SMALL
         chosen_by = self.validation
         if chosen_by is None:
             chosen_by = "blocks" if small else 0.2
         train, held_out = records, validation
         if validation is None and not isinstance(chosen_by, str) and chosen_by > 0:
-            train, held_out = each_run_split(records, 1 - chosen_by)
+            train, held_out = split_runs(records, 1 - chosen_by)
         check_for_training(train, max(self.initial + 2, 20))
         self.outputs_, self.inputs_, self.time_ = records.outputs, records.inputs, records.time
+        self.step_ = records.step
         self.scaling_ = replace(Scaling.fit(train), time_unit=unit_of_time(train))
         scaled = self.scaling_.to_standard(train)
         held: Any = None if held_out is None else self.scaling_.to_standard(held_out)
@@ -200,7 +210,6 @@ class SystemIdentifier(Estimator):  # type: ignore[misc]
         good = [one for one in self.fits_ if one.validation <= LIKE**2 * self.fits_[0].validation]
         self.members_ = [one.model for one in good[: 1 if self.keep == "best" else None]]
         self._calibrate(held_out if held_out is not None else records, held == "blocks")
-        return self
 
     def simulate(self, records: Records, initial: int | None = None) -> list[Array]:
         """Return the free runs, (T, Cy) each, in units of the outputs: all inputs, and the first outputs, are seen.
@@ -208,49 +217,48 @@ class SystemIdentifier(Estimator):  # type: ignore[misc]
         Parameters
         ----------
         records
-            With the inputs of training; outputs behind the first `initial` rows are not looked at.
+            With the channels of training; outputs behind the first `initial` rows are not looked at.
         initial
             Samples to estimate the initial state from (default: that of training).
 
         Raises
         ------
-        DataError
+        DataError, ValueError
             For other channels than those of training, and for runs that are too short.
         """
-        return self.simulate_with_bands(records, initial).y
+        return super().simulate(records, self.initial if initial is None else initial)
+
+    def score(self, records: Records, initial: int | None = None) -> float:
+        """Return the fit in per cent, 100 at best, of the rows behind the first `initial`."""
+        return super().score(records, self.initial if initial is None else initial)
+
+    def predict(self, records: Records) -> Array:
+        """Return `simulate` of all runs, one below the other, (N, Cy)."""
+        return np.concatenate(self.simulate(records))
 
     def simulate_with_bands(self, records: Records, initial: int | None = None) -> Simulated:
-        """Return the free runs with their bands and those of all members."""
-        self._check_fitted()
-        self._check_channels(records)
+        """Return the free runs with their bands and those of all members, from the first row on."""
         initial = self.initial if initial is None else initial
-        short = next((run for run in records if len(run) < initial), None)
-        if short is not None or initial < 2:
-            raise DataError(
-                f"initial must be at least 2 and no more than the rows of a run, got {initial}"
-                + ("" if short is None else f" for run {short.name!r} of {len(short)} rows")
-            )
+        if initial < 2:
+            raise ValueError(f"initial must be at least 2, got {initial}")
+        self._check_simulation(records, initial)
         scaled = self.scaling_.to_standard(records)
         runs = [simulate(model, scaled, self.between, initial) for model in self.members_]
         physical = [self.scaling_.outputs.from_standard(np.stack(one)) for one in zip(*runs, strict=True)]
         widths = [self.bands_.half_width(x.std(0)) if hasattr(self, "bands_") else x.std(0) for x in physical]
         return Simulated([x.mean(0) for x in physical], widths, physical)
 
-    def predict(self, records: Records) -> Array:
-        """Return `simulate` of all runs, one below the other, (N, Cy)."""
-        return np.concatenate(self.simulate(records))
+    @property
+    def parameters_(self) -> int:
+        """How many numbers a model has."""
+        return sum(x.numel() for x in self.members_[0].parameters())
 
-    def score(self, records: Records) -> float:
-        """Return the coefficient of determination R² of the free runs behind the first samples, mean over outputs."""
-        y = [run.y[self.initial :] for run in records]
-        made = [x[self.initial :] for x in self.simulate(records)]
-        measured, simulated = np.concatenate(y), np.concatenate(made)
-        left = np.nansum((measured - simulated) ** 2, 0)
-        return float(np.mean(1 - left / np.nansum((measured - np.nanmean(measured, 0)) ** 2, 0)))
+    def _simulate(self, run: Run, initial: int) -> Array:
+        records = Records((run,), self.outputs_, self.inputs_, self.time_)
+        return self.simulate_with_bands(records, initial).y[0]
 
     def describe(self) -> Description:
         """Return what the best model learned, in physical units: modes, stiffness curve."""
-        self._check_fitted()
         best = self.members_[0]
         return describe(best, self.scaling_, self.outputs_, len(self.inputs_), self.time_, self.seen_)
 
@@ -261,7 +269,6 @@ class SystemIdentifier(Estimator):  # type: ignore[misc]
         """
         from .saving import save
 
-        self._check_fitted()
         save(self, Path(folder))
 
     @classmethod
@@ -333,8 +340,7 @@ class SystemIdentifier(Estimator):  # type: ignore[misc]
         self.validation_error_ = self.bands_.floor
 
     def _check(self, records: Records) -> None:
-        if not records.inputs:
-            raise DataError("records must have inputs: name the columns of u")
+        super()._check(records)
         if self.keep not in ("ensemble", "best"):
             raise ValueError(f"keep must be 'ensemble' or 'best', got {self.keep!r}")
         for name, value, least in (
@@ -347,19 +353,6 @@ class SystemIdentifier(Estimator):  # type: ignore[misc]
         share = self.validation
         if not (share is None or share == "blocks" or (not isinstance(share, str) and 0 <= share < 1)):
             raise ValueError(f"validation must be a share of the rows, 0 to 1, or 'blocks', got {share!r}")
-
-    def _check_fitted(self) -> None:
-        if not hasattr(self, "members_"):
-            raise optional("sklearn.exceptions").NotFittedError("this SystemIdentifier is not fitted: call fit first")
-
-    def _check_channels(self, records: Records) -> None:
-        for role, wanted, got in (
-            ("inputs", self.inputs_, records.inputs),
-            ("outputs", self.outputs_, records.outputs),
-        ):
-            if [c.name for c in wanted] != [c.name for c in got]:
-                names = [", ".join(c.name for c in side) or "none" for side in (wanted, got)]
-                raise DataError(f"the model was fitted to the {role} {names[0]}, the records have {names[1]}")
 
 
 class Known(torch.nn.Module):
@@ -377,16 +370,6 @@ class Known(torch.nn.Module):
         physical = [self.outputs.from_standard(h), *(x * std / self.unit for x in m), self.inputs.from_standard(u)]
         made: Tensor = self.law(t * self.unit, *physical) * self.unit ** (2 if self.momentum else 1) / std
         return made
-
-
-def each_run_split(records: Records, fraction: float) -> tuple[Records, Records]:
-    """Return the first rows of each run, a fraction of them, and the others."""
-    parts = []
-    for run in records:
-        at = int(fraction * len(run))
-        parts.append((run.take(slice(0, at)), run.take(slice(at, len(run)))))
-    first, last = zip(*parts, strict=True)
-    return replace(records, runs=first), replace(records, runs=last)
 
 
 def _fit_one(task: Any, known: Known | None, place: Path | None, verbose: bool) -> Fitted:
