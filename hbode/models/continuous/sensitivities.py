@@ -2,8 +2,9 @@
 
 A simulation is x_{k+1} = Φ_k(x_k, θ). With states at hand, A_k = ∂Φ_k/∂x and B_k = ∂Φ_k/∂θ are those of many single
 steps, side by side, and a linear recurrence is what is left of the order of time:
-δ_{k+1} = A_k δ_k + Φ_k(x_k) - x_{k+1} for a step of Newton's method (Lim, Zhu, Selfridge, Kasim, "Parallelizing non-linear sequential models over the
-sequence length", 2024), S_{k+1} = A_k S_k + B_k for the derivatives of what was computed, which are exact to rounding.
+δ_{k+1} = A_k δ_k + Φ_k(x_k) - x_{k+1} for a step of Newton's method (Lim, Zhu, Selfridge, Kasim, "Parallelizing
+non-linear sequential models over the sequence length", 2024), and S_{k+1} = A_k S_k + B_k for the derivatives of what
+was computed, which are exact to rounding.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...models.continuous import NeuralStateSpace, sensitivities
-from .free_runs import free_run
+from ...models.continuous import NeuralStateSpace
+from ...models.continuous.sensitivities import Linearised, affine_scan
 from .stretches import Stretches
 
 
@@ -32,14 +32,18 @@ def guess(model: NeuralStateSpace, given: Stretches) -> Tensor:
 NOISE = 0.03
 """What the deviation of an initial state from those of training is weighed against, in standardised outputs."""
 STARTS = 12
+LARGEST = 3.0
+"""How far a standardised state may move in a round."""
 
 
 @torch.no_grad()
-def estimate(model: NeuralStateSpace, given: Stretches, rounds: int = 8) -> Tensor:
-    """Return the states from which the simulation is nearest to what was measured: by Levenberg-Marquardt.
+def estimate(model: NeuralStateSpace, given: Stretches, rounds: int = 15) -> Tensor:
+    """Return the states from which the simulation is nearest to what was measured.
 
-    Where the model has a bank of training states, from the `STARTS` of them that were followed by what is nearest, with
-    their mean and covariance as a prior; else from `guess`.
+    By Gauss and Newton's method for the initial states and all that follow them at once: in each round the steps are
+    linearised, their defects and the deviations of the outputs make one linear problem. Where the model has a bank of
+    training states, from the `STARTS` of them that were followed by what is nearest, side by side, with their mean and
+    covariance as a prior; else from `guess`.
 
     Parameters
     ----------
@@ -48,14 +52,49 @@ def estimate(model: NeuralStateSpace, given: Stretches, rounds: int = 8) -> Tens
     given
         The first samples of each simulation.
     rounds
-        Steps, at most.
+        At most.
     """
-    if model.bank is None:
-        return _improved(model, given, guess(model, given), rounds)[0]
-    found = [_improved(model, given, _as_state(model, x), rounds) for x in model.bank.nearest(given.y, STARTS)]
-    best = torch.stack([cost for _, cost in found]).argmin(0)
-    flat = torch.stack([_as_rows(model, x) for x, _ in found])
-    return _as_state(model, flat[best, torch.arange(len(best))])
+    first = _as_rows(model, guess(model, given)).unsqueeze(0)
+    begin = first if model.bank is None else torch.cat((model.bank.nearest(given.y, STARTS), first))
+    many, batch, n = begin.shape
+    t = given.t if given.t.ndim == 1 else given.t.repeat(many, 1)
+    steps = Linearised(model, t, given.u.repeat(1, many, 1, 1))
+    y = given.y.repeat(many, 1, 1).transpose(0, 1)
+    known, target = ~y.isnan(), y.nan_to_num(0.0)
+    x = begin.reshape(1, many * batch, n).repeat(len(y), 1, 1)
+    eye = torch.eye(n, dtype=x.dtype).expand(many * batch, n, n)
+    if model.bank is not None:
+        mean, root = model.bank.prior()
+    cost = x.new_full((many * batch,), torch.inf)
+    for _ in range(rounds):
+        out, _, a = steps.maps("step", x[:-1], {})
+        read, _, c = steps.maps("read", x, {})
+        sources = torch.cat(((out - x[1:]).unsqueeze(-1), torch.zeros_like(a)), -1)
+        sources[0, :, :, 1:] = a[0]
+        moves = torch.cat((torch.cat((torch.zeros_like(eye[..., :1]), eye), -1).unsqueeze(0), affine_scan(a, sources)))
+        r = torch.where(known, read - target, 0.0)
+        seen = torch.where(known.unsqueeze(-1), c @ moves, 0.0).transpose(0, 1).flatten(1, 2)
+        right = seen[..., :1] + r.transpose(0, 1).flatten(1).unsqueeze(-1)
+        j = seen[..., 1:]
+        cost = r.square().sum((0, 2))
+        if model.bank is not None:
+            away = NOISE * (x[0] - mean) @ root.T
+            j = torch.cat((j, (NOISE * root).expand(len(j), -1, -1)), 1)
+            right, cost = torch.cat((right, away.unsqueeze(-1)), 1), cost + away.square().sum(1)
+        normal = j.mT @ j
+        most = normal.diagonal(dim1=1, dim2=2).amax(1).clamp(min=1e-300)
+        finite = normal.isfinite().all((1, 2)) & right.isfinite().all((1, 2))
+        lost, wide = ~finite, finite.view(-1, 1, 1)
+        damped = torch.where(wide, normal + 1e-10 * most.view(-1, 1, 1) * eye, eye)
+        own = -torch.linalg.solve(damped, torch.where(wide, j.mT @ right, 0.0))
+        move = (moves @ torch.cat((torch.ones_like(own[:, :1]), own), 1)).squeeze(-1)
+        move = torch.where(finite.view(-1, 1), move, 0.0).clamp(-LARGEST, LARGEST)
+        cost = torch.where(lost, torch.inf, cost)
+        x = x + move
+        if not lost.all() and float(move.abs().max()) <= 1e-9 * (1 + float(x.abs().max())):
+            break
+    best = cost.view(many, batch).argmin(0)
+    return _as_state(model, x[0].view(many, batch, n)[best, torch.arange(batch)])
 
 
 def _as_state(model: NeuralStateSpace, rows: Tensor) -> Tensor:
@@ -64,46 +103,3 @@ def _as_state(model: NeuralStateSpace, rows: Tensor) -> Tensor:
 
 def _as_rows(model: NeuralStateSpace, state: Tensor) -> Tensor:
     return state.transpose(0, 1).flatten(1) if model.system.second_order else state
-
-
-def _improved(model: NeuralStateSpace, given: Stretches, x: Tensor, rounds: int) -> tuple[Tensor, Tensor]:
-    """Return better states, and what they cost, (B,)."""
-    known = ~given.y.isnan()
-    target = given.y.nan_to_num(0.0)
-    last: Tensor | None = None
-    mean, root = (None, None) if model.bank is None else model.bank.prior()
-
-    def residual(x: Tensor) -> tuple[Tensor, Tensor]:
-        nonlocal last
-        simulation = free_run(model, given, x, last)
-        last = simulation.state if bool(simulation.state.isfinite().all()) else None
-        r = torch.where(known, simulation.y.transpose(0, 1) - target, 0.0).nan_to_num(1e3).flatten(1)
-        if mean is not None and root is not None:
-            r = torch.cat((r, NOISE * (_as_rows(model, x) - mean) @ root.T), 1)
-        return r, simulation.state
-
-    r, states = residual(x)
-    cost = r.square().sum(1)
-    share = torch.full_like(cost, 1e-6)
-    for _ in range(rounds):
-        j = sensitivities(model, given.t, given.u, states, parameters=False).state.transpose(0, 1)
-        j = torch.where(known.unsqueeze(-1), j, 0.0).flatten(1, 2).nan_to_num(0.0)
-        if root is not None:
-            j = torch.cat((j, (NOISE * root).expand(len(j), -1, -1)), 1)
-        normal, right = j.mT @ j, j.mT @ r.unsqueeze(-1)
-        scale = normal.diagonal(dim1=1, dim2=2)
-        damped = normal + torch.diag_embed(share.unsqueeze(1) * scale + 1e-9 * scale.amax(1, keepdim=True) + 1e-300)
-        move = torch.linalg.solve(damped, right).squeeze(-1)
-        trial = x - _as_state(model, move)
-        again, states_again = residual(trial)
-        after = again.square().sum(1)
-        better = after < cost
-        wide = better.view(-1, 1)
-        x = torch.where(wide, trial, x)
-        r = torch.where(wide, again, r)
-        states = torch.where(wide, states_again, states)
-        gain = torch.where(better, (cost - after) / cost.clamp(min=1e-300), 0.0)
-        cost, share = torch.where(better, after, cost), torch.where(better, share / 10, share * 10)
-        if bool((gain < 1e-8).all()) and (bool(better.all()) or bool((share > 1e-3).all())):
-            break
-    return x, cost
