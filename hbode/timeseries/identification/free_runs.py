@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...models.continuous import NeuralStateSpace, Simulation, solve_all_steps
+from ...models.continuous import NeuralStateSpace, PositionReadout, Simulation, solve_all_steps
 from .stretches import Stretches
 
 
@@ -23,3 +23,15 @@ def free_run(
         if states is not None:
             return Simulation(model.read(states, given.values), states)
     return model.simulate(given.t, given.inputs, start, compile=compile)
+
+
+def measured_states(model: NeuralStateSpace, given: Stretches) -> Tensor | None:
+    """Return the states that outputs are, with differences for momenta, as a guess; None where outputs show none."""
+    readout, count = model.readout, given.y.shape[1]
+    seen = isinstance(readout, PositionReadout) and not readout.absolute and readout.outputs == model.size
+    if not seen or count < 3 or given.t.ndim == 2 or bool(given.y.isnan().any()):
+        return None
+    y = given.y.transpose(0, 1)
+    if not model.system.second_order:
+        return y
+    return torch.stack((y, torch.gradient(y, spacing=(given.t.to(y),), dim=0)[0]), 1)

@@ -14,7 +14,7 @@ from torch import Tensor
 from ...models.continuous import NeuralStateSpace, sensitivities
 from ...models.continuous.sensitivities import trained
 from ..records import Array
-from .free_runs import free_run
+from .free_runs import free_run, measured_states
 from .initial_states import estimate
 from .stretches import Stretches
 
@@ -87,7 +87,7 @@ def fit_least_squares(
     mark = np.inf
     best, kept, since = np.inf, [x.detach().clone() for x in names.values()], 0
     last: tuple[Array, Array] | None = None
-    near: Tensor | None = None
+    near = measured_states(model, given)
 
     def put(z: Array) -> Tensor:
         theta = torch.as_tensor(z[:own]).split(sizes)

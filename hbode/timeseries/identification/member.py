@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ...models.continuous import NeuralStateSpace, StateBank
 from ..records import Array, Records
 from .derivatives import derivatives
-from .free_runs import free_run
+from .free_runs import free_run, measured_states
 from .initial_states import estimate
 from .least_squares import LeastSquaresResult, fit_least_squares
 from .stretches import Stretches, stretches
@@ -188,7 +188,7 @@ def free_run_error(model: NeuralStateSpace, given: Stretches, initial: int) -> f
     count = given.y.shape[1]
     initial = min(initial, count - 1)
     start = estimate(model, given.first(initial))
-    y = free_run(model, given, start).y.transpose(0, 1)
+    y = free_run(model, given, start, measured_states(model, given)).y.transpose(0, 1)
     return mean_square(y[:, initial:], given.y[:, initial:])
 
 

@@ -166,6 +166,9 @@ def linear_start(model: NeuralStateSpace, y: Tensor, slopes: Tensor, curvatures:
     z = torch.cat((y, slopes, u) if momentum else (y, u), 1)
     target = curvatures if momentum else slopes
     with torch.no_grad():
+        if force.known is not None:
+            state = (y, slopes, u) if momentum else (y, u)
+            target = target - force.known(torch.zeros((), dtype=y.dtype), *state)
         for i in range(size):
             powers = [y[:, i : i + 1] ** k for k in range(2, degree + 1)]
             features = torch.cat((z, torch.ones_like(y[:, :1]), *powers), 1)
