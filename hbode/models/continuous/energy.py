@@ -11,7 +11,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ...analysis.looks import LINES, Picture
 from ...inputs import Input
 from ...solution import Solution
 
@@ -53,12 +52,13 @@ class EnergyBalance:
 
     def plot(self, ax: Axes | None = None, sample: int = 0) -> Figure:
         """Draw the balance of one sample over the time, and return the figure that it was drawn on."""
-        figure = Picture(9, 4) if ax is None else ax.figure
+        figure = Figure(figsize=(9, 4), layout="constrained") if ax is None else ax.figure
         panel = figure.subplots() if ax is None else ax
         curves = {"work of the input": self.work, "dissipated": -self.dissipated, "change of the energy": self.change}
-        for (name, curve), line in zip(curves.items(), LINES, strict=False):
+        looks = ("#0072B2", "dotted"), ("#D55E00", "dashed"), ("#000000", "solid")
+        for (name, curve), (color, style) in zip(curves.items(), looks, strict=True):
             values = curve.reshape(len(self.t), -1)[:, sample]
-            panel.plot(self.t.cpu(), values.cpu(), label=name, color=line["color"], linestyle=line["linestyle"])
+            panel.plot(self.t.cpu(), values.cpu(), label=name, color=color, linestyle=style)
         worst = float(self.residual.abs().max())
         panel.set(xlabel="t", ylabel="energy", title=f"Energy balance, closed to {worst:.1e}")
         panel.legend()

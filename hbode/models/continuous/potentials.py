@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from itertools import combinations_with_replacement
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -81,7 +82,7 @@ class NetworkPotential(Potential):
         widths = [hidden] * (depth - 2) + [1]
         self.passing = nn.ModuleList(nn.Linear(hidden, width, bias=False) for width in widths)
         with torch.no_grad():
-            last = self.passing[-1].get_parameter("weight")
+            last = _weight(self.passing[-1])
             last.sub_(-math.log(SMALL)) if convex else last.mul_(SMALL)
 
     @property
@@ -103,12 +104,12 @@ class NetworkPotential(Potential):
         bar = torch.ones_like(self.slope[:1])
         for a, weight, direct in reversed([*zip(self._layers(h, weights), weights, self.direct, strict=True)]):
             bar = bar @ weight * torch.sigmoid(a)
-            total = total + bar @ direct.get_parameter("weight")
+            total = total + bar @ _weight(direct)
         return total
 
     def _weights(self) -> list[Tensor]:
         """Return the weights from layer to layer; where they are positive, those of a unit have a mean for a sum."""
-        given: list[Tensor] = [layer.get_parameter("weight") for layer in self.passing]
+        given: list[Tensor] = [_weight(layer) for layer in self.passing]
         return [F.softplus(weight) / weight.shape[-1] for weight in given] if self.convex else given
 
     def _layers(self, h: Tensor, weights: Sequence[Tensor]) -> list[Tensor]:
@@ -117,6 +118,10 @@ class NetworkPotential(Potential):
         for direct, weight in zip(list(self.direct)[1:], weights[:-1], strict=True):
             entering.append(F.linear(_softplus(entering[-1]), weight) + direct(h))
         return entering
+
+
+def _weight(layer: nn.Module) -> Tensor:
+    return cast(Tensor, layer.weight)  # not get_parameter: compiled solves put tensors in the place of parameters
 
 
 def _softplus(x: Tensor) -> Tensor:
