@@ -12,7 +12,7 @@ import torch
 
 from ..models import SYSTEMS
 from ..timeseries import DemoSettings, run_demo
-from .arguments import device, positive_int, seed, tolerance
+from .arguments import delimiter, device, names, positive_int, seed, tolerance
 
 DEMO = """\
 Learn a physical time series with neural ODEs of equal size (NODE, SONODE, HBNODE, GHBNODE), forecast it, and report
@@ -38,8 +38,8 @@ def add(commands: Any) -> None:
     add = demo.add_argument
     add("--data", type=Path, metavar="FILE", help=DATA_HELP)
     add("--time", metavar="COLUMN", help="the column of the times (default: the one that is called so)")
-    add("--columns", type=_names, metavar="A,B", help="the channels (default: all columns but the times)")
-    add("--delimiter", type=_delimiter, metavar="C", help=r"what separates the cells of a text file: , ; | or \t")
+    add("--columns", type=names, metavar="A,B", help="the channels (default: all columns but the times)")
+    add("--delimiter", type=delimiter, metavar="C", help=r"what separates the cells of a text file: , ; | or \t")
     add("--window", type=positive_int, metavar="N", help="samples that are seen (default: 64, made-up record: 32)")
     add("--horizon", type=positive_int, metavar="N", help="samples that are forecast then (default: 8)")
     add(
@@ -126,14 +126,3 @@ def _models(text: str) -> tuple[str, ...]:
     if unknown or not names:
         raise argparse.ArgumentTypeError(f"must be names out of {','.join(SYSTEMS)}, got {text!r}")
     return names
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip())
-
-
-def _delimiter(text: str) -> str:
-    character = text.replace("\\t", "\t")
-    if len(character) != 1:
-        raise argparse.ArgumentTypeError(f"must be one character, got {text!r}")
-    return character
