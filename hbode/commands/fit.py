@@ -76,7 +76,7 @@ def add(commands: Any) -> None:
         "--baselines",
         choices=BASELINES,
         default="auto",
-        help="simpler models to stand beside: auto leaves an LSTM out that would take more than a minute (default: auto)",
+        help="simpler models to stand beside; auto: an LSTM only if it takes less than a minute (default: auto)",
     )
     add("--quiet", action="store_true", help="show no progress")
     add(
@@ -179,10 +179,7 @@ def _parts(records: Records, a: argparse.Namespace, identifier: SystemIdentifier
         raise DataError(f"too few rows: a run of the report has {shortest}")
     notes = (*records.notes, note)
     if initial < identifier.initial:
-        notes = (
-            *notes,
-            f"The shortest run of the report has {shortest} rows: its initial state is found from {initial}.",
-        )
+        notes = (*notes, f"A run of the report has {shortest} rows: initial states are found from {initial}.")
     return _Parts(train, seen, test, initial, notes)
 
 

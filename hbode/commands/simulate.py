@@ -23,8 +23,8 @@ MADE_BY = "hbode simulate"
 SIMULATE = """\
 Simulate the outputs of a model of `hbode fit` for measured inputs, from the outputs of the first samples on.
 
-Writes the simulated outputs with their bands, as columns y, y_low and y_high for an output y, with its unit; and, if DATA
-goes on with measured outputs, a report beside them: errors, figures, the coverage of the bands."""
+Writes the simulated outputs with their bands, as columns y, y_low and y_high for an output y, with its unit; and,
+if DATA goes on with measured outputs, a report beside them: errors, figures, the coverage of the bands."""
 
 
 def add(commands: Any) -> None:
@@ -95,10 +95,10 @@ def _records(a: argparse.Namespace, identifier: SystemIdentifier) -> Records:
         if got.unit and fitted.unit and got.unit != fitted.unit:
             raise DataError(f"{a.data.name}: column {got.name!r} is in {got.unit}, the model was fitted to {fitted}")
     if records.time.unit != identifier.time_.unit:
-        units = (records.time.unit or "no unit", identifier.time_.unit or "no unit")
-        raise DataError(
-            f"{a.data.name}: times are in {units[0]}, those of the model in {units[1]}; --time or --rate decide"
+        units = (
+            f"times are in {records.time.unit or 'no unit'}, those of the model in {identifier.time_.unit or 'none'}"
         )
+        raise DataError(f"{a.data.name}: {units}; --time or --rate decide")
     if a.rows is not None:
         if a.rows.stop is not None and a.rows.stop > records.total_rows:
             raise DataError(f"--rows: {a.data.name} has {records.total_rows} rows, got {a.rows.stop}")

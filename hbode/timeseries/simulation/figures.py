@@ -15,7 +15,7 @@ from ..records import Array, Channel
 from .comparison import Compared
 from .free_run import FreeRun
 
-OURS, OTHER, TRUTH, SEEN = "#D55E00", "#0072B2", "#009E73", "#E4E8EC"
+OURS, OTHER, NETWORK, GREY, SEEN = "#D55E00", "#0072B2", "#009E73", "#9AA3AB", "#E4E8EC"
 PANELS = 4
 """Outputs that are drawn at most."""
 STRETCH = 200
@@ -52,7 +52,7 @@ def simulation_figure(free_run: FreeRun, compared: Sequence[Compared]) -> Pictur
         near.set_ylabel(str(channel))
         low, high = _limits(run.y[rows, i], y[rows, i])
         near.set_ylim(low, high)  # a linear model that runs away leaves the panel
-        whole.plot(run.t, run.y[:, i], color="#9AA3AB", linewidth=0.7, label="measured")
+        whole.plot(run.t, run.y[:, i], color=GREY, linewidth=0.7, label="measured")
         whole.plot(run.t[initial:], (run.y - y)[initial:, i], color=OURS, linewidth=0.7, label="measured − simulated")
         whole.axvspan(run.t[0], run.t[initial], color=SEEN, zorder=0)
         whole.axvspan(t[0], t[-1], facecolor="none", edgecolor="black", linewidth=0.8)
@@ -60,9 +60,7 @@ def simulation_figure(free_run: FreeRun, compared: Sequence[Compared]) -> Pictur
             panel.margins(x=0)
             panel.grid(alpha=0.25)
     axes[0, 0].set_title(f"{len(t)} samples of median error", loc="left", fontsize=11)
-    axes[0, 1].set_title(
-        f"all of it; the framed part is on the left, the first {initial} samples were seen", fontsize=10
-    )
+    axes[0, 1].set_title("all of it: shaded what was seen, framed what is on the left", fontsize=10)
     for panel in axes[-1]:
         panel.set_xlabel(str(free_run.records.time))
     axes[0, 0].legend(loc="upper right", ncols=4, fontsize=9, framealpha=0.9)
@@ -88,7 +86,7 @@ def residual_figure(free_run: FreeRun) -> Picture:
         time.margins(x=0)
         covered = 100 * free_run.bands.coverage[i]
         time.set_title(f"{covered:.0f} % inside the band of {100 * free_run.nominal:.0f} %", loc="left", fontsize=11)
-        for values, color, label in ((run.y[initial:, i], "#9AA3AB", "measured"), (left[:, i], "black", "left over")):
+        for values, color, label in ((run.y[initial:, i], GREY, "measured"), (left[:, i], "black", "left over")):
             spectrum.loglog(*_spectrum(t, values), color=color, linewidth=1.2, label=label)
         unit = free_run.records.time.unit or "unit of time"
         spectrum.set_ylabel(f"{channel.unit or '1'} / √{'Hz' if unit == 's' else f'(1/{unit})'}")
@@ -117,15 +115,12 @@ def curves_figure(
     axes = figure.subplots(len(curves), 2, squeeze=False)
     unit = found.time.unit or "unit of time"
     power = "²" if momentum else ""
+    names = ("force / mass", "stiffness / mass") if momentum else ("rate", "slope")
     for curve, (force, slope) in zip(curves, axes, strict=True):
         x = curve.position
         for panel, values, label in (
-            (
-                force,
-                curve.force,
-                f"{'force / mass' if momentum else 'rate'} ({curve.output.unit or '1'}/{unit}{power})",
-            ),
-            (slope, curve.stiffness, f"{'stiffness / mass' if momentum else 'slope'} (1/{unit}{power})"),
+            (force, curve.force, f"{names[0]} ({curve.output.unit or '1'}/{unit}{power})"),
+            (slope, curve.stiffness, f"{names[1]} (1/{unit}{power})"),
         ):
             panel.axvspan(*x[curve.inside][[0, -1]], color=SEEN, zorder=0)
             panel.plot(x, values, color=OURS, linewidth=2.2, label="learned")
@@ -152,9 +147,8 @@ def comparison_figure(compared: Sequence[Compared], channels: Sequence[Channel])
     errors = [100 * _error(one) for one in good]
     bars = panel.barh([one.name for one in good], errors, color=[_color(one, compared[0]) for one in good], log=True)
     texts = [
-        f"{x:.3g} %"
-        + (f"  ({with_unit(one.scores.rmse[0], channels[0])})" if len(channels) == 1 and one.scores else "")
-        for x, one in zip(errors, good, strict=True)
+        f"{short(x)} %" + (f"  ({with_unit(s.rmse[0], channels[0])})" if s and len(channels) == 1 else "")
+        for x, s in zip(errors, (one.scores for one in good), strict=True)
     ]
     panel.bar_label(bars, texts, padding=5)
     panel.set_xlim(min(errors) / 3, max(errors) * 8)
@@ -187,7 +181,7 @@ def _error(one: Compared) -> float:
 
 def _color(one: Compared, ours: Compared) -> str:
     return (
-        OURS if one is ours else OTHER if one.name.startswith("linear") else TRUTH if one.name == "LSTM" else "#9AA3AB"
+        OURS if one is ours else {"linear ARX": OTHER, "linear state space": OTHER, "LSTM": NETWORK}.get(one.name, GREY)
     )
 
 
@@ -212,5 +206,5 @@ def _spectrum(t: Array, values: Array) -> tuple[Any, Any]:
     known = np.isfinite(values)
     grid = np.linspace(t[0], t[-1], len(t))
     even = np.interp(grid, t[known], values[known])
-    frequency, power = welch(even, 1.0 / (grid[1] - grid[0]), nperseg=min(len(even), max(256, len(even) // 8)))
+    frequency, power = welch(even, 1.0 / (grid[1] - grid[0]), nperseg=min(len(even), max(64, len(even) // 8)))
     return frequency[1:], np.sqrt(power[1:])

@@ -44,18 +44,19 @@ class FreeRun:
     ) -> Self:
         """Simulate records that hold what was measured; a DataError where an output has no value to score."""
         measured = [run.y for run in records]
-        for channel, known in zip(records.outputs, zip(*(run.y_mask[initial:].any(0) for run in records), strict=True)):
-            if not any(known):
+        known = np.concatenate([run.y_mask[initial:] for run in records]).any(0)
+        for channel, some in zip(records.outputs, known, strict=True):
+            if not some:
                 raise DataError(f"column {channel.name!r} has no value behind the first {initial} rows")
         made = simulated or identifier.simulate_with_bands(records, initial)
-        sides = [[y + sign * w for y, w in zip(made.y, made.half_width, strict=True)] for sign in (-1, 1)]
+        low, high = ([y + sign * w for y, w in zip(made.y, made.half_width, strict=True)] for sign in (-1, 1))
         return cls(
             records,
             made,
             initial,
             identifier.coverage,
             simulation_scores(measured, made.y, initial),
-            band_scores(measured, *sides, initial),
+            band_scores(measured, low, high, initial),
         )
 
     @property
