@@ -15,10 +15,12 @@ from ..timeseries import DemoSettings, run_demo
 from .arguments import delimiter, device, names, positive_int, seed, tolerance
 
 DEMO = """\
-Learn a physical time series with neural ODEs of equal size (NODE, SONODE, HBNODE, GHBNODE), forecast it, and report
-for each the test error, the evaluations of the field, the time per epoch and the damping γ it learned.
+Identify a driven structure of three masses and a cubic spring from a record of its force and motion that is made on the
+spot, and simulate it for a new and stronger force, with bands and beside simpler models; see `hbode fit` for your own.
 
-Without --data, the record of a driven structure of three masses and a cubic spring is made on the spot."""
+Then learn its accelerations, or only the record of --data, with neural ODEs of equal size (NODE, SONODE, HBNODE,
+GHBNODE), forecast them, and report for each the test error, the evaluations of the field, the time per epoch and the
+damping γ."""
 
 DATA_HELP = (
     "CSV (also .gz), Parquet or .npz file: numeric channels, and optionally a column of times, "

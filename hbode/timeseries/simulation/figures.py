@@ -80,8 +80,9 @@ def residual_figure(free_run: FreeRun) -> Picture:
     axes = figure.subplots(len(outputs), 2, squeeze=False, sharex="col", width_ratios=(1.7, 1))
     for i, channel in enumerate(outputs):
         time, spectrum = axes[i]
-        time.fill_between(t, -half[:, i], half[:, i], color=OURS, alpha=0.2, linewidth=0, label="band")
         time.plot(t, left[:, i], color="black", linewidth=0.6, label="measured − simulated")
+        for side in (-half, half):
+            time.plot(t, side[:, i], color=OURS, linewidth=1.4, label="_" if side is half else "band")
         time.set_ylabel(str(channel))
         time.margins(x=0)
         covered = 100 * free_run.bands.coverage[i]
@@ -123,7 +124,8 @@ def curves_figure(
             (slope, curve.stiffness, f"{names[1]} (1/{unit}{power})"),
         ):
             panel.axvspan(*x[curve.inside][[0, -1]], color=SEEN, zorder=0)
-            panel.plot(x, values, color=OURS, linewidth=2.2, label="learned")
+            # the slope at either end is one-sided
+            panel.plot(x[1:-1], values[1:-1], color=OURS, linewidth=2.2, label="learned")
             panel.set(xlabel=str(curve.output), ylabel=label)
             panel.margins(x=0)
             panel.grid(alpha=0.25)
