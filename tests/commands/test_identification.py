@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from scipy.signal import lsim
 
+from hbode.analysis.looks import Picture
 from hbode.cli import main
 from hbode.commands import fit as fit_command
 
@@ -64,6 +65,12 @@ def test_a_fit_finds_the_oscillator(home: Path) -> None:
     assert "the rows 0 to 299" in page and "natural frequency 0.8" in page
 
 
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave figures empty, which take seconds."""
+    monkeypatch.setattr(Picture, "savefig", lambda self, path, **_: path.touch())
+
+
 def columns(path: Path) -> dict[str, np.ndarray]:
     with path.open(encoding="utf-8") as file:
         head, *rows = csv.reader(file)
@@ -83,6 +90,7 @@ def test_a_simulation_of_a_new_force(home: Path, tmp_path: Path, capsys: pytest.
     assert "% in the 90 % band" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_columns_of_other_names_and_outputs_that_end(home: Path, tmp_path: Path) -> None:
     """Only the first outputs are used: the same numbers, and no report without a measurement."""
     assert run("simulate", home / "model", home / "new.csv", "--out", tmp_path / "a.csv") == 0
@@ -94,6 +102,7 @@ def test_columns_of_other_names_and_outputs_that_end(home: Path, tmp_path: Path)
     assert not (tmp_path / "b-report").exists()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_an_interrupted_fit_goes_on(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -151,6 +160,7 @@ def refused(folder: Path, capsys: pytest.CaptureFixture[str], message: str, left
     assert sorted(path.name for path in folder.iterdir()) == left
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize(
     "old, new, options, message",
     [
