@@ -44,9 +44,9 @@ class FreeRun:
     ) -> Self:
         """Simulate records that hold what was measured; a DataError where an output has no value to score."""
         measured = [run.y for run in records]
-        known = np.concatenate([run.y_mask[initial:] for run in records]).any(0)
-        for channel, some in zip(records.outputs, known, strict=True):
-            if not some:
+        known = np.concatenate([run.y_mask[initial:] for run in records])
+        for channel, column in zip(records.outputs, known.T, strict=True):
+            if not column.any():
                 raise DataError(f"column {channel.name!r} has no value behind the first {initial} rows")
         made = simulated or identifier.simulate_with_bands(records, initial)
         low, high = ([y + sign * w for y, w in zip(made.y, made.half_width, strict=True)] for sign in (-1, 1))
