@@ -134,7 +134,7 @@ def run(a: argparse.Namespace, started: float) -> None:
 
 def _identifier(a: argparse.Namespace, kept: Path) -> SystemIdentifier:
     """Return what is to be fitted; what was not asked for is left at its default."""
-    from ..timeseries import SystemIdentifier
+    from ..timeseries.identification import SystemIdentifier
 
     asked = ("hidden", "degree", "states", "readout", "initial", "stretch", "evaluations", "seeds")
     given = {name: getattr(a, name) for name in asked if getattr(a, name) is not None}

@@ -49,7 +49,7 @@ def add(commands: Any) -> None:
 
 def run(a: argparse.Namespace, started: float) -> None:
     """Run the command; `started` is when, by `time.perf_counter`."""
-    from ..timeseries import SystemIdentifier
+    from ..timeseries.identification import SystemIdentifier
     from ..timeseries.simulation import NUMBERS, FreeRun, write_report
 
     identifier = SystemIdentifier.load(a.model)
