@@ -30,6 +30,8 @@ to, with bands and simpler models, what is left over, and what was learned in ph
 A fit that was interrupted goes on when the same command is given again."""
 MODELS = ("hbnode", "node")
 READOUTS = ("position", "absolute", "linear")
+HELD = 0.2
+"""Share of the rows of each run that choose between models, and are reported on, where no rows are left for that."""
 BASELINES = ("none", "linear", "auto", "all")
 
 
@@ -113,7 +115,7 @@ def run(a: argparse.Namespace, started: float) -> None:
     with ResultsFolder(a.out, MADE_BY, NUMBERS) as folder:
         began = time.perf_counter()
         try:
-            identifier.fit(parts.train)
+            identifier.fit(parts.train, parts.held)
         except DataError as error:
             raise DataError(f"{records.source}: {error}") from None
         except KeyboardInterrupt:
@@ -122,7 +124,7 @@ def run(a: argparse.Namespace, started: float) -> None:
         seconds = time.perf_counter() - began
         identifier.save(folder)
         free_run = FreeRun.of(identifier, parts.test, parts.initial)
-        compared = compare(identifier, parts.seen, free_run, seconds, a.baselines)
+        compared = compare(identifier, parts.train, free_run, seconds, a.baselines)
         title = f"{identifier.model.upper()} of {records.source}"
         files = write_report(folder, MADE_BY, title, identifier, free_run, compared, parts.notes, _asked(a))
     if a.resume is None:
@@ -144,17 +146,17 @@ def _identifier(a: argparse.Namespace, kept: Path) -> SystemIdentifier:
 
 
 class _Parts(NamedTuple):
-    """Rows to fit to, those of them that baselines are fitted to, rows of the report, and how they were taken."""
+    """Rows to fit to, rows that choose if they are other ones, rows of the report, and how they were taken."""
 
     train: Records
-    seen: Records
+    held: Records | None
     test: Records
     initial: int
     notes: tuple[str, ...]
 
 
 def _parts(records: Records, a: argparse.Namespace, identifier: SystemIdentifier) -> _Parts:
-    from ..timeseries.identification.identifier import each_run_split
+    from ..timeseries.baselines.simulator import split_runs
 
     total = records.total_rows
     for option, rows in (("--train", a.train), ("--test", a.test)):
@@ -164,14 +166,15 @@ def _parts(records: Records, a: argparse.Namespace, identifier: SystemIdentifier
     train = records.rows(first, last)
     rows = a.test or (slice(last, None) if last < total else None)
     if rows is None:
-        seen, test = each_run_split(train, 1 - identifier.validation)
-        note = f"The report is of the last {100 * identifier.validation:.0f} % of each run, which chose the model but"
+        train, test = split_runs(train, 1 - HELD)
+        held = test
+        note = f"The report is of the last {100 * HELD:.0f} % of each run, which chose the model but"
         note += " were not fitted; --train A:B leaves rows for a test of what was never seen."
     else:
         begin, end, _ = rows.indices(total)
         if begin < last and end > first:
             raise DataError(f"--test {begin}:{end} shares rows with --train {first}:{last}")
-        seen, test = train, records.rows(begin, end)
+        held, test = None, records.rows(begin, end)
         note = f"Fitted to the rows {first} to {last - 1}; the report is of the rows {begin} to {end - 1}."
     shortest = min(map(len, test))
     initial = min(identifier.initial, shortest // 2)
@@ -180,7 +183,7 @@ def _parts(records: Records, a: argparse.Namespace, identifier: SystemIdentifier
     notes = (*records.notes, note)
     if initial < identifier.initial:
         notes = (*notes, f"A run of the report has {shortest} rows: initial states are found from {initial}.")
-    return _Parts(train, seen, test, initial, notes)
+    return _Parts(train, held, test, initial, notes)
 
 
 def _asked(a: argparse.Namespace) -> dict[str, Any]:

@@ -37,7 +37,14 @@ def simulate_structure(folder: Path, seed: int, jobs: int, say: Callable[[str], 
     say(f"Identification: {train.source}; force and displacements, {ROWS} rows at {structure.rate:g} Hz.")
     started = time.perf_counter()
     identifier = SystemIdentifier(
-        hidden=2, initial=20, stretch=150, evaluations=15, seeds=2, random_state=seed, jobs=min(jobs, 2)
+        hidden=2,
+        initial=20,
+        stretch=150,
+        validation=0.2,
+        evaluations=15,
+        seeds=2,
+        random_state=seed,
+        jobs=min(jobs, 2),
     ).fit(train)
     seconds = time.perf_counter() - started
     free_run = FreeRun.of(identifier, test, identifier.initial)
