@@ -2,8 +2,8 @@
 
 A simulation is x_{k+1} = Φ_k(x_k, θ). With states at hand, A_k = ∂Φ_k/∂x and B_k = ∂Φ_k/∂θ are those of many single
 steps, side by side, and a linear recurrence is what is left of the order of time: δ_{k+1} = A_k δ_k + Φ_k(x_k) - x_{k+1}
-for a step of Newton's method (Lim, Zhu, Selfridge, Kasim, "Parallelizing non-linear sequential models over the sequence
-length", 2024), S_{k+1} = A_k S_k + B_k for the derivatives of what was computed, which are exact to rounding.
+for a step of Newton's method (Lim, Zhu, Selfridge, Kasim, "Parallelizing non-linear sequential models over the
+sequence length", 2024), S_{k+1} = A_k S_k + B_k for the derivatives of what was computed, which are exact to rounding.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class Linearised:
         return x.unflatten(2, (2, -1)).transpose(1, 2) if self.model.system.second_order else x
 
     def maps(self, kind: str, x: Tensor, own: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Return values, derivatives by the parameters and by the states, of all steps or read-outs from x (K, B, n)."""
+        """Return values, and derivatives by parameters and states, of all steps or read-outs from x (K, B, n)."""
         rows, n = len(x) * self.batch, x.shape[2]
         sizes = sum(value.numel() for value in own.values())
 
@@ -126,7 +126,7 @@ class Linearised:
 def solve_all_steps(
     model: NeuralStateSpace, t: Tensor, pieces: Tensor, start: Tensor, guess: Tensor | None = None, rounds: int = 20
 ) -> Tensor | None:
-    """Return the states of a simulation, (T, 2, B, d) or (T, B, d), by Newton's method; None where it does not converge.
+    """Return the states of a simulation, (T, 2, B, d) or (T, B, d), by Newton's method; None if it does not converge.
 
     Parameters
     ----------

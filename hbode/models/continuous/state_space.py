@@ -11,6 +11,7 @@ from ...inputs import Input
 from ...integrate import hbodeint
 from ...solvers import METHODS
 from ...systems import System
+from .state_bank import StateBank
 
 
 class PositionReadout(nn.Module):
@@ -35,23 +36,53 @@ class PositionReadout(nn.Module):
 
 
 class LinearReadout(nn.Module):
-    """y = C h + D m + E u, from the first positions at the start.
+    """y = C (h, m, u), or its squares and an offset where no sign was measured; from the first positions at the start.
 
     Parameters
     ----------
     outputs, size, inputs
-        Channels of y, h and u.
+        Channels of y, of h and m together, and of u.
+    squared
+        Whether y = (C (h, m, u))² + o.
     """
 
-    def __init__(self, outputs: int, size: int, inputs: int) -> None:
+    def __init__(self, outputs: int, size: int, inputs: int, squared: bool = False) -> None:
         super().__init__()
-        start = torch.zeros(outputs, 2 * size + inputs)
+        start = torch.zeros(outputs, size + inputs)
         start[:, :size] = torch.eye(outputs, size)
         self.weight = nn.Parameter(start)
+        self.offset = nn.Parameter(torch.zeros(outputs)) if squared else None
 
     def forward(self, h: Tensor, m: Tensor, u: Tensor) -> Tensor:
         """Return y, shape (..., Cy)."""
-        return nn.functional.linear(torch.cat((h, m, u), -1), self.weight)
+        y = nn.functional.linear(torch.cat((h, m, u), -1), self.weight)
+        return y if self.offset is None else y.square() + self.offset
+
+
+class Limited(nn.Module):
+    """A read-out that saturates: what a sensor shows of it.
+
+    Parameters
+    ----------
+    readout
+        The read-out.
+    low, high
+        Limits of each output, (Cy,); infinite for none.
+    """
+
+    low: Tensor
+    high: Tensor
+
+    def __init__(self, readout: nn.Module, low: Tensor, high: Tensor) -> None:
+        super().__init__()
+        self.readout = readout
+        self.register_buffer("low", low)
+        self.register_buffer("high", high)
+
+    def forward(self, h: Tensor, m: Tensor, u: Tensor) -> Tensor:
+        """Return y, shape (..., Cy)."""
+        y: Tensor = self.readout(h, m, u)
+        return torch.clamp(y, self.low.to(y), self.high.to(y))
 
 
 class StateEncoder(nn.Module):
@@ -120,6 +151,11 @@ class NeuralStateSpace(nn.Module):
     substeps
         0 for steps chosen by the tolerance `rtol`.
 
+    Attributes
+    ----------
+    bank
+        States of training, for the estimation of initial states that the outputs do not show.
+
     Examples
     --------
     >>> import torch
@@ -147,6 +183,7 @@ class NeuralStateSpace(nn.Module):
             raise ValueError(f"substeps must not be negative, got {substeps}")
         self.system, self.readout, self.size, self.encoder = system, readout, size, encoder
         self.method, self.substeps, self.rtol = method, substeps, rtol
+        self.bank: StateBank | None = None
 
     def simulate(self, t: Tensor, inputs: Input, state: Tensor, compile: bool = False) -> Simulation:
         """Simulate from an initial state by one solve, without a look at any output.
@@ -207,6 +244,6 @@ def uniform(t: Tensor) -> bool:
 def values_at(inputs: Input, t: Tensor) -> Tensor:
     """Return u at times (T,) or (B, T): shape (T, 1, Cu) or (T, B, Cu)."""
     if t.ndim == 1:
-        u = inputs(t)
+        u: Tensor = inputs(t)
         return u.unsqueeze(1) if u.ndim == 2 else u
     return torch.stack([inputs(now.unsqueeze(1)) for now in t.unbind(1)])

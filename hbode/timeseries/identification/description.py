@@ -80,9 +80,8 @@ class Description:
         for curve in self.curves:
             low, high = curve.stiffness[curve.inside].min(), curve.stiffness[curve.inside].max()
             a, b = curve.position[curve.inside][[0, -1]]
-            lines.append(
-                f"stiffness along {curve.output.name}: {low:.4g} to {high:.4g} 1/{unit}^2 for {a:.4g} to {b:.4g} {curve.output.unit}".rstrip()
-            )
+            span = f"{a:.4g} to {b:.4g} {curve.output.unit}".rstrip()
+            lines.append(f"stiffness along {curve.output.name}: {low:.4g} to {high:.4g} 1/{unit}^2 for {span}")
         return "\n".join(lines)
 
     def as_json(self) -> dict[str, Any]:
@@ -166,14 +165,14 @@ def describe(
 
 
 def _rest(force: Any, size: int) -> Tensor | None:
-    """Return where the force vanishes, by Newton's method from the mean of the data; None where it does not converge."""
-    h = torch.zeros(size, dtype=torch.float64)
+    """Return where the force vanishes, by Newton's method from the mean of the data; None: not found."""
+    h: Tensor = torch.zeros(size, dtype=torch.float64)
     for _ in range(50):
         with torch.no_grad():
             now = force(h)
         move = torch.linalg.lstsq(torch.func.jacrev(force)(h).detach(), now.unsqueeze(1)).solution[:, 0]
         h = h - move.clamp(-1, 1)
         if float(move.abs().max()) < 1e-12:
-            return h
+            break
     with torch.no_grad():
         return h if float(force(h).abs().max()) < 1e-8 else None

@@ -12,13 +12,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..records import Array, Channel, DataError, Records, Scaling, check_for_training
+from ..records import Array, DataError, Records, Scaling, check_for_training
 from ..records.extras import optional
 from .bands import Bands
 from .derivatives import unit_of_time
 from .description import Description, describe
-from .member import Fitted, Settings, fit_member, simulate
+from .member import Fitted, Settings, blocks, fit_member, simulate
 from .structures import Structure
+
+SMALL = 4000
+"""Rows up to which whole runs are simulated, and blocks of them held out."""
+LIKE = 1.3
+"""How much larger than the best validation error that of a member may be."""
 
 Estimator: Any = optional("sklearn.base").BaseEstimator
 
@@ -54,23 +59,30 @@ class SystemIdentifier(Estimator):  # type: ignore[misc]
     known
         A known part of the law in physical units, as ``known(t, y, y', u)`` returning y'' of shape (..., Cy)
         (``known(t, y, u)`` returning y' for "node"); the rest is learned. A `torch.nn.Module` is trained too.
+    unit
+        Of the network: "tanh", which is bounded, or "relu", for laws with kinks.
     readout
-        "position": outputs are positions; "absolute": their sign was not measured; "linear": a learned combination.
+        "position": outputs are positions; "absolute": their sign was not measured; "linear": a learned combination of
+        the state; "square": its square, with an offset.
+    limits
+        Least and greatest value that an output can show, (low, high) in its unit, None for none.
     between
         How inputs go between their samples: "cubic", "quintic" (fast sampled, no missing values), "linear", "hold".
     initial
         Samples that the initial state of a simulation is estimated from.
     stretch
-        Samples of a stretch.
+        Samples of a stretch that is simulated in training (default: whole runs of up to `SMALL` rows, else 500).
     penalty
         Share of the error of the law without network that a weight of size one of the network costs; a list: the one
         with the lowest validation error is taken.
     validation
-        Share of the rows of each run, at its end, that choose; 0 for none.
+        What chooses when to stop, and among seeds and penalties: a share of the rows of each run, at its end; "blocks",
+        every fifth block of the rows, which the training simulates but does not look at; 0, the training error.
+        Default: "blocks" for up to `SMALL` rows in all, else 0.2.
     seeds, random_state
         How many models, and the first seed.
     keep
-        "ensemble" or "best".
+        "ensemble", of all models whose validation error is at most 1.3 times that of the best, or "best".
     coverage
         Of the bands.
     substeps
@@ -115,13 +127,15 @@ class SystemIdentifier(Estimator):  # type: ignore[misc]
         states: int | None = None,
         degree: int = 3,
         hidden: int = 8,
+        unit: str = "tanh",
         known: Callable[..., Tensor] | None = None,
         readout: str = "position",
+        limits: tuple[float | None, float | None] = (None, None),
         between: str = "cubic",
         initial: int = 50,
-        stretch: int = 500,
+        stretch: int | None = None,
         penalty: float | Sequence[float] = 1e-3,
-        validation: float = 0.2,
+        validation: float | str | None = None,
         seeds: int = 3,
         random_state: int = 0,
         keep: str = "ensemble",
@@ -134,7 +148,8 @@ class SystemIdentifier(Estimator):  # type: ignore[misc]
         verbose: bool = False,
     ) -> None:
         self.model, self.states, self.degree, self.hidden, self.known = model, states, degree, hidden, known
-        self.readout, self.between, self.initial, self.stretch = readout, between, initial, stretch
+        self.unit, self.readout, self.limits = unit, readout, limits
+        self.between, self.initial, self.stretch = between, initial, stretch
         self.penalty, self.validation, self.seeds, self.random_state = penalty, validation, seeds, random_state
         self.keep, self.coverage, self.substeps, self.evaluations = keep, coverage, substeps, evaluations
         self.jobs, self.compile, self.checkpoint, self.verbose = jobs, compile, checkpoint, verbose
@@ -148,20 +163,26 @@ class SystemIdentifier(Estimator):  # type: ignore[misc]
             For records that nothing can be learned from, by column and row.
         """
         self._check(records)
-        train = records
-        if validation is None and self.validation > 0:
-            train, validation = each_run_split(records, 1 - self.validation)
+        small = records.total_rows <= SMALL
+        chosen_by = self.validation
+        if chosen_by is None:
+            chosen_by = "blocks" if small else 0.2
+        train, held_out = records, validation
+        if validation is None and not isinstance(chosen_by, str) and chosen_by > 0:
+            train, held_out = each_run_split(records, 1 - chosen_by)
         check_for_training(train, max(self.initial + 2, 20))
         self.outputs_, self.inputs_, self.time_ = records.outputs, records.inputs, records.time
         self.scaling_ = replace(Scaling.fit(train), time_unit=unit_of_time(train))
         scaled = self.scaling_.to_standard(train)
-        held = None if validation is None else self.scaling_.to_standard(validation)
+        held: Any = None if held_out is None else self.scaling_.to_standard(held_out)
+        if held_out is None and isinstance(chosen_by, str):
+            held = chosen_by
         y = np.concatenate([run.y for run in scaled])
         self.seen_ = np.stack((np.nanmin(y, 0), np.nanmax(y, 0)))
         structure = self._structure()
         penalties = [float(x) for x in np.atleast_1d(np.asarray(self.penalty, dtype=float))]
         tasks = [
-            (structure, self._settings(penalty), scaled, held, seed)
+            (structure, self._settings(penalty, small), scaled, held, seed)
             for penalty in penalties
             for seed in range(self.random_state, self.random_state + self.seeds)
         ]
@@ -176,9 +197,9 @@ class SystemIdentifier(Estimator):  # type: ignore[misc]
         self.fits_: list[Fitted] = sorted(chosen, key=lambda one: one.validation)
         if not np.isfinite(self.fits_[0].validation):
             raise RuntimeError("no model simulates the validation rows without leaving all bounds; try hidden=0")
-        usable = [one.model for one in self.fits_ if np.isfinite(one.validation)]
-        self.members_ = usable[:1] if self.keep == "best" else usable
-        self._calibrate(validation if validation is not None else records)
+        good = [one for one in self.fits_ if one.validation <= LIKE**2 * self.fits_[0].validation]
+        self.members_ = [one.model for one in good[: 1 if self.keep == "best" else None]]
+        self._calibrate(held_out if held_out is not None else records, held == "blocks")
         return self
 
     def simulate(self, records: Records, initial: int | None = None) -> list[Array]:
@@ -254,9 +275,12 @@ class SystemIdentifier(Estimator):  # type: ignore[misc]
         """
         from .saving import load
 
-        return load(cls, Path(folder), known)
+        made: SystemIdentifier = load(cls, Path(folder), known)
+        return made
 
     def _structure(self) -> Structure:
+        mean, std = self.scaling_.outputs.mean, self.scaling_.outputs.std
+        low, high = (() if x is None else tuple(((x - mean) / std).tolist()) for x in self.limits)
         return Structure(
             len(self.outputs_),
             len(self.inputs_),
@@ -266,13 +290,17 @@ class SystemIdentifier(Estimator):  # type: ignore[misc]
             self.hidden,
             self.readout,
             substeps=self.substeps,
+            unit=self.unit,
+            low=low,
+            high=high,
         )
 
     def _known(self) -> Known | None:
         return None if self.known is None else Known(self.known, self.scaling_, self._structure().momentum)
 
-    def _settings(self, penalty: float) -> Settings:
-        return Settings(self.initial, self.stretch, self.between, penalty, self.evaluations, self.compile)
+    def _settings(self, penalty: float, small: bool) -> Settings:
+        stretch = self.stretch if self.stretch is not None or small else 500
+        return Settings(self.initial, stretch, self.between, penalty, self.evaluations, self.compile)
 
     def _place(self, task: Any) -> Path | None:
         """Return where a finished model is kept: by everything that it depends on."""
@@ -280,18 +308,27 @@ class SystemIdentifier(Estimator):  # type: ignore[misc]
             return None
         structure, settings, train, held, seed = task
         digest = hashlib.sha256(repr((structure, settings, seed, self.known)).encode())
+        digest.update(str(held).encode() if isinstance(held, str) else b"")
         for records in (train, held):
-            for run in records or ():
+            for run in records if isinstance(records, Records) else ():
                 for x in (run.t, run.y, run.u):
                     digest.update(np.ascontiguousarray(x).tobytes())
         return Path(self.checkpoint) / f"{digest.hexdigest()[:20]}.safetensors"
 
-    def _calibrate(self, records: Records) -> None:
+    def _calibrate(self, records: Records, in_blocks: bool) -> None:
+        """Calibrate the bands on free runs; where blocks of rows were held out, on runs that begin at several rows."""
         initial = min(self.initial, min(map(len, records)) - 1)
-        made = self.simulate_with_bands(records, initial)
-        measured = np.concatenate([run.y[initial:] for run in records])
-        center = np.concatenate([x[initial:] for x in made.y])
-        spread = np.concatenate([x.std(0)[initial:] for x in made.members])
+        runs, used = [], []
+        for run in records:
+            held = blocks(len(run), self.initial).numpy() if in_blocks else np.ones(len(run), bool)
+            for start in range(0, max(len(run) - 2 * initial, 1), max(len(run) // 5, 1)) if in_blocks else (0,):
+                rows = slice(start, len(run))
+                runs.append(run.take(rows))
+                used.append(held[rows] & (np.arange(len(run) - start) >= initial))
+        made = self.simulate_with_bands(replace(records, runs=tuple(runs)), initial)
+        measured = np.concatenate([run.y[rows] for run, rows in zip(runs, used, strict=True)])
+        center = np.concatenate([x[rows] for x, rows in zip(made.y, used, strict=True)])
+        spread = np.concatenate([x.std(0)[rows] for x, rows in zip(made.members, used, strict=True)])
         self.bands_ = Bands.calibrated(self.coverage, measured, center, spread)
         self.validation_error_ = self.bands_.floor
 
@@ -300,10 +337,16 @@ class SystemIdentifier(Estimator):  # type: ignore[misc]
             raise DataError("records must have inputs: name the columns of u")
         if self.keep not in ("ensemble", "best"):
             raise ValueError(f"keep must be 'ensemble' or 'best', got {self.keep!r}")
-        if self.seeds < 1 or self.initial < 2 or self.stretch < 2:
-            raise ValueError("seeds must be at least 1, and initial and stretch at least 2")
-        if not 0 <= self.validation < 1:
-            raise ValueError(f"validation must be a share of the rows, 0 to 1, got {self.validation}")
+        for name, value, least in (
+            ("seeds", self.seeds, 1),
+            ("initial", self.initial, 2),
+            ("stretch", self.stretch, 2),
+        ):
+            if value is not None and value < least:
+                raise ValueError(f"{name} must be at least {least}, got {value}")
+        share = self.validation
+        if not (share is None or share == "blocks" or (not isinstance(share, str) and 0 <= share < 1)):
+            raise ValueError(f"validation must be a share of the rows, 0 to 1, or 'blocks', got {share!r}")
 
     def _check_fitted(self) -> None:
         if not hasattr(self, "members_"):

@@ -29,11 +29,17 @@ def guess(model: NeuralStateSpace, given: Stretches) -> Tensor:
     return torch.stack((h, m))
 
 
+NOISE = 0.03
+"""What the deviation of an initial state from those of training is weighed against, in standardised outputs."""
+STARTS = 12
+
+
 @torch.no_grad()
-def estimate(
-    model: NeuralStateSpace, given: Stretches, start: Tensor | None = None, rounds: int = 8, damping: float = 1e-6
-) -> Tensor:
+def estimate(model: NeuralStateSpace, given: Stretches, rounds: int = 8) -> Tensor:
     """Return the states from which the simulation is nearest to what was measured: by Levenberg-Marquardt.
+
+    Where the model has a bank of training states, from the `STARTS` of them that were followed by what is nearest, with
+    their mean and covariance as a prior; else from `guess`.
 
     Parameters
     ----------
@@ -41,45 +47,63 @@ def estimate(
         With fixed steps.
     given
         The first samples of each simulation.
-    start
-        Where to begin (default: `guess`).
     rounds
         Steps, at most.
-    damping
-        Share of the diagonal of the normal equations that is added to it, at first.
     """
-    x = guess(model, given) if start is None else start
-    second = model.system.second_order
-    pieces, known = given.u, ~given.y.isnan()
-    last: Tensor | None = None
+    if model.bank is None:
+        return _improved(model, given, guess(model, given), rounds)[0]
+    found = [_improved(model, given, _as_state(model, x), rounds) for x in model.bank.nearest(given.y, STARTS)]
+    best = torch.stack([cost for _, cost in found]).argmin(0)
+    flat = torch.stack([_as_rows(model, x) for x, _ in found])
+    return _as_state(model, flat[best, torch.arange(len(best))])
+
+
+def _as_state(model: NeuralStateSpace, rows: Tensor) -> Tensor:
+    return rows.view(len(rows), 2, -1).transpose(0, 1) if model.system.second_order else rows
+
+
+def _as_rows(model: NeuralStateSpace, state: Tensor) -> Tensor:
+    return state.transpose(0, 1).flatten(1) if model.system.second_order else state
+
+
+def _improved(model: NeuralStateSpace, given: Stretches, x: Tensor, rounds: int) -> tuple[Tensor, Tensor]:
+    """Return better states, and what they cost, (B,)."""
+    known = ~given.y.isnan()
     target = given.y.nan_to_num(0.0)
+    last: Tensor | None = None
+    mean, root = (None, None) if model.bank is None else model.bank.prior()
 
     def residual(x: Tensor) -> tuple[Tensor, Tensor]:
         nonlocal last
         simulation = free_run(model, given, x, last)
         last = simulation.state if bool(simulation.state.isfinite().all()) else None
-        return torch.where(known, simulation.y.transpose(0, 1) - target, 0.0).nan_to_num(1e3), simulation.state
+        r = torch.where(known, simulation.y.transpose(0, 1) - target, 0.0).nan_to_num(1e3).flatten(1)
+        if mean is not None and root is not None:
+            r = torch.cat((r, NOISE * (_as_rows(model, x) - mean) @ root.T), 1)
+        return r, simulation.state
 
     r, states = residual(x)
-    cost = r.square().sum((1, 2))
-    share = torch.full_like(cost, damping)
+    cost = r.square().sum(1)
+    share = torch.full_like(cost, 1e-6)
     for _ in range(rounds):
-        j = sensitivities(model, given.t, pieces, states, parameters=False).state.transpose(0, 1)
+        j = sensitivities(model, given.t, given.u, states, parameters=False).state.transpose(0, 1)
         j = torch.where(known.unsqueeze(-1), j, 0.0).flatten(1, 2).nan_to_num(0.0)
-        normal, right = j.mT @ j, (j.mT @ r.flatten(1).unsqueeze(-1))
+        if root is not None:
+            j = torch.cat((j, (NOISE * root).expand(len(j), -1, -1)), 1)
+        normal, right = j.mT @ j, j.mT @ r.unsqueeze(-1)
         scale = normal.diagonal(dim1=1, dim2=2)
         damped = normal + torch.diag_embed(share.unsqueeze(1) * scale + 1e-9 * scale.amax(1, keepdim=True) + 1e-300)
         move = torch.linalg.solve(damped, right).squeeze(-1)
-        trial = x - (move.view(len(move), 2, -1).transpose(0, 1) if second else move)
+        trial = x - _as_state(model, move)
         again, states_again = residual(trial)
-        after = again.square().sum((1, 2))
+        after = again.square().sum(1)
         better = after < cost
         wide = better.view(-1, 1)
         x = torch.where(wide, trial, x)
-        r = torch.where(better.view(-1, 1, 1), again, r)
+        r = torch.where(wide, again, r)
         states = torch.where(wide, states_again, states)
         gain = torch.where(better, (cost - after) / cost.clamp(min=1e-300), 0.0)
         cost, share = torch.where(better, after, cost), torch.where(better, share / 10, share * 10)
-        if float(gain.max()) < 1e-8 and bool((share > 1e-2).all() | (gain < 1e-8).all() & better.any()):
+        if bool((gain < 1e-8).all()) and (bool(better.all()) or bool((share > 1e-3).all())):
             break
-    return x
+    return x, cost

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,7 +18,7 @@ from .free_runs import free_run
 from .initial_states import estimate
 from .stretches import Stretches
 
-GAIN = 1e-3
+GAIN = 3e-4
 """The relative gain in the validation error that counts."""
 FAR = 1e3
 """The residual of what a simulation did not reach."""
@@ -33,6 +34,8 @@ class LeastSquaresResult:
 
     train: list[float] = field(default_factory=list)
     validation: list[float] = field(default_factory=list)
+    states: Tensor | None = None
+    """The states of the stretches, (T, 2, B, d) or (T, B, d), of the model that was kept."""
 
 
 def fit_least_squares(
@@ -40,11 +43,12 @@ def fit_least_squares(
     given: Stretches,
     penalty: Mapping[str, float],
     *,
-    validation: Callable[[], float] | None = None,
+    validation: Callable[[Tensor], float] | None = None,
     evaluations: int = 60,
     patience: int = 6,
     compile: bool = False,
     progress: Callable[[int, float, float], None] | None = None,
+    start: Tensor | None = None,
 ) -> LeastSquaresResult:
     """Fit all parameters, and the initial state of each stretch, by the trust-region method of scipy.
 
@@ -60,11 +64,13 @@ def fit_least_squares(
     penalty
         For parameters by name: λ, which adds λ θ² to the mean square error.
     validation
-        Error of the model as it is.
+        Error of the model as it is, which simulated y (B, T, Cy) for the stretches.
     evaluations
         How often the problem may be simulated and linearised.
     patience
         Evaluations without a validation error that is better by `GAIN`.
+    start
+        The states that the stretches begin with (default: `estimate`).
     progress
         Called with the number of the evaluation, training and validation error.
     """
@@ -125,7 +131,7 @@ def fit_least_squares(
         last = residual, torch.cat((j.flatten(0, 1), of_penalty)).numpy()
         result.train.append(error)
         if not result.validation or error <= min(result.train) * 1.5:
-            result.validation.append(error if validation is None else validation())
+            result.validation.append(error if validation is None else validation(out))
         else:
             result.validation.append(np.inf)
         found = result.validation[-1]
@@ -133,6 +139,7 @@ def fit_least_squares(
         mark = found if since == 0 else mark
         if found < best:
             best, kept = found, [x.detach().clone() for x in names.values()]
+            result.states = near
         if progress is not None:
             progress(len(result.train), error, result.validation[-1])
         if since >= patience or len(result.train) >= evaluations:
@@ -152,11 +159,10 @@ def fit_least_squares(
     def jacobian(z: Array) -> Array:
         return asked[z.tobytes()][1]
 
-    start = taken(estimate(model, given.first(min(given.y.shape[1], 50))))
-    try:
-        least_squares(fun, start, jacobian, method="trf", x_scale="jac", ftol=1e-7, xtol=1e-10, gtol=1e-12)
-    except _Enough:
-        pass
+    begin = given.first(min(given.y.shape[1], 50))
+    z = taken(estimate(model, begin) if start is None else start)
+    with suppress(_Enough):
+        least_squares(fun, z, jacobian, method="trf", x_scale="jac", ftol=1e-7, xtol=1e-10, gtol=1e-12)
     with torch.no_grad():
         for x, value in zip(names.values(), kept, strict=True):
             x.copy_(value)

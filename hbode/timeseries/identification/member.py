@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ...models.continuous import NeuralStateSpace
+from ...models.continuous import NeuralStateSpace, StateBank
 from ..records import Array, Records
 from .derivatives import derivatives
 from .free_runs import free_run
 from .initial_states import estimate
 from .least_squares import LeastSquaresResult, fit_least_squares
 from .stretches import Stretches, stretches
-from .structures import Structure, linear_start
+from .structures import Structure, linear_start, random_start
 
 WINDOWS = (5, 9, 17)
 """Samples over which derivatives are smoothed for the start; the best of them is taken."""
@@ -31,12 +31,13 @@ class Settings:
     """How a model is fitted; see `SystemIdentifier`."""
 
     initial: int = 50
-    stretch: int = 500
+    stretch: int | None = 500
     between: str = "cubic"
     penalty: float = 1e-3
     evaluations: int = 60
     compile: bool | None = None
     free_run: int = 2000
+    starts: int = 6
 
 
 @dataclass
@@ -50,14 +51,40 @@ class Fitted:
     seconds: float = 0.0
 
 
+Progress = Callable[[str, int, float, float], None]
+"""Called with the stage, the evaluation, training and validation error."""
+
+
+@dataclass(frozen=True, eq=False)
+class Held:
+    """What chooses: outputs of the training stretches that are left out, or records of their own.
+
+    Attributes
+    ----------
+    outputs
+        (B, T, Cy), NaN where the output is trained on or missing; or None.
+    runs
+        Stretches; or None.
+    """
+
+    outputs: Tensor | None = None
+    runs: Stretches | None = None
+
+    def error(self, model: NeuralStateSpace, initial: int, y: Tensor) -> float:
+        """Return the mean square error of a model that simulated y (B, T, Cy) in training."""
+        if self.outputs is not None:
+            return mean_square(y, self.outputs)
+        return np.nan if self.runs is None else free_run_error(model, self.runs, initial)
+
+
 def fit_member(
     structure: Structure,
     settings: Settings,
     train: Records,
-    validation: Records | None,
+    validation: Records | str | None,
     seed: int,
-    known: Callable[..., Tensor] | None = None,
-    progress: Callable[[str, int, float, float], None] | None = None,
+    known: nn.Module | None = None,
+    progress: Progress | None = None,
 ) -> Fitted:
     """Fit one model: the linear law and its polynomial first, then with its network.
 
@@ -65,51 +92,94 @@ def fit_member(
     ----------
     structure, settings
         What and how.
-    train, validation
-        Standardised records. Without validation, the training error decides.
+    train
+        Standardised records.
+    validation
+        Other standardised records; "blocks" for every fifth block of the training rows; None: the training error
+        decides.
     seed
-        Of the weights of the network.
-    progress
-        Called with the stage, the evaluation, training and validation error.
+        Of the weights.
     """
     started = time.perf_counter()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = structure.build(known)
     given = stretches(train, settings.stretch, settings.between)
-    held = None if validation is None else stretches(validation, settings.free_run, settings.between)
+    if isinstance(validation, str):
+        out = blocks(given.y.shape[1], settings.initial)
+        held = Held(outputs=torch.where(out.view(-1, 1), given.y, torch.nan))
+        given = replace(given, y=torch.where(out.view(-1, 1), torch.nan, given.y))
+    else:
+        held = Held(runs=None if validation is None else stretches(validation, settings.free_run, settings.between))
     compile = given.y[..., 0].numel() >= COMPILED_FROM if settings.compile is None else settings.compile
-    _start(model, train, given, settings)
-    network = [x for name, x in model.named_parameters() if any(part in name for part in NETWORK)]
-    stages: dict[str, LeastSquaresResult] = {}
 
-    def error() -> float:
-        return free_run_error(model, held, settings.initial) if held is not None else np.nan
-
-    def stage(name: str, penalty: dict[str, float]) -> float:
-        stages[name] = fit_least_squares(
+    def stage(
+        model: NeuralStateSpace, name: str, penalty: dict[str, float], start: Tensor | None, evaluations: int
+    ) -> LeastSquaresResult:
+        return fit_least_squares(
             model,
             given,
             penalty,
-            validation=None if held is None else error,
-            evaluations=settings.evaluations,
+            validation=None if held == Held() else lambda y: held.error(model, settings.initial, y),
+            evaluations=evaluations,
             compile=compile,
+            start=start,
             progress=None if progress is None else lambda *news: progress(name, *news),
         )
-        return min(stages[name].validation)
 
-    kept = [x.detach().clone() for x in network]
-    for x in network:
-        x.requires_grad_(False)
-        x.data.zero_()
-    best = stage("linear law and polynomial", {})
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = structure.build(known)
+        network = {name: x for name, x in model.named_parameters() if any(part in name for part in NETWORK)}
+        kept = [x.detach().clone() for x in network.values()]
+        for x in network.values():
+            x.requires_grad_(False)
+            x.data.zero_()
+        hidden = structure.hidden_state or structure.momentum is False
+        tries: list[tuple[float, LeastSquaresResult, dict[str, Tensor]]] = []
+        for _ in range(settings.starts if hidden else 1):
+            if hidden:
+                random_start(model)
+            else:
+                _start(model, train, given, settings)
+            result = stage(model, "linear law and polynomial", {}, None, settings.evaluations)
+            tries.append((min(result.validation), result, {k: x.clone() for k, x in model.state_dict().items()}))
+        best, result, weights = min(tries, key=lambda one: one[0])
+        model.load_state_dict(weights)
+    stages = {"linear law and polynomial": result}
     if network:
-        for x, value in zip(network, kept, strict=True):
-            x.data.copy_(value * (best**0.5 if best < 1 else 1.0) if "outer" in _name(model, x) else value)
+        for x, value in zip(network.values(), kept, strict=True):
+            x.data.copy_(value)
             x.requires_grad_(True)
+        for name, x in network.items():
+            if "outer" in name:
+                x.data.mul_(min(best, 1.0) ** 0.5)
         share = settings.penalty * min(best, 1.0)
-        best = stage("with network", {_name(model, x): share for x in network})
+        start = None if result.states is None else result.states[0]
+        result = stage(model, "with network", dict.fromkeys(network, share), start, settings.evaluations)
+        stages["with network"], best = result, min(result.validation)
+    if structure.hidden_state and result.states is not None:
+        model.bank = bank(model, result.states, given.y, settings.initial)
     return Fitted(model, seed, best, stages, time.perf_counter() - started)
+
+
+def blocks(rows: int, initial: int) -> Tensor:
+    """Return which rows are held out, (T,): every fifth block of a fortieth of the rows, none at the start."""
+    size = max(rows // 40, 10)
+    at = torch.arange(rows)
+    return (at // size % 5 == 3) & (at >= initial)
+
+
+def bank(model: NeuralStateSpace, states: Tensor, y: Tensor, samples: int, most: int = 400) -> StateBank:
+    """Return some states of the training stretches with the outputs (B, T, Cy) that follow."""
+    flat = states.transpose(1, 2).flatten(2) if model.system.second_order else states
+    windows = y.unfold(1, samples, 1).permute(1, 0, 3, 2)
+    rows = flat[: len(windows)].flatten(0, 1)
+    chosen = torch.linspace(0, len(rows) - 1, min(most, len(rows))).round().long()
+    return StateBank(rows[chosen], windows.flatten(0, 1)[chosen])
+
+
+def mean_square(y: Tensor, measured: Tensor) -> float:
+    """Return the mean square error where something was measured; infinite if a simulation ended early."""
+    squares = (y - measured)[~measured.isnan()].square()
+    return float(squares.mean()) if len(squares) and bool(squares.isfinite().all()) else float("inf")
 
 
 @torch.no_grad()
@@ -119,9 +189,7 @@ def free_run_error(model: NeuralStateSpace, given: Stretches, initial: int) -> f
     initial = min(initial, count - 1)
     start = estimate(model, given.first(initial))
     y = free_run(model, given, start).y.transpose(0, 1)
-    missed = (y - given.y)[:, initial:]
-    squares = missed[~given.y[:, initial:].isnan()].square()
-    return float(squares.mean()) if bool(squares.isfinite().all()) and len(squares) else float("inf")
+    return mean_square(y[:, initial:], given.y[:, initial:])
 
 
 def simulate(model: NeuralStateSpace, records: Records, between: str, initial: int) -> list[Array]:
@@ -149,7 +217,3 @@ def _start(model: NeuralStateSpace, train: Records, given: Stretches, settings: 
         if error < best:
             best, kept = error, {name: x.clone() for name, x in model.state_dict().items()}
     model.load_state_dict(kept)
-
-
-def _name(model: NeuralStateSpace, parameter: Tensor) -> str:
-    return next(name for name, x in model.named_parameters() if x is parameter)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...models.continuous import NeuralStateSpace, StateBank
 from ..records import Channel, DataError, Scaling
 from ..records.extras import MissingExtra, optional
 from .bands import Bands
@@ -58,11 +59,12 @@ def save(identifier: Any, folder: Path) -> None:
 
 def load(kind: Any, folder: Path, known: Callable[..., Tensor] | None) -> Any:
     """Return the identifier that `save` wrote."""
+    for name in (MODEL, WEIGHTS):
+        if not (folder / name).is_file():
+            raise DataError(f"{folder}: no model, {name} is missing")
     try:
         found = json.loads((folder / MODEL).read_text(encoding="utf-8"))
         weights = optional("safetensors.torch").load_file(folder / WEIGHTS)
-    except FileNotFoundError as error:
-        raise DataError(f"{folder}: no model, {Path(str(error.filename)).name} is missing") from None
     except MissingExtra:
         raise
     except Exception as error:
@@ -73,7 +75,8 @@ def load(kind: Any, folder: Path, known: Callable[..., Tensor] | None) -> Any:
         what = f"give its known part {found['known']!r} again by known=" if known is None else "known= is no part of it"
         raise DataError(f"{folder}: {what}")
     try:
-        identifier = kind(**found["parameters"], known=known)
+        given = {k: tuple(v) if k == "limits" else v for k, v in found["parameters"].items()}
+        identifier = kind(**given, known=known)
         identifier.outputs_, identifier.inputs_ = (
             tuple(Channel(**c) for c in found[side]) for side in ("outputs", "inputs")
         )
@@ -86,7 +89,7 @@ def load(kind: Any, folder: Path, known: Callable[..., Tensor] | None) -> Any:
         count = 1 + max(int(name.split(".")[0]) for name in weights)
         for i in range(count):
             model = identifier._structure().build(term)
-            model.load_state_dict({n.split(".", 1)[1]: x for n, x in weights.items() if n.split(".")[0] == str(i)})
+            put(model, {n.split(".", 1)[1]: x for n, x in weights.items() if n.split(".")[0] == str(i)})
             identifier.members_.append(model)
         identifier.fits_ = [
             Fitted(model, one["seed"], one["validation"], {}, one["seconds"])
@@ -116,8 +119,15 @@ def read_member(path: Path, structure: Structure, known: torch.nn.Module | None)
     """Return the model that `write_member` kept."""
     with optional("safetensors").safe_open(path, "pt") as file:
         told = json.loads(file.metadata()["hbode"])
-        weights = {name: file.get_tensor(name) for name in file.keys()}
+        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     model = structure.build(known)
-    model.load_state_dict(weights)
+    put(model, weights)
     stages = {name: LeastSquaresResult(**stage) for name, stage in told["stages"].items()}
     return Fitted(model, told["seed"], told["validation"], stages, told["seconds"])
+
+
+def put(model: NeuralStateSpace, weights: dict[str, Tensor]) -> None:
+    """Give a model its weights, and its bank of states if they have one."""
+    if "bank.states" in weights:
+        model.bank = StateBank(weights["bank.states"], weights["bank.outputs"])
+    model.load_state_dict(weights)

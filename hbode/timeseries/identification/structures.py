@@ -9,20 +9,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...models.continuous import LinearReadout, NeuralStateSpace, PositionReadout
+from ...models.continuous import Limited, LinearReadout, NeuralStateSpace, PositionReadout
 from ...systems import FirstOrder, SecondOrder, System
 
 STRUCTURES = ("hbnode", "node")
 """Second-order models, h'' = f(h, h', u), and first-order ones, h' = f(h, u)."""
-READOUTS = ("position", "absolute", "linear")
+READOUTS = ("position", "absolute", "linear", "square")
+UNITS = ("tanh", "relu")
 
 
 class Force(nn.Module):
-    """f = A z + b + Σ_k c_k h^k + W₂ tanh(W₁ z + b₁) of z = (h, m, u), or (h, u) where there is no momentum.
+    """f = A z + b + Σ_k c_k h^k + W₂ σ(W₁ z + b₁) of z = (h, m, u), or (h, u) where there is no momentum.
 
     A linear law with a polynomial stiffness, and a small network that corrects both. Units of tanh are bounded: far
     from the data the network adds a constant, and the law goes on as its polynomial. In its linear part alone,
-    h'' = -K h - D h' + B u, the diagonal of D is the damping γ of a heavy ball.
+    h'' = -K h - D h' + B u, the diagonal of D is the damping γ of a heavy ball. Units "relu", ½(z + √(z² + 0.01)), fit
+    what has kinks, such as a tank that overflows.
 
     Parameters
     ----------
@@ -36,6 +38,8 @@ class Force(nn.Module):
         Whether f is a function of m as well.
     known
         A further term, f(t, h, m, u) or f(t, h, u), which is added.
+    unit
+        "tanh" or "relu".
     """
 
     def __init__(
@@ -46,8 +50,10 @@ class Force(nn.Module):
         hidden: int = 8,
         momentum: bool = True,
         known: Callable[..., Tensor] | None = None,
+        unit: str = "tanh",
     ) -> None:
         super().__init__()
+        self.sigma: Callable[[Tensor], Tensor] = torch.tanh if unit == "tanh" else smooth_relu
         total = size * (1 + momentum) + inputs
         self.size, self.known = size, known
         self.linear = nn.Linear(total, size)
@@ -73,8 +79,13 @@ class Force(nn.Module):
             power = power * h
             out = out + c * power
         if self.inner is not None and self.outer is not None:
-            out = out + self.outer(torch.tanh(self.inner(z)))
+            out = out + self.outer(self.sigma(self.inner(z)))
         return out if self.known is None else out + self.known(t, *state)
+
+
+def smooth_relu(z: Tensor) -> Tensor:
+    """Return ½(z + √(z² + 0.01))."""
+    return (z + (z * z + 0.01).sqrt()) / 2
 
 
 @dataclass(frozen=True)
@@ -90,9 +101,13 @@ class Structure:
     readout: str = "position"
     method: str = "rk4"
     substeps: int = 2
+    unit: str = "tanh"
+    low: tuple[float, ...] = ()
+    high: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        for name, given, allowed in (("model", self.model, STRUCTURES), ("readout", self.readout, READOUTS)):
+        choices = ("model", self.model, STRUCTURES), ("readout", self.readout, READOUTS), ("unit", self.unit, UNITS)
+        for name, given, allowed in choices:
             if given not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {given!r}")
         for name, value, least in (
@@ -102,7 +117,7 @@ class Structure:
         ):
             if value < least:
                 raise ValueError(f"{name} must be at least {least}, got {value}")
-        if self.size < self.outputs and self.readout != "linear":
+        if self.size < self.outputs and not self.combined:
             raise ValueError(f"states must be at least {self.outputs}, one for each output, got {self.size}")
 
     @property
@@ -111,19 +126,32 @@ class Structure:
         return self.outputs if self.states is None else self.states
 
     @property
+    def combined(self) -> bool:
+        """Whether outputs are combinations of the state that are learned."""
+        return self.readout in ("linear", "square")
+
+    @property
+    def hidden_state(self) -> bool:
+        """Whether the state is not seen in the outputs and their slopes."""
+        return self.readout != "position" or self.size != self.outputs or bool(self.low or self.high)
+
+    @property
     def momentum(self) -> bool:
         """Whether the state has a momentum."""
         return self.model != "node"
 
     def build(self, known: Callable[..., Tensor] | None = None) -> NeuralStateSpace:
         """Return an untrained model in float64; weights are drawn from torch's generator."""
-        force = Force(self.size, self.inputs, self.degree, self.hidden, self.momentum, known)
+        force = Force(self.size, self.inputs, self.degree, self.hidden, self.momentum, known, self.unit)
         system: System = SecondOrder(force) if self.momentum else FirstOrder(force)
-        readout: nn.Module = (
-            LinearReadout(self.outputs, self.size * (1 + self.momentum), self.inputs)
-            if self.readout == "linear"
-            else PositionReadout(self.outputs, self.readout == "absolute")
-        )
+        readout: nn.Module = PositionReadout(self.outputs, self.readout == "absolute")
+        if self.combined:
+            total = self.size * (1 + self.momentum)
+            readout = LinearReadout(self.outputs, total, self.inputs, self.readout == "square")
+        if self.low or self.high:
+            none = [float("inf")] * self.outputs
+            low, high = self.low or [-x for x in none], self.high or none
+            readout = Limited(readout, torch.tensor(low), torch.tensor(high))
         model = NeuralStateSpace(system, readout, self.size, method=self.method, substeps=self.substeps)
         return model.double()
 
@@ -145,3 +173,19 @@ def linear_start(model: NeuralStateSpace, y: Tensor, slopes: Tensor, curvatures:
             force.linear.weight[i] = found[: z.shape[1]]
             force.linear.bias[i] = found[z.shape[1]]
             force.powers[:, i] = found[z.shape[1] + 1 :]
+
+
+def random_start(model: NeuralStateSpace) -> None:
+    """Set the linear law at random: stable, with rates around one in the unit of time."""
+    force: Any = model.system.f
+    size, momentum = force.size, model.system.second_order
+    with torch.no_grad():
+        weight = force.linear.weight
+        weight.normal_(0.0, 0.3)
+        rates = torch.exp(torch.empty(size).uniform_(-1.5, 0.7))
+        if momentum:
+            weight[:, :size] = -torch.diag(rates.square())
+            weight[:, size : 2 * size] = -torch.diag(2 * rates * torch.empty(size).uniform_(0.05, 0.7))
+        else:
+            drift = torch.randn(size, size) * 0.5
+            weight[:, :size] = (drift - drift.T) / 2 - torch.diag(rates)

@@ -1,0 +1,236 @@
+"""Identification: laws that are known are found again, from free runs alone."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from hbode import CubicInput, HeavyBall, hbodeint
+from hbode.timeseries import DataError, Records
+from hbode.timeseries.identification import Bands, SystemIdentifier
+from hbode.timeseries.identification.structures import Structure
+
+OMEGA, GAMMA, CUBIC = 5.0, 0.6, 0.5
+
+
+def duffing(rows=400, seed=0, noise=0.0, rate=20.0):
+    """Return a record of x'' + γ x' + ω² (x + c x³) = ω² F, x in mm around 2, solved to rounding between samples."""
+    rng = np.random.default_rng(seed)
+    t = np.arange(rows) / rate
+    u = np.convolve(rng.normal(size=rows + 100), np.ones(10) / 10, "same")[:rows] * 3
+    force = CubicInput(torch.from_numpy(t), torch.from_numpy(u).unsqueeze(1))
+    ball = HeavyBall(lambda t, h, u: OMEGA**2 * (u - h - CUBIC * h**3), gamma=GAMMA, trainable=False)
+    h0 = torch.zeros(1, dtype=torch.float64)
+    sol = hbodeint(ball, h0, torch.from_numpy(t), inputs=force, rtol=1e-9, atol=1e-9, method="dprkn8")
+    y = 2 + sol.h[:, 0].numpy() + noise * rng.normal(size=rows)
+    return Records.from_arrays(t, y, u, outputs=["x (mm)"], inputs=["F (N)"])
+
+
+SMALL = {"initial": 20, "seeds": 1, "evaluations": 15, "random_state": 3}
+
+
+@pytest.fixture(scope="module")
+def grey():
+    """A grey box of six numbers, fitted to two thirds of a record without noise."""
+    records = duffing()
+    return SystemIdentifier(degree=3, hidden=0, substeps=4, **SMALL).fit(records.rows(0, 280)), records
+
+
+def test_a_duffing_oscillator_is_found_again(grey):
+    model, records = grey
+    found = model.describe()
+    # At rest at 2 mm without force; the input at its mean shifts it a little.
+    mean = float(model.scaling_.inputs.mean[0])
+    x = found.equilibrium[0] - 2
+    assert x + CUBIC * x**3 == pytest.approx(mean, abs=1e-4)
+    stiffness = OMEGA**2 * (1 + 3 * CUBIC * x**2)
+    # Four steps of rk4 a sample, ω dt = 0.06: relative errors of some (ω dt)⁴ / 120 = 1e-7 a step, and cubics of u.
+    assert found.modes[0].frequency == pytest.approx(stiffness**0.5 / (2 * np.pi), rel=1e-4)
+    assert found.modes[0].damping_ratio == pytest.approx(GAMMA / (2 * stiffness**0.5), rel=1e-3)
+    curve = found.curves[0]
+    inside = curve.inside.nonzero()[0][5:-5]
+    exact = OMEGA**2 * (1 + 3 * CUBIC * (curve.position - 2) ** 2)
+    assert np.abs(curve.stiffness / exact - 1)[inside].max() < 5e-3
+    assert "natural frequency" in str(found) and "mm" in str(found)
+
+
+def test_it_simulates_what_it_has_not_seen(grey):
+    model, records = grey
+    later = records.rows(280, None)
+    assert model.score(later) > 1 - 1e-6
+    assert model.predict(later).shape == (120, 1)
+    hidden = Records.from_arrays(later[0].t, np.where(np.arange(120)[:, None] < 20, later[0].y, np.nan), later[0].u)
+    hidden = type(later)(hidden.runs, later.outputs, later.inputs, later.time)
+    assert np.array_equal(model.simulate(hidden)[0], model.simulate(later)[0])  # outputs behind the first are not seen
+
+
+def test_saved_and_loaded_it_is_the_same(grey, tmp_path):
+    model, records = grey
+    model.save(tmp_path / "model")
+    again = SystemIdentifier.load(tmp_path / "model")
+    a, b = (m.simulate_with_bands(records.rows(280, None)) for m in (model, again))
+    assert np.array_equal(a.y[0], b.y[0]) and np.array_equal(a.half_width[0], b.half_width[0])
+    assert again.get_params() == model.get_params()
+    assert str(again.describe()) == str(model.describe())
+
+
+@pytest.mark.parametrize(
+    "spoil, message",
+    [
+        (lambda f: (f / "weights.safetensors").unlink(), "weights.safetensors is missing"),
+        (lambda f: (f / "weights.safetensors").write_bytes(b"\x08\0\0\0"), "cannot be read"),
+        (lambda f: (f / "model.json").write_text("{"), "cannot be read"),
+        (lambda f: (f / "model.json").write_text("{}"), "not a model of this version"),
+        (
+            lambda f: (f / "model.json").write_text(
+                json.dumps({k: v for k, v in json.loads((f / "model.json").read_text()).items() if k != "scaling"})
+            ),
+            "not whole",
+        ),
+    ],
+)
+def test_files_that_are_no_model_are_refused(grey, tmp_path, spoil, message):
+    grey[0].save(tmp_path)
+    spoil(tmp_path)
+    with pytest.raises(DataError, match=message):
+        SystemIdentifier.load(tmp_path)
+
+
+def test_a_known_part_is_taken_in_physical_units():
+    records = duffing()
+
+    def spring(t, x, v, u):
+        return OMEGA**2 * (u - (x - 2) - CUBIC * (x - 2) ** 3)
+
+    model = SystemIdentifier(degree=1, hidden=0, known=spring, substeps=4, **SMALL).fit(records.rows(0, 280))
+    assert model.score(records.rows(280, None)) > 1 - 1e-6
+    # What is left to learn is the damping.
+    learned = model.members_[0].system.f.linear.weight[0] / model.scaling_.time_unit
+    assert float(learned[1]) == pytest.approx(-GAMMA, rel=1e-2)
+
+
+@pytest.mark.slow
+def test_a_network_learns_the_stiffness_that_the_law_leaves_out():
+    records = duffing(rows=600, noise=1e-3)
+    plain, model = (
+        SystemIdentifier(degree=1, hidden=h, **{**SMALL, "evaluations": 40}).fit(records.rows(0, 450)) for h in (0, 6)
+    )
+    later = records.rows(450, None)
+    lost, left = 1 - plain.score(later), 1 - model.score(later)
+    assert left < 0.05 * lost
+
+
+@pytest.mark.slow
+def test_hidden_states_are_found_too():
+    """Two lags in a row, of which the second is seen through a square."""
+    rng = np.random.default_rng(0)
+    u = np.repeat(rng.uniform(0.5, 1.5, 60), 10)
+    x = np.zeros((600, 2))
+    for k in range(599):  # exact for an input that is held: small steps of the matrix exponential would be the same
+        x[k + 1, 0] = u[k] + (x[k, 0] - u[k]) * np.exp(-0.2)
+        x[k + 1, 1] = x[k, 1] + 0.1 * (x[k, 0] - x[k, 1])
+    records = Records.from_arrays(None, x[:, 1] ** 2, u, rate=1.0)
+    model = SystemIdentifier(
+        "node", states=2, degree=1, hidden=0, readout="square", between="hold", substeps=1, seeds=1, initial=20
+    ).fit(records.rows(0, 450))
+    assert model.score(records.rows(450, None)) > 0.999
+
+
+def test_missing_outputs_and_several_runs_are_used():
+    one, two = duffing(rows=160)[0], duffing(rows=200, seed=1)[0]
+    y = one.y.copy()
+    y[30:60] = np.nan
+    records = Records.from_arrays([one.t, two.t], [y, two.y], [one.u, two.u])
+    model = SystemIdentifier(degree=3, hidden=0, substeps=4, **SMALL).fit(records)
+    assert np.abs(model.simulate(records)[0] - one.y).max() < 1e-2
+
+
+def test_an_interrupted_fit_goes_on(tmp_path, monkeypatch):
+    from hbode.timeseries.identification import identifier
+
+    records = duffing(rows=150).rows(0, 120)
+    settings = {**SMALL, "seeds": 2, "evaluations": 4, "hidden": 2}
+    whole = SystemIdentifier(**settings).fit(records)
+    fit_member = identifier.fit_member
+
+    def killed(*args):
+        if args[4] == 4:
+            raise KeyboardInterrupt
+        return fit_member(*args)
+
+    monkeypatch.setattr(identifier, "fit_member", killed)
+    with pytest.raises(KeyboardInterrupt):
+        SystemIdentifier(checkpoint=tmp_path, **settings).fit(records)
+    seeds = []
+    monkeypatch.setattr(identifier, "fit_member", lambda *args: seeds.append(args[4]) or fit_member(*args))
+    again = SystemIdentifier(checkpoint=tmp_path, **settings).fit(records)
+    assert seeds == [4]
+    assert [one.validation for one in again.fits_] == [one.validation for one in whole.fits_]
+
+
+@pytest.mark.slow
+def test_seeds_in_processes_are_those_of_one_process():
+    records = duffing(rows=150)
+    settings = {**SMALL, "seeds": 2, "evaluations": 4, "hidden": 2}
+    one, two = (SystemIdentifier(jobs=jobs, **settings).fit(records) for jobs in (1, 2))
+    # Another number of threads may sum in another order.
+    assert np.allclose(one.simulate(records)[0], two.simulate(records)[0], rtol=1e-6)
+
+
+def test_it_has_the_habits_of_an_estimator(grey):
+    from sklearn.base import clone
+    from sklearn.exceptions import NotFittedError
+
+    copy = clone(grey[0])
+    assert copy.get_params() == grey[0].get_params() and not hasattr(copy, "members_")
+    assert copy.set_params(hidden=3).hidden == 3
+    with pytest.raises(NotFittedError):
+        copy.simulate(grey[1])
+
+
+def test_bands_cover_what_they_promise():
+    rng = np.random.default_rng(0)
+    spread = rng.uniform(0.5, 2.0, (4000, 1))
+    error = rng.normal(size=(4000, 1)) * np.sqrt(spread**2 + 1)
+    bands = Bands.calibrated(0.9, error[:2000], np.zeros((2000, 1)), spread[:2000])
+    inside = np.abs(error[2000:]) <= bands.half_width(spread[2000:])
+    # A share of 2,000 has a standard deviation of .0067, the order statistic of the calibration the same.
+    assert abs(inside.mean() - 0.9) < 5 * 0.0067 * 2**0.5
+    assert Bands.from_json(json.loads(json.dumps(bands.as_json()))).quantile == bands.quantile
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"model": "arma"}, "model must be one of"),
+        ({"readout": "log"}, "readout must be one of"),
+        ({"unit": "sine"}, "unit must be one of"),
+        ({"between": "septic"}, "between must be one of"),
+        ({"degree": 0}, "degree must be at least 1"),
+        ({"seeds": 0}, "seeds must be at least 1"),
+        ({"validation": 1.5}, "validation must be a share"),
+        ({"keep": "all"}, "keep must be"),
+    ],
+)
+def test_settings_are_checked_before_any_work(settings, message):
+    with pytest.raises(ValueError, match=message):
+        SystemIdentifier(**settings).fit(duffing(rows=100))
+
+
+def test_records_are_checked_by_name(grey):
+    model, records = grey
+    run = records[0]
+    with pytest.raises(DataError, match="records must have inputs"):
+        SystemIdentifier().fit(Records.from_arrays(run.t, run.y))
+    with pytest.raises(DataError, match="too few rows"):
+        SystemIdentifier().fit(records.rows(0, 40))
+    with pytest.raises(DataError, match=r"fitted to the inputs F.*have u"):
+        model.simulate(Records.from_arrays(run.t, run.y, run.u, outputs=["x"]))
+    with pytest.raises(DataError, match="initial must be at least 2"):
+        model.simulate(records.rows(0, 10))
+
+
+def test_states_are_at_least_as_many_as_positions_that_are_read():
+    with pytest.raises(ValueError, match="states must be at least 2"):
+        Structure(outputs=2, inputs=1, states=1)
