@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import NoReturn
 
-from .commands import demo, diagnose
+from .commands import demo, diagnose, fit, simulate
 from .commands.loading import LoadError
 from .results_folder import OutputError
 from .timeseries import DataError, MissingExtra
@@ -29,8 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments.run(arguments, started)
     except (DataError, LoadError, MissingExtra, OutputError) as error:
         return _complain(arguments.command, error, 2)
-    except KeyboardInterrupt:
-        return _complain(arguments.command, "interrupted; nothing was written", 130)
+    except KeyboardInterrupt as interrupt:
+        return _complain(arguments.command, str(interrupt) or "interrupted; nothing was written", 130)
     except RuntimeError as error:
         return _complain(arguments.command, error, 1)
     return 0
@@ -44,6 +44,6 @@ def _complain(command: str, error: Exception | str, code: int) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="hbode", description="Neural ODEs with heavy-ball (momentum) dynamics.")
     commands = parser.add_subparsers(required=True, metavar="command", dest="command", parser_class=_Parser)
-    demo.add(commands)
-    diagnose.add(commands)
+    for command in (fit, simulate, demo, diagnose):
+        command.add(commands)
     return parser

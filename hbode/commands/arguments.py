@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -37,3 +40,62 @@ def device(text: str) -> str:
         reason = str(error).split("\n")[0]
         raise argparse.ArgumentTypeError(f"{text!r} cannot be used: {reason}") from None
     return text
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """Return a reader of whole numbers that are no less."""
+
+    def whole(text: str) -> int:
+        if not (text.isascii() and text.isdigit() and int(text) >= least):
+            raise argparse.ArgumentTypeError(f"must be a whole number, at least {least}, got {text!r}")
+        return int(text)
+
+    return whole
+
+
+def positive(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a positive number, got {text!r}")
+    return value
+
+
+def names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def delimiter(text: str) -> str:
+    character = text.replace("\\t", "\t")
+    if len(character) != 1:
+        raise argparse.ArgumentTypeError(f"must be one character, got {text!r}")
+    return character
+
+
+def row_range(text: str) -> slice:
+    start, colon, stop = (part.strip() for part in text.partition(":"))
+    whole = all(part == "" or (part.isascii() and part.isdigit()) for part in (start, stop))
+    rows = slice(int(start) if start else None, int(stop) if stop else None) if whole and colon else None
+    if rows is None or (rows.stop is not None and (rows.start or 0) >= rows.stop):
+        raise argparse.ArgumentTypeError(f"must be rows A:B with A below B, such as 0:8000 or :8000, got {text!r}")
+    return rows
+
+
+def add_table(parser: Any) -> None:
+    """Add how a file of measured data is read."""
+    add = parser.add_argument
+    add("data", type=Path, metavar="DATA", help="CSV (also .gz), Parquet or .npz file")
+    add("--time", metavar="COLUMN", help="the column of the times (default: the one that is called so)")
+    add("--run", dest="runs", metavar="COLUMN", help="the column that says which run a row belongs to")
+    add("--columns", type=names, metavar="A,B", help="the only columns that may be channels (default: all)")
+    add("--rate", type=positive, metavar="HZ", help="samples per second of a file without times")
+    add("--delimiter", type=delimiter, metavar="C", help=r"what separates the cells of a text file: , ; | or \t")
+    add("--decimal", choices=(".", ","), help="decimal mark of a text file")
+
+
+def reading(a: argparse.Namespace) -> dict[str, Any]:
+    """Return what `add_table` added, as keywords of `read_records`."""
+    table = ("time", "columns", "rate", "delimiter", "decimal")
+    return {name: getattr(a, name) for name in table} | {"run": a.runs}

@@ -1,4 +1,4 @@
-"""The main job: learn a series with four kinds of dynamics of equal size, forecast it, report."""
+"""The main job: identify and simulate a structure; learn a series with four kinds of dynamics, forecast it, report."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from tqdm import tqdm
 from ..analysis.tables import aligned
 from ..models import SYSTEMS, SolverSettings, equal_sizes
 from ..results_folder import ResultsFolder
+from .demo_simulation import simulate_structure
 from .evaluation import forecast_error, persistence
 from .figures import save_figures
 from .learners import Learned, Task, build, learn_all
-from .records import DataError, Records, read_records
+from .records import DataError, MissingExtra, Records, read_records
 from .report import MADE_BY, failures, markdown, metrics, plain_table, stiffness_rows, time_unit
 from .stiffness import momentum
 from .structure import structure_records
@@ -26,6 +27,7 @@ from .windows import Dataset, Protocol, make_dataset
 
 REFERENCE = "hbnode"
 METRICS = "metrics.json"
+SIMULATION = "simulation"
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,13 @@ def run_demo(
     except DataError as error:
         raise DataError(f"{records.source}: {error}") from None
     with ResultsFolder(settings.out, MADE_BY, METRICS) as folder:
+        simulation = None
+        if settings.data is None:
+            try:
+                simulation = simulate_structure(folder / SIMULATION, settings.seed, settings.jobs, say)
+                say("\n".join(simulation.lines))
+            except MissingExtra as error:
+                say(f"Identification is left out: {error}.")
         tasks = make_tasks(settings, len(data.records.outputs))
         _introduce(data, tasks, say)
         learned = _learn_with_bars(tasks, data, settings.jobs)
@@ -121,8 +130,11 @@ def run_demo(
         figures = save_figures(folder, data, learned, baseline.mse, theory)
         seconds = time.perf_counter() - started
         found = metrics(data, learned, baseline, theory, settings.as_json(), seconds)
+        if simulation is not None:
+            found["simulation"] = simulation.numbers
         (folder / METRICS).write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         page = markdown(data, learned, baseline, theory, seconds, figures)
+        page = page if simulation is None else f"{simulation.page}\n{page}"
         (folder / "summary.md").write_text(page, encoding="utf-8")
     say("")
     say(plain_table(learned, baseline))
@@ -131,7 +143,8 @@ def run_demo(
     for line in failures(learned):
         say(line)
     say("")
-    say(f"Results: {settings.out}/ ({', '.join([METRICS, 'summary.md', *figures])}), after {seconds:.0f} s.")
+    files = [METRICS, "summary.md", *figures, *([] if simulation is None else [f"{SIMULATION}/report.md"])]
+    say(f"Results: {settings.out}/ ({', '.join(files)}), after {seconds:.0f} s.")
     return found
 
 

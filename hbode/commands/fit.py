@@ -1,0 +1,193 @@
+"""`hbode fit`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ..analysis.tables import aligned
+from ..results_folder import ResultsFolder
+from ..timeseries import DataError, Records, read_records
+from .arguments import add_table, at_least, names, positive_int, reading, row_range, seed
+
+if TYPE_CHECKING:
+    from ..timeseries import SystemIdentifier
+
+MADE_BY = "hbode fit"
+FIT = """\
+Identify a driven system: from measured inputs and outputs to a model that simulates the outputs for new inputs.
+
+Writes a folder with the model, for `hbode simulate`, and a report: its simulation beside rows that it was not fitted
+to, with bands and simpler models, what is left over, and what was learned in physical units.
+
+  hbode fit record.csv --input force --output x --train :8000 --out model
+  hbode simulate model new.csv --out simulated.csv
+
+A fit that was interrupted goes on when the same command is given again."""
+MODELS = ("hbnode", "node")
+READOUTS = ("position", "absolute", "linear")
+HELD = 0.2
+"""Share of the rows of each run that choose between models, and are reported on, where no rows are left for that."""
+BASELINES = ("none", "linear", "auto", "all")
+
+
+def add(commands: Any) -> None:
+    """Add the parser of the command."""
+    parser = commands.add_parser(
+        "fit",
+        help="identify a driven system from measured inputs and outputs",
+        description=FIT,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_table(parser)
+    add = parser.add_argument
+    add("--input", type=names, action="extend", required=True, metavar="A,B", help="columns of the inputs")
+    add("--output", type=names, action="extend", metavar="A,B", help="columns of the outputs (default: all others)")
+    add(
+        "--train",
+        type=row_range,
+        metavar="A:B",
+        help="rows to fit to, counted from 0, B not among them; the last of them choose between models (default: all)",
+    )
+    add("--test", type=row_range, metavar="A:B", help="rows of the report (default: those after --train)")
+    add(
+        "--model",
+        choices=MODELS,
+        default="hbnode",
+        help="second order in time, for what moves or swings, or first order: levels, temperatures (default: hbnode)",
+    )
+    add("--hidden", type=at_least(0), metavar="N", help="units of the network that corrects the law, 0 for none")
+    add("--degree", type=positive_int, metavar="N", help="of the polynomial stiffness, 1 for a linear one")
+    add("--states", type=positive_int, metavar="N", help="channels of the state (default: one an output)")
+    add(
+        "--readout",
+        choices=READOUTS,
+        help="outputs are positions (default), their absolute values, or a linear combination of states",
+    )
+    add("--initial", type=at_least(2), metavar="N", help="samples that the initial state is found from")
+    add("--stretch", type=at_least(2), metavar="N", help="samples of a stretch that is simulated in training")
+    add("--evaluations", type=positive_int, metavar="N", help="of the least-squares problem, at most, in each stage")
+    add("--seeds", type=positive_int, metavar="N", help="models of the ensemble")
+    add("--seed", type=seed, default=0, metavar="N", help="the first of them (default: %(default)s)")
+    add("--jobs", type=positive_int, metavar="N", help="models fitted at a time, in processes (default: one a core)")
+    add(
+        "--baselines",
+        choices=BASELINES,
+        default="auto",
+        help="simpler models to stand beside; auto: an LSTM only if it takes less than a minute (default: auto)",
+    )
+    add("--quiet", action="store_true", help="show no progress")
+    add(
+        "--resume",
+        type=Path,
+        metavar="FOLDER",
+        help="where models that are done are kept until all are (default: OUT.unfinished, removed at the end)",
+    )
+    add(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="MODEL",
+        help="folder of the model and its report; a former one is replaced, any other full folder is refused",
+    )
+    parser.set_defaults(run=run)
+
+
+def run(a: argparse.Namespace, started: float) -> None:
+    """Run the command; `started` is when, by `time.perf_counter`."""
+    from ..timeseries.identification import Structure
+    from ..timeseries.simulation import NUMBERS, FreeRun, compare, write_report
+    from ..timeseries.simulation.report import table
+
+    records = read_records(a.data, a.output, a.input, **reading(a))
+    kept = a.resume or a.out.with_name(f"{a.out.name}.unfinished")
+    identifier = _identifier(a, kept)
+    try:
+        Structure(len(records.outputs), len(records.inputs), a.model, a.states, readout=identifier.readout)
+        parts = _parts(records, a, identifier)
+    except ValueError as error:
+        raise DataError(f"{records.source}: {error}") from None
+    print(f"{records!r}\n", flush=True)
+    with ResultsFolder(a.out, MADE_BY, NUMBERS) as folder:
+        began = time.perf_counter()
+        try:
+            identifier.fit(parts.train, parts.held)
+        except DataError as error:
+            raise DataError(f"{records.source}: {error}") from None
+        except KeyboardInterrupt:
+            more = f"; models that are done are kept in {kept}, the same command goes on from them"
+            raise KeyboardInterrupt(f"interrupted{more if kept.exists() else ''}; {a.out} was not written") from None
+        seconds = time.perf_counter() - began
+        identifier.save(folder)
+        free_run = FreeRun.of(identifier, parts.test, parts.initial)
+        compared = compare(identifier, parts.train, free_run, seconds, a.baselines)
+        title = f"{identifier.model.upper()} of {records.source}"
+        files = write_report(folder, MADE_BY, title, identifier, free_run, compared, parts.notes, _asked(a))
+    if a.resume is None:
+        shutil.rmtree(kept, ignore_errors=True)
+    notes = [f"{one.name}: {one.note}." for one in compared if one.note]
+    print("", *aligned(table(compared, free_run)), *notes, "", identifier.describe(), "", *parts.notes, sep="\n")
+    print(f"Model and report: {a.out}/ ({', '.join(files)}), after {time.perf_counter() - started:.0f} s.")
+
+
+def _identifier(a: argparse.Namespace, kept: Path) -> SystemIdentifier:
+    """Return what is to be fitted; what was not asked for is left at its default."""
+    from ..timeseries.identification import SystemIdentifier
+
+    asked = ("hidden", "degree", "states", "readout", "initial", "stretch", "evaluations", "seeds")
+    given = {name: getattr(a, name) for name in asked if getattr(a, name) is not None}
+    identifier = SystemIdentifier(a.model, **given, random_state=a.seed, checkpoint=kept, verbose=not a.quiet)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return identifier.set_params(jobs=a.jobs or min(cores, identifier.seeds))
+
+
+class _Parts(NamedTuple):
+    """Rows to fit to, rows that choose if they are other ones, rows of the report, and how they were taken."""
+
+    train: Records
+    held: Records | None
+    test: Records
+    initial: int
+    notes: tuple[str, ...]
+
+
+def _parts(records: Records, a: argparse.Namespace, identifier: SystemIdentifier) -> _Parts:
+    from ..timeseries.baselines.simulator import split_runs
+
+    total = records.total_rows
+    for option, rows in (("--train", a.train), ("--test", a.test)):
+        if rows is not None and rows.stop is not None and rows.stop > total:
+            raise DataError(f"{option} {rows.start or 0}:{rows.stop}: there are {total} rows")
+    first, last, _ = (a.train or slice(None)).indices(total)
+    train = records.rows(first, last)
+    rows = a.test or (slice(last, None) if last < total else None)
+    if rows is None:
+        train, test = split_runs(train, 1 - HELD)
+        held = test
+        note = f"The report is of the last {100 * HELD:.0f} % of each run, which chose the model but"
+        note += " were not fitted; --train A:B leaves rows for a test of what was never seen."
+    else:
+        begin, end, _ = rows.indices(total)
+        if begin < last and end > first:
+            raise DataError(f"--test {begin}:{end} shares rows with --train {first}:{last}")
+        held, test = None, records.rows(begin, end)
+        note = f"Fitted to the rows {first} to {last - 1}; the report is of the rows {begin} to {end - 1}."
+    shortest = min(map(len, test))
+    initial = min(identifier.initial, shortest // 2)
+    if initial < 2:
+        raise DataError(f"too few rows: a run of the report has {shortest}")
+    notes = (*records.notes, note)
+    if initial < identifier.initial:
+        notes = (*notes, f"A run of the report has {shortest} rows: initial states are found from {initial}.")
+    return _Parts(train, held, test, initial, notes)
+
+
+def _asked(a: argparse.Namespace) -> dict[str, Any]:
+    """Return what was asked for, in types of JSON."""
+    found = {name: x for name, x in vars(a).items() if name not in ("command", "run", "out") and x is not None}
+    found |= {name: f"{x.start or 0}:{x.stop or ''}" for name, x in found.items() if isinstance(x, slice)}
+    return {name: str(x) if isinstance(x, Path) else x for name, x in found.items()}

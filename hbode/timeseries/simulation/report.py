@@ -1,0 +1,124 @@
+"""The report of a simulation: report.json, report.md and figures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ...analysis.tables import markdown_table, plain, short
+from ...provenance import provenance
+from ..identification import SystemIdentifier
+from ..records import Array
+from .comparison import Compared
+from .figures import comparison_figure, curves_figure, headline, residual_figure, simulation_figure
+from .free_run import FreeRun
+
+NUMBERS = "report.json"
+
+
+def table(compared: Sequence[Compared], free_run: FreeRun) -> list[tuple[str, ...]]:
+    """Return the cells of the comparison, its head first."""
+    channels = free_run.records.outputs
+    head = ("model", "parameters", *(f"RMSE {c}" for c in channels), "% of std", "fit in s")
+    rows = [
+        (
+            one.name,
+            one.parameters,
+            *(["–"] * len(channels) if one.scores is None else [short(float(x)) for x in one.scores.rmse]),
+            "–" if one.scores is None else short(100 * one.scores.joined_nrmse),
+            short(one.seconds),
+        )
+        for one in compared
+    ]
+    return [head, *rows]
+
+
+def write_report(
+    folder: Path,
+    made_by: str,
+    title: str,
+    identifier: SystemIdentifier,
+    free_run: FreeRun,
+    compared: Sequence[Compared] = (),
+    notes: Sequence[str] = (),
+    settings: Mapping[str, Any] | None = None,
+    stiffness: Mapping[str, Callable[[Array], Array]] | None = None,
+) -> list[str]:
+    """Write a report into a folder that exists; return the names of its files.
+
+    Parameters
+    ----------
+    made_by
+        The command, for report.json.
+    title
+        Of report.md.
+    identifier, free_run
+        The model and its simulation of records that were measured.
+    compared
+        Itself and others; empty for no comparison.
+    notes
+        Sentences on the data.
+    settings
+        For report.json.
+    stiffness
+        See `curves_figure`.
+    """
+    found = identifier.describe()
+    figures = {
+        "simulation.png": simulation_figure(free_run, compared),
+        "residual.png": residual_figure(free_run),
+        "curves.png": curves_figure(found, identifier.model != "node", stiffness),
+    }
+    if len(compared) > 1:
+        figures["comparison.png"] = comparison_figure(compared, free_run.records.outputs)
+    for name, figure in figures.items():
+        figure.savefig(folder / name, dpi=150)
+    coverage = {
+        str(c): f"{100 * x:.1f} %" for c, x in zip(free_run.records.outputs, free_run.bands.coverage, strict=True)
+    }
+    numbers = {
+        "made_by": made_by,
+        "test": free_run.as_json(),
+        "models": {one.name: one.as_json() for one in compared},
+        "learned": plain(found.as_json()),
+        "notes": list(notes),
+        "settings": dict(settings or {}),
+        **provenance(),
+    }
+    (folder / NUMBERS).write_text(json.dumps(numbers, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    shown = {name: f"![{name.removesuffix('.png')}]({name})" for name in figures}
+    compared = compared or [Compared(identifier.model.upper(), y=[], scores=free_run.scores)]
+    remarks = [f"{one.name}: {one.note}." for one in compared if one.note]
+    bullets = "\n".join(f"- {line}" for line in (*notes, *remarks))
+    page = f"""# {title}
+
+**{headline(free_run)}.** The model saw the inputs, and the outputs of the first {free_run.initial} samples of each run
+to find its initial state; errors are root mean squares of the samples behind them.
+
+{bullets}
+
+{shown["simulation.png"]}
+
+{markdown_table(table(compared, free_run))}
+
+{shown.get("comparison.png", "")}
+
+## What is left over
+
+The bands should hold {100 * free_run.nominal:.0f} % of the measurements and hold
+{", ".join(f"{x} of {name}" for name, x in coverage.items())}.
+
+{shown["residual.png"]}
+
+## What was learned
+
+```
+{found}
+```
+
+{shown["curves.png"]}
+"""
+    (folder / "report.md").write_text(page, encoding="utf-8")
+    return [NUMBERS, "report.md", *figures]
