@@ -28,7 +28,7 @@ to, with bands and simpler models, what is left over, and what was learned in ph
   hbode simulate model new.csv --out simulated.csv
 
 A fit that was interrupted goes on when the same command is given again."""
-MODELS = ("hbnode", "node")
+MODELS = ("auto", "hbnode", "node")
 READOUTS = ("position", "absolute", "linear")
 HELD = 0.2
 """Share of the rows of each run that choose between models, and are reported on, where no rows are left for that."""
@@ -57,8 +57,9 @@ def add(commands: Any) -> None:
     add(
         "--model",
         choices=MODELS,
-        default="hbnode",
-        help="second order in time, for what moves or swings, or first order: levels, temperatures (default: hbnode)",
+        default="auto",
+        help="hbnode: second order in time, for what moves or swings; node: first order, levels, temperatures; auto: the "
+        "one that simulates the rows best that choose, hidden states included (default: auto)",
     )
     add("--hidden", type=at_least(0), metavar="N", help="units of the network that corrects the law, 0 for none")
     add("--degree", type=positive_int, metavar="N", help="of the polynomial stiffness, 1 for a linear one")
@@ -107,7 +108,8 @@ def run(a: argparse.Namespace, started: float) -> None:
     kept = a.resume or a.out.with_name(f"{a.out.name}.unfinished")
     identifier = _identifier(a, kept)
     try:
-        Structure(len(records.outputs), len(records.inputs), a.model, a.states, readout=identifier.readout)
+        law = "hbnode" if a.model == "auto" else a.model
+        Structure(len(records.outputs), len(records.inputs), law, a.states, readout=identifier.readout)
         parts = _parts(records, a, identifier)
     except ValueError as error:
         raise DataError(f"{records.source}: {error}") from None
@@ -125,7 +127,7 @@ def run(a: argparse.Namespace, started: float) -> None:
         identifier.save(folder)
         free_run = FreeRun.of(identifier, parts.test, parts.initial)
         compared = compare(identifier, parts.train, free_run, seconds, a.baselines)
-        title = f"{identifier.model.upper()} of {records.source}"
+        title = f"{identifier.law_.model.upper()} of {records.source}"
         files = write_report(folder, MADE_BY, title, identifier, free_run, compared, parts.notes, _asked(a))
     if a.resume is None:
         shutil.rmtree(kept, ignore_errors=True)

@@ -70,7 +70,7 @@ def run(a: argparse.Namespace, started: float) -> None:
     free_run = FreeRun.of(identifier, records, initial, simulated)
     folder = a.out.with_name(f"{a.out.name.partition('.')[0]}-report")
     with ResultsFolder(folder, MADE_BY, NUMBERS) as part:
-        title = f"{identifier.model.upper()} of {a.model.name} on {records.source}"
+        title = f"{identifier.law_.model.upper()} of {a.model.name} on {records.source}"
         files = write_report(part, MADE_BY, title, identifier, free_run, notes=records.notes)
         table.write(a.out)
     shown = zip(records.outputs, free_run.scores.rmse, free_run.scores.nrmse, free_run.bands.coverage, strict=True)

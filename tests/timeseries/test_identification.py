@@ -9,6 +9,7 @@ import torch
 from hbode import CubicInput, HeavyBall, hbodeint
 from hbode.timeseries import DataError, Records
 from hbode.timeseries.identification import Bands, SystemIdentifier
+from hbode.timeseries.identification.identifier import saturation
 from hbode.timeseries.identification.structures import Structure
 
 OMEGA, GAMMA, CUBIC = 5.0, 0.6, 0.5
@@ -34,7 +35,7 @@ SMALL = {"initial": 20, "seeds": 1, "evaluations": 12, "random_state": 3}
 def grey():
     """A grey box of six numbers, fitted to two thirds of a record without noise."""
     records = duffing()
-    return SystemIdentifier(degree=3, hidden=0, substeps=3, **SMALL).fit(records.rows(0, 160)), records
+    return SystemIdentifier("hbnode", degree=3, hidden=0, substeps=3, **SMALL).fit(records.rows(0, 160)), records
 
 
 def test_a_duffing_oscillator_is_found_again(grey):
@@ -103,7 +104,7 @@ def test_a_known_part_is_taken_in_physical_units():
     def spring(t, x, v, u):
         return OMEGA**2 * (u - (x - 2) - CUBIC * (x - 2) ** 3)
 
-    model = SystemIdentifier(degree=1, hidden=0, known=spring, substeps=3, **SMALL).fit(records.rows(0, 160))
+    model = SystemIdentifier("hbnode", degree=1, hidden=0, known=spring, substeps=3, **SMALL).fit(records.rows(0, 160))
     assert model.score(records.rows(160, None)) > 99.9
     # What is left to learn is the damping.
     learned = model.members_[0].system.f.linear.weight.detach()[0] / model.scaling_.time_unit
@@ -114,7 +115,8 @@ def test_a_known_part_is_taken_in_physical_units():
 def test_a_network_learns_the_stiffness_that_the_law_leaves_out():
     records = duffing(rows=600, noise=1e-3)
     plain, model = (
-        SystemIdentifier(degree=1, hidden=h, **{**SMALL, "evaluations": 40}).fit(records.rows(0, 450)) for h in (0, 6)
+        SystemIdentifier("hbnode", degree=1, hidden=h, **{**SMALL, "evaluations": 40}).fit(records.rows(0, 450))
+        for h in (0, 6)
     )
     later = records.rows(450, None)
     lost, left = 100 - plain.score(later), 100 - model.score(later)
@@ -137,13 +139,28 @@ def test_hidden_states_are_found_too():
     assert model.score(records.rows(450, None)) > 97
 
 
+def test_the_first_law_is_taken_where_it_is_good(tmp_path):
+    records = duffing()
+    model = SystemIdentifier(hidden=0, **SMALL).fit(records.rows(0, 160))
+    assert model.chosen_.model == "hbnode" and model.chosen_.readout == "position" and len(model.members_) == 1
+    model.save(tmp_path)
+    again = SystemIdentifier.load(tmp_path)
+    assert again.model == "hbnode"
+    assert np.array_equal(again.simulate(records)[0], model.simulate(records)[0])
+
+
+def test_a_value_that_comes_often_is_a_limit():
+    y = np.minimum(np.sin(np.arange(500) / 7), 0.9)
+    assert saturation(Records.from_arrays(None, y, y)) == (None, 0.9)
+
+
 @pytest.mark.slow
 def test_missing_outputs_and_several_runs_are_used():
     one, two = duffing(rows=160)[0], duffing(rows=200, seed=1)[0]
     y = one.y.copy()
     y[30:60] = np.nan
     records = Records.from_arrays([one.t, two.t], [y, two.y], [one.u, two.u])
-    model = SystemIdentifier(degree=3, hidden=0, substeps=3, **SMALL).fit(records)
+    model = SystemIdentifier("hbnode", degree=3, hidden=0, substeps=3, **SMALL).fit(records)
     assert np.abs(model.simulate(records)[0] - one.y).max() < 1e-2
 
 
@@ -153,7 +170,7 @@ def test_an_interrupted_fit_goes_on(tmp_path, monkeypatch):
 
     records = duffing(rows=150).rows(0, 120)
     settings = {**SMALL, "seeds": 2, "evaluations": 4, "hidden": 2}
-    whole = SystemIdentifier(**settings).fit(records)
+    whole = SystemIdentifier("hbnode", **settings).fit(records)
     fit_member = identifier.fit_member
 
     def killed(*args):
@@ -163,10 +180,10 @@ def test_an_interrupted_fit_goes_on(tmp_path, monkeypatch):
 
     monkeypatch.setattr(identifier, "fit_member", killed)
     with pytest.raises(KeyboardInterrupt):
-        SystemIdentifier(checkpoint=tmp_path, **settings).fit(records)
+        SystemIdentifier("hbnode", checkpoint=tmp_path, **settings).fit(records)
     seeds = []
     monkeypatch.setattr(identifier, "fit_member", lambda *args: seeds.append(args[4]) or fit_member(*args))
-    again = SystemIdentifier(checkpoint=tmp_path, **settings).fit(records)
+    again = SystemIdentifier("hbnode", checkpoint=tmp_path, **settings).fit(records)
     assert seeds == [4]
     assert [one.validation for one in again.fits_] == [one.validation for one in whole.fits_]
 
@@ -175,7 +192,7 @@ def test_an_interrupted_fit_goes_on(tmp_path, monkeypatch):
 def test_seeds_in_processes_are_those_of_one_process():
     records = duffing(rows=150)
     settings = {**SMALL, "seeds": 2, "evaluations": 4, "hidden": 2}
-    one, two = (SystemIdentifier(jobs=jobs, **settings).fit(records) for jobs in (1, 2))
+    one, two = (SystemIdentifier("hbnode", jobs=jobs, **settings).fit(records) for jobs in (1, 2))
     # Another number of threads may sum in another order.
     assert np.allclose(one.simulate(records)[0], two.simulate(records)[0], rtol=1e-6)
 
@@ -217,7 +234,7 @@ def test_bands_cover_what_they_promise():
 )
 def test_settings_are_checked_before_any_work(settings, message):
     with pytest.raises(ValueError, match=message):
-        SystemIdentifier(**settings).fit(duffing(rows=100))
+        SystemIdentifier(**{"model": "hbnode", **settings}).fit(duffing(rows=100))
 
 
 def test_records_are_checked_by_name(grey):

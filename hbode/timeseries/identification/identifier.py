@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import torch
+from sklearn.base import clone
 from torch import Tensor
 
 from ..baselines.simulator import Simulator, split_runs
@@ -23,6 +25,18 @@ from .structures import Structure
 
 SMALL = 4000
 """Rows up to which whole runs are simulated, and blocks of them held out."""
+GOOD = 1e-3
+"""The share of the variance that a model may miss without others being tried."""
+AUTO: tuple[dict[str, Any], ...] = (
+    {"model": "hbnode"},
+    {"model": "node", "states": 2, "readout": "linear"},
+    {"model": "hbnode", "states": 2, "readout": "square"},
+    {"model": "hbnode", "states": 2, "readout": "linear"},
+)
+"""The laws that "auto" tries: an oscillator in the outputs, and hidden states with kinks, fed by a held input."""
+HIDDEN: dict[str, Any] = {"degree": 1, "hidden": 4, "unit": "relu", "between": "hold", "substeps": 1}
+OFTEN = 0.01
+"""The share of an output's values at an extreme that makes this a limit of what is shown."""
 LIKE = 1.3
 """How much larger than the best validation error that of a member may be."""
 
@@ -48,7 +62,10 @@ class SystemIdentifier(Simulator):
     Parameters
     ----------
     model
-        "hbnode", second order in time, or "node", first order.
+        "hbnode", second order in time, or "node", first order. "auto": the first is tried, and where its free runs miss
+        more than `GOOD` of the variance of the validation rows, the laws of `AUTO` too, with what they say of states,
+        network, read-out and input; the one with the lowest validation error is taken, `chosen_`. An output that
+        often has the same extreme value is taken to be limited there then.
     states
         Channels of h (default: one an output).
     degree
@@ -99,6 +116,8 @@ class SystemIdentifier(Simulator):
 
     Attributes
     ----------
+    chosen_
+        The identifier without "auto", whose settings were taken.
     members_
         The fitted models, lowest validation error first.
     scaling_, bands_, outputs_, inputs_, time_
@@ -124,7 +143,7 @@ class SystemIdentifier(Simulator):
 
     def __init__(
         self,
-        model: str = "hbnode",
+        model: str = "auto",
         *,
         states: int | None = None,
         degree: int = 3,
@@ -171,6 +190,42 @@ class SystemIdentifier(Simulator):
             del self._held_out
 
     def _fit(self, records: Records) -> None:
+        if self.model != "auto":
+            self._fit_law(records, {})
+            return
+        chosen = self._chosen(records)
+        first = {chosen.fits_[0].seed: chosen.fits_[0]}
+        if self.seeds > 1:
+            chosen.set_params(seeds=self.seeds)._fit_law(records, first)
+        self.chosen_ = chosen
+        for name, value in vars(chosen).items():
+            if name.endswith("_"):
+                setattr(self, name, value)
+
+    @property
+    def law_(self) -> SystemIdentifier:
+        """What was fitted: with "auto", the one that was chosen."""
+        found: SystemIdentifier = vars(self).get("chosen_", self)
+        return found
+
+    def _chosen(self, records: Records) -> SystemIdentifier:
+        """Return the law of `AUTO` with the lowest validation error, fitted with the first seed."""
+        tried: list[SystemIdentifier] = []
+        limits = saturation(records)
+        for law in AUTO:
+            hidden = {} if len(law) == 1 else {**HIDDEN, "limits": limits}
+            one: SystemIdentifier = clone(self).set_params(**law, **hidden, seeds=1)
+            one._held_out = self._held_out
+            with suppress(RuntimeError):
+                one._fit_law(records, {})
+                tried.append(one)
+            if (tried and tried[-1].fits_[0].validation < GOOD) or records.total_rows > SMALL:
+                break
+        if not tried:
+            raise RuntimeError("no law of AUTO simulates the validation rows without leaving all bounds")
+        return min(tried, key=lambda one: one.fits_[0].validation)
+
+    def _fit_law(self, records: Records, known_fits: dict[int, Fitted]) -> None:
         validation = self._held_out
         small = records.total_rows <= SMALL
         chosen_by = self.validation
@@ -195,12 +250,14 @@ class SystemIdentifier(Simulator):
             (structure, self._settings(penalty, small), scaled, held, seed)
             for penalty in penalties
             for seed in range(self.random_state, self.random_state + self.seeds)
+            if seed not in known_fits
         ]
         known = self._known()
         joblib = optional("joblib")
         done = joblib.Parallel(n_jobs=min(self.jobs, len(tasks)))(
             joblib.delayed(_fit_one)(task, known, self._place(task), self.verbose) for task in tasks
         )
+        done = [*known_fits.values(), *done]
         by_penalty = [done[i * self.seeds : (i + 1) * self.seeds] for i in range(len(penalties))]
         chosen = min(by_penalty, key=lambda group: float(np.median([one.validation for one in group])))
         self.penalty_ = penalties[by_penalty.index(chosen)]
@@ -243,7 +300,7 @@ class SystemIdentifier(Simulator):
             raise ValueError(f"initial must be at least 2, got {initial}")
         self._check_simulation(records, initial)
         scaled = self.scaling_.to_standard(records)
-        runs = [simulate(model, scaled, self.between, initial) for model in self.members_]
+        runs = [simulate(model, scaled, self.law_.between, initial) for model in self.members_]
         physical = [self.scaling_.outputs.from_standard(np.stack(one)) for one in zip(*runs, strict=True)]
         widths = [self.bands_.half_width(x.std(0)) if hasattr(self, "bands_") else x.std(0) for x in physical]
         return Simulated([x.mean(0) for x in physical], widths, physical)
@@ -353,6 +410,18 @@ class SystemIdentifier(Simulator):
         share = self.validation
         if not (share is None or share == "blocks" or (not isinstance(share, str) and 0 <= share < 1)):
             raise ValueError(f"validation must be a share of the rows, 0 to 1, or 'blocks', got {share!r}")
+
+
+def saturation(records: Records) -> tuple[float | None, float | None]:
+    """Return the least and the greatest value of one output, where it has it so often that it seems a limit."""
+    if len(records.outputs) != 1:
+        return None, None
+    y = np.concatenate([run.y[:, 0] for run in records])
+    y = y[~np.isnan(y)]
+    close = 1e-4 * (y.max() - y.min())
+    often = [np.mean(np.abs(y - end) <= close) > OFTEN for end in (y.min(), y.max())]
+    low, high = (float(end) if many else None for many, end in zip(often, (y.min(), y.max()), strict=True))
+    return low, high
 
 
 class Known(torch.nn.Module):

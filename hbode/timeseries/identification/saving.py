@@ -26,7 +26,7 @@ MODEL, WEIGHTS = "model.json", "weights.safetensors"
 
 def save(identifier: Any, folder: Path) -> None:
     """Write a fitted identifier; a former model there is replaced, other files are left alone."""
-    given = identifier.get_params(deep=False)
+    given = identifier.law_.get_params(deep=False)
     known = given.pop("known")
     given["checkpoint"] = None
     found = {

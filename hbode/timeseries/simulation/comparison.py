@@ -74,7 +74,7 @@ def compare(
         raise ValueError(f"which must be one of {', '.join(BASELINES)}, got {which!r}")
     size, members = parameter_count(identifier.members_[0]), len(identifier.members_)
     count = f"{members} × {size}" if members > 1 else str(size)
-    found = [Compared(identifier.model.upper(), count, seconds, free_run.simulated.y, free_run.scores)]
+    found = [Compared(identifier.law_.model.upper(), count, seconds, free_run.simulated.y, free_run.scores)]
     if which == "none":
         return found
     initial = free_run.initial

@@ -69,7 +69,7 @@ def write_report(
     figures = {
         "simulation.png": simulation_figure(free_run, compared),
         "residual.png": residual_figure(free_run),
-        "curves.png": curves_figure(found, identifier.model != "node", stiffness),
+        "curves.png": curves_figure(found, identifier.law_.model != "node", stiffness),
     }
     if len(compared) > 1:
         figures["comparison.png"] = comparison_figure(compared, free_run.records.outputs)
@@ -89,7 +89,7 @@ def write_report(
     }
     (folder / NUMBERS).write_text(json.dumps(numbers, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     shown = {name: f"![{name.removesuffix('.png')}]({name})" for name in figures}
-    compared = compared or [Compared(identifier.model.upper(), y=[], scores=free_run.scores)]
+    compared = compared or [Compared(identifier.law_.model.upper(), y=[], scores=free_run.scores)]
     remarks = [f"{one.name}: {one.note}." for one in compared if one.note]
     bullets = "\n".join(f"- {line}" for line in (*notes, *remarks))
     page = f"""# {title}
