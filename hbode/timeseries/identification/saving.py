@@ -107,7 +107,7 @@ def write_member(path: Path, fitted: Fitted) -> None:
         "seed": fitted.seed,
         "validation": fitted.validation,
         "seconds": fitted.seconds,
-        "stages": {name: vars(stage) for name, stage in fitted.stages.items()},
+        "stages": {n: {"train": x.train, "validation": x.validation} for n, x in fitted.stages.items()},
     }
     part = path.with_suffix(f".{os.getpid()}.part")
     weights = {name: x.contiguous() for name, x in fitted.model.state_dict().items()}
