@@ -29,7 +29,7 @@ to, with bands and simpler models, what is left over, and what was learned in ph
 
 A fit that was interrupted goes on when the same command is given again."""
 MODELS = ("auto", "hbnode", "node")
-READOUTS = ("position", "absolute", "linear")
+READOUTS = ("position", "absolute", "linear", "square")
 HELD = 0.2
 """Share of the rows of each run that choose between models, and are reported on, where no rows are left for that."""
 BASELINES = ("none", "linear", "auto", "all")
@@ -67,7 +67,13 @@ def add(commands: Any) -> None:
     add(
         "--readout",
         choices=READOUTS,
-        help="outputs are positions (default), their absolute values, or a linear combination of states",
+        help="outputs are positions (default), their absolute values, or combinations of states, linear or squared",
+    )
+    add(
+        "--limits",
+        type=_limits,
+        metavar="LOW:HIGH",
+        help="what outputs can show, such as :10 for a level that overflows",
     )
     add("--initial", type=at_least(2), metavar="N", help="samples that the initial state is found from")
     add("--stretch", type=at_least(2), metavar="N", help="samples of a stretch that is simulated in training")
@@ -140,7 +146,7 @@ def _identifier(a: argparse.Namespace, kept: Path) -> SystemIdentifier:
     """Return what is to be fitted; what was not asked for is left at its default."""
     from ..timeseries.identification import SystemIdentifier
 
-    asked = ("hidden", "degree", "states", "readout", "initial", "stretch", "evaluations", "seeds")
+    asked = ("hidden", "degree", "states", "readout", "limits", "initial", "stretch", "evaluations", "seeds")
     given = {name: getattr(a, name) for name in asked if getattr(a, name) is not None}
     identifier = SystemIdentifier(a.model, **given, random_state=a.seed, checkpoint=kept, verbose=not a.quiet)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -186,6 +192,18 @@ def _parts(records: Records, a: argparse.Namespace, identifier: SystemIdentifier
     if initial < identifier.initial:
         notes = (*notes, f"A run of the report has {shortest} rows: initial states are found from {initial}.")
     return _Parts(train, held, test, initial, notes)
+
+
+def _limits(text: str) -> tuple[float | None, float | None]:
+    low: float | None
+    high: float | None
+    try:
+        low, high = (float(part) if part.strip() else None for part in text.split(":"))
+    except ValueError:
+        low = high = None
+    if (low is None and high is None) or (low is not None and high is not None and not low < high):
+        raise argparse.ArgumentTypeError(f"must be LOW:HIGH, either may be left out, got {text!r}")
+    return low, high
 
 
 def _asked(a: argparse.Namespace) -> dict[str, Any]:

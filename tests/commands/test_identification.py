@@ -138,6 +138,7 @@ def test_an_interrupted_fit_goes_on(
         (("--input", "F", "--train", ":300", "--test", "300:303"), "too few rows"),
         (("--input", "F", "--train", ":15"), "too few rows"),
         (("--input", "F", "--hidden", "-1"), "at least 0"),
+        (("--input", "F", "--limits", "3:1"), "LOW:HIGH"),
         (("--input", "F", "--states", "1", "--output", "x,t"), "states must be at least 2"),
         ((), "--input"),
     ],
