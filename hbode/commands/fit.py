@@ -58,8 +58,8 @@ def add(commands: Any) -> None:
         "--model",
         choices=MODELS,
         default="auto",
-        help="hbnode: second order in time, for what moves or swings; node: first order, levels, temperatures; auto: the "
-        "one that simulates the rows best that choose, hidden states included (default: auto)",
+        help="hbnode: second order in time, for what moves or swings; node: first order, levels, temperatures; auto: "
+        "the one that simulates best the rows that choose, hidden states included (default: auto)",
     )
     add("--hidden", type=at_least(0), metavar="N", help="units of the network that corrects the law, 0 for none")
     add("--degree", type=positive_int, metavar="N", help="of the polynomial stiffness, 1 for a linear one")
