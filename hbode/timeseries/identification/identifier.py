@@ -21,6 +21,7 @@ from .bands import Bands
 from .derivatives import unit_of_time
 from .description import Description, describe
 from .member import Fitted, Settings, blocks, fit_member, simulate
+from .saving import load, read_member, save, write_member
 from .structures import Structure
 
 SMALL = 4000
@@ -324,8 +325,6 @@ class SystemIdentifier(Simulator):
 
         A known part is not written: `load` is to be given it again.
         """
-        from .saving import save
-
         save(self, Path(folder))
 
     @classmethod
@@ -337,8 +336,6 @@ class SystemIdentifier(Simulator):
         DataError
             For a folder that is no model of this package, or not whole.
         """
-        from .saving import load
-
         made: SystemIdentifier = load(cls, Path(folder), known)
         return made
 
@@ -444,7 +441,6 @@ class Known(torch.nn.Module):
 def _fit_one(task: Any, known: Known | None, place: Path | None, verbose: bool) -> Fitted:
     """Fit one model, or take it from where it was kept."""
     structure, settings, train, held, seed = task
-    from .saving import read_member, write_member
 
     if place is not None and place.exists():
         return read_member(place, structure, known)

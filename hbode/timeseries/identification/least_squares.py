@@ -86,7 +86,6 @@ def fit_least_squares(
     result = LeastSquaresResult()
     mark = np.inf
     best, kept, since = np.inf, [x.detach().clone() for x in names.values()], 0
-    last: tuple[Array, Array] | None = None
     near = measured_states(model, given)
 
     def put(z: Array) -> Tensor:
@@ -103,8 +102,8 @@ def fit_least_squares(
         return joined
 
     @torch.no_grad()
-    def evaluate(z: Array) -> Array:
-        nonlocal last, near, best, kept, since, mark
+    def evaluate(z: Array) -> tuple[Array, Array]:
+        nonlocal near, best, kept, since, mark
         x0 = put(z)
         simulation = free_run(model, given, x0, near, compile)
         out = simulation.y.transpose(0, 1)
@@ -128,7 +127,7 @@ def fit_least_squares(
         root = weight.sqrt()
         of_penalty = torch.cat((torch.diag(root), torch.zeros(own, batch * parts, dtype=torch.float64)), 1)
         residual = torch.cat((reduced[:, :, -1].reshape(-1), root * theta)).numpy()
-        last = residual, torch.cat((j.flatten(0, 1), of_penalty)).numpy()
+        jacobian = torch.cat((j.flatten(0, 1), of_penalty)).numpy()
         result.train.append(error)
         if not result.validation or error <= min(result.train) * 1.5:
             result.validation.append(error if validation is None else validation(out))
@@ -144,25 +143,23 @@ def fit_least_squares(
             progress(len(result.train), error, result.validation[-1])
         if since >= patience or len(result.train) >= evaluations:
             raise _Enough
-        return residual
+        return residual, jacobian
 
     asked: dict[bytes, tuple[Array, Array]] = {}
 
     def fun(z: Array) -> Array:
-        value = evaluate(z)
-        assert last is not None
-        asked[z.tobytes()] = last
+        asked[z.tobytes()] = evaluate(z)
         while len(asked) > 3:
             asked.pop(next(iter(asked)))
-        return value
+        return asked[z.tobytes()][0]
 
-    def jacobian(z: Array) -> Array:
+    def derivative(z: Array) -> Array:
         return asked[z.tobytes()][1]
 
     begin = given.first(min(given.y.shape[1], 50))
     z = taken(estimate(model, begin) if start is None else start)
     with suppress(_Enough):
-        least_squares(fun, z, jacobian, method="trf", x_scale="jac", ftol=1e-7, xtol=1e-10, gtol=1e-12)
+        least_squares(fun, z, derivative, method="trf", x_scale="jac", ftol=1e-7, xtol=1e-10, gtol=1e-12)
     with torch.no_grad():
         for x, value in zip(names.values(), kept, strict=True):
             x.copy_(value)
