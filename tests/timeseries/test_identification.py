@@ -98,6 +98,7 @@ def test_files_that_are_no_model_are_refused(grey, tmp_path, spoil, message):
         SystemIdentifier.load(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_known_part_is_taken_in_physical_units():
     records = duffing()
 
@@ -139,6 +140,7 @@ def test_hidden_states_are_found_too():
     assert model.score(records.rows(450, None)) > 97
 
 
+@pytest.mark.slow
 def test_the_first_law_is_taken_where_it_is_good(tmp_path):
     records = duffing()
     model = SystemIdentifier(hidden=0, **SMALL).fit(records.rows(0, 160))

@@ -415,8 +415,7 @@ def saturation(records: Records) -> tuple[float | None, float | None]:
         return None, None
     y = np.concatenate([run.y[:, 0] for run in records])
     y = y[~np.isnan(y)]
-    close = 1e-4 * (y.max() - y.min())
-    often = [np.mean(np.abs(y - end) <= close) > OFTEN for end in (y.min(), y.max())]
+    often = [np.mean(y == end) > OFTEN for end in (y.min(), y.max())]
     low, high = (float(end) if many else None for many, end in zip(often, (y.min(), y.max()), strict=True))
     return low, high
 
