@@ -228,5 +228,5 @@ def test_choices_are_those_of_the_library() -> None:
     from hbode.timeseries.identification.structures import READOUTS, STRUCTURES
     from hbode.timeseries.simulation import BASELINES
 
-    assert set(fit_command.MODELS) <= set(STRUCTURES) and set(fit_command.READOUTS) <= set(READOUTS)
+    assert set(fit_command.MODELS) - {"auto"} <= set(STRUCTURES) and set(fit_command.READOUTS) <= set(READOUTS)
     assert fit_command.BASELINES == BASELINES
