@@ -108,7 +108,8 @@ def fit_least_squares(
         simulation = free_run(model, given, x0, near, compile)
         out = simulation.y.transpose(0, 1)
         reached = out.isfinite()
-        r = torch.where(known, torch.where(reached, out - target, FAR), 0.0).flatten(1).double() / count**0.5
+        missed = torch.where(reached, (out - target).clamp(-FAR, FAR), FAR)
+        r = torch.where(known, missed, 0.0).flatten(1).double() / count**0.5
         error = float(r.square().sum())
         if bool(reached.all()) and error < FAR:
             near = simulation.state
