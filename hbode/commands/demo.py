@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import torch
 
 from ..models import SYSTEMS
 from ..timeseries import DemoSettings, run_demo
-from .arguments import delimiter, device, names, positive_int, seed, tolerance
+from .arguments import cores, delimiter, device, names, positive_int, seed, tolerance
 
 DEMO = """\
 Identify a driven structure of three masses and a cubic spring from a record of its force and motion that is made on the
@@ -103,7 +102,6 @@ def run(arguments: argparse.Namespace, started: float) -> None:
 
 def _settings(a: argparse.Namespace) -> DemoSettings:
     default = DemoSettings()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     on_cpu = torch.device(a.device).type == "cpu"
     return replace(
         default,
@@ -117,7 +115,7 @@ def _settings(a: argparse.Namespace) -> DemoSettings:
         out=a.out,
         seed=a.seed,
         device=a.device,
-        jobs=a.jobs or (min(cores, len(a.models)) if on_cpu else 1),
+        jobs=a.jobs or (min(cores(), len(a.models)) if on_cpu else 1),
         solver=replace(default.solver, rtol=a.rtol, atol=a.rtol, gradient=a.gradient),
         training=replace(default.training, epochs=a.epochs or (default.training.epochs if a.data else FEWER_EPOCHS)),
     )

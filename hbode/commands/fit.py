@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
 import time
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..analysis.tables import aligned
 from ..results_folder import ResultsFolder
 from ..timeseries import DataError, Records, read_records
-from .arguments import add_table, at_least, names, positive_int, reading, row_range, seed
+from .arguments import add_table, at_least, cores, names, positive_int, reading, row_range, seed
 
 if TYPE_CHECKING:
     from ..timeseries import SystemIdentifier
@@ -149,8 +148,7 @@ def _identifier(a: argparse.Namespace, kept: Path) -> SystemIdentifier:
     asked = ("hidden", "degree", "states", "readout", "limits", "initial", "stretch", "evaluations", "seeds")
     given = {name: getattr(a, name) for name in asked if getattr(a, name) is not None}
     identifier = SystemIdentifier(a.model, **given, random_state=a.seed, checkpoint=kept, verbose=not a.quiet)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return identifier.set_params(jobs=a.jobs or min(cores, identifier.seeds))
+    return identifier.set_params(jobs=a.jobs or min(cores(), identifier.seeds))
 
 
 class _Parts(NamedTuple):

@@ -94,14 +94,6 @@ class Linearised:
         self.spans = torch.cat((spans, spans.new_ones(self.batch)))
         self.pieces = pieces.reshape(self.count * self.batch, *pieces.shape[2:])
 
-    def flat(self, states: Tensor) -> Tensor:
-        """Return states (T, 2, B, d) or (T, B, d) as (T, B, n)."""
-        return states.transpose(1, 2).flatten(2) if self.model.system.second_order else states
-
-    def whole(self, x: Tensor) -> Tensor:
-        """Return (T, B, n) as states."""
-        return x.unflatten(2, (2, -1)).transpose(1, 2) if self.model.system.second_order else x
-
     def maps(self, kind: str, x: Tensor, own: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Return values, and derivatives by parameters and states, of all steps or read-outs from x (K, B, n)."""
         rows, n = len(x) * self.batch, x.shape[2]
@@ -139,8 +131,8 @@ def solve_all_steps(
         The states of a simulation that is like it (default: at rest at the start).
     """
     steps = Linearised(model, t, pieces)
-    x = steps.flat(start.expand(len(pieces), *start.shape) if guess is None else guess).clone()
-    x[0] = steps.flat(start.unsqueeze(0))[0]
+    x = model.flat(start.expand(len(pieces), *start.shape) if guess is None else guess).clone()
+    x[0] = model.flat(start.unsqueeze(0))[0]
     limit = 1e3 * torch.finfo(x.dtype).eps
     last = torch.inf
     for _ in range(rounds):
@@ -152,7 +144,7 @@ def solve_all_steps(
             return None
         # The last step of a quadratic convergence need not be waited for.
         if size <= limit * (1 + float(x.abs().max())) or size**2 < limit * last * 1e-3 < limit:
-            return steps.whole(x)
+            return model.whole(x)
         last = size
     return None
 
@@ -188,7 +180,7 @@ def sensitivities(
     """
     steps = Linearised(model, t, pieces)
     own = {f"model.{name}": x.detach() for name, x in trained(model).items()} if parameters else {}
-    x = steps.flat(states)
+    x = model.flat(states)
     _, b, a = steps.maps("step", x[:-1], own)
     _, read_own, read_state = steps.maps("read", x, own)
     count, batch, n = x.shape

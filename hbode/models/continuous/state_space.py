@@ -228,6 +228,14 @@ class NeuralStateSpace(nn.Module):
             states = states[:: self.substeps]
         return Simulation(self.read(states, values_at(inputs, t)), states)
 
+    def flat(self, state: Tensor) -> Tensor:
+        """Return states (..., 2, B, d) or (..., B, d) as rows of numbers, (..., B, n)."""
+        return state.transpose(-3, -2).flatten(-2) if self.system.second_order else state
+
+    def whole(self, rows: Tensor) -> Tensor:
+        """Return rows of numbers (..., B, n) as states."""
+        return rows.unflatten(-1, (2, -1)).transpose(-3, -2) if self.system.second_order else rows
+
     def read(self, state: Tensor, u: Tensor) -> Tensor:
         """Return the outputs (T, B, Cy) of states (T, 2, B, d) or (T, B, d), at inputs (T, B, Cu)."""
         h, m = state.unbind(1) if self.system.second_order else (state, state[..., :0])

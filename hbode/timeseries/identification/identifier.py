@@ -195,7 +195,7 @@ class SystemIdentifier(Simulator):
             self._fit_law(records, {})
             return
         chosen = self._chosen(records)
-        first = {chosen.fits_[0].seed: chosen.fits_[0]}
+        first = {(chosen.penalty_, chosen.fits_[0].seed): chosen.fits_[0]}
         if self.seeds > 1:
             chosen.set_params(seeds=self.seeds)._fit_law(records, first)
         self.chosen_ = chosen
@@ -210,7 +210,7 @@ class SystemIdentifier(Simulator):
         return found
 
     def _chosen(self, records: Records) -> SystemIdentifier:
-        """Return the law of `AUTO` with the lowest validation error, fitted with the first seed."""
+        """Return the law of `AUTO` whose free runs miss the validation rows least, fitted with the first seed."""
         tried: list[SystemIdentifier] = []
         limits = saturation(records)
         for law in AUTO:
@@ -227,7 +227,7 @@ class SystemIdentifier(Simulator):
         # Not by the error in training, whose initial states are fitted: a simulation has to find them.
         return min(tried, key=lambda one: float(np.mean((one.validation_error_ / one.scaling_.outputs.std) ** 2)))
 
-    def _fit_law(self, records: Records, known_fits: dict[int, Fitted]) -> None:
+    def _fit_law(self, records: Records, done: dict[tuple[float, int], Fitted]) -> None:
         validation = self._held_out
         small = records.total_rows <= SMALL
         chosen_by = self.validation
@@ -252,15 +252,15 @@ class SystemIdentifier(Simulator):
             (structure, self._settings(penalty, small), scaled, held, seed)
             for penalty in penalties
             for seed in range(self.random_state, self.random_state + self.seeds)
-            if seed not in known_fits
+            if (penalty, seed) not in done
         ]
         known = self._known()
         joblib = optional("joblib")
-        done = joblib.Parallel(n_jobs=min(self.jobs, len(tasks)))(
+        fits = joblib.Parallel(n_jobs=min(self.jobs, len(tasks)))(
             joblib.delayed(_fit_one)(task, known, self._place(task), self.verbose) for task in tasks
         )
-        done = [*known_fits.values(), *done]
-        by_penalty = [done[i * self.seeds : (i + 1) * self.seeds] for i in range(len(penalties))]
+        done = done | {(task[1].penalty, one.seed): one for task, one in zip(tasks, fits, strict=True)}
+        by_penalty = [[one for (of, _), one in done.items() if of == penalty] for penalty in penalties]
         chosen = min(by_penalty, key=lambda group: float(np.median([one.validation for one in group])))
         self.penalty_ = penalties[by_penalty.index(chosen)]
         self.fits_: list[Fitted] = sorted(chosen, key=lambda one: one.validation)
@@ -297,15 +297,18 @@ class SystemIdentifier(Simulator):
 
     def simulate_with_bands(self, records: Records, initial: int | None = None) -> Simulated:
         """Return the free runs with their bands and those of all members, from the first row on."""
-        initial = self.initial if initial is None else initial
+        members = self._of_members(records, self.initial if initial is None else initial)
+        widths = [self.bands_.half_width(x.std(0)) for x in members]
+        return Simulated([x.mean(0) for x in members], widths, members)
+
+    def _of_members(self, records: Records, initial: int) -> list[Array]:
+        """Return the free runs of all members, (M, T, Cy) for each run."""
         if initial < 2:
             raise ValueError(f"initial must be at least 2, got {initial}")
         self._check_simulation(records, initial)
         scaled = self.scaling_.to_standard(records)
         runs = [simulate(model, scaled, self.law_.between, initial) for model in self.members_]
-        physical = [self.scaling_.outputs.from_standard(np.stack(one)) for one in zip(*runs, strict=True)]
-        widths = [self.bands_.half_width(x.std(0)) if hasattr(self, "bands_") else x.std(0) for x in physical]
-        return Simulated([x.mean(0) for x in physical], widths, physical)
+        return [self.scaling_.outputs.from_standard(np.stack(one)) for one in zip(*runs, strict=True)]
 
     @property
     def parameters_(self) -> int:
@@ -387,10 +390,10 @@ class SystemIdentifier(Simulator):
                 rows = slice(start, len(run))
                 runs.append(run.take(rows))
                 used.append(held[rows] & (np.arange(len(run) - start) >= initial))
-        made = self.simulate_with_bands(replace(records, runs=tuple(runs)), initial)
+        made = self._of_members(replace(records, runs=tuple(runs)), initial)
         measured = np.concatenate([run.y[rows] for run, rows in zip(runs, used, strict=True)])
-        center = np.concatenate([x[rows] for x, rows in zip(made.y, used, strict=True)])
-        spread = np.concatenate([x.std(0)[rows] for x, rows in zip(made.members, used, strict=True)])
+        center = np.concatenate([x.mean(0)[rows] for x, rows in zip(made, used, strict=True)])
+        spread = np.concatenate([x.std(0)[rows] for x, rows in zip(made, used, strict=True)])
         self.bands_ = Bands.calibrated(self.coverage, measured, center, spread)
         self.validation_error_ = self.bands_.floor
 

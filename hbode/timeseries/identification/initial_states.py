@@ -54,7 +54,7 @@ def estimate(model: NeuralStateSpace, given: Stretches, rounds: int = 15) -> Ten
     rounds
         At most.
     """
-    first = _as_rows(model, guess(model, given)).unsqueeze(0)
+    first = model.flat(guess(model, given)).unsqueeze(0)
     begin = first if model.bank is None else torch.cat((model.bank.nearest(given.y, STARTS), first))
     many, batch, n = begin.shape
     t = given.t if given.t.ndim == 1 else given.t.repeat(many, 1)
@@ -94,12 +94,4 @@ def estimate(model: NeuralStateSpace, given: Stretches, rounds: int = 15) -> Ten
         if not lost.all() and float(move.abs().max()) <= 1e-9 * (1 + float(x.abs().max())):
             break
     best = cost.view(many, batch).argmin(0)
-    return _as_state(model, x[0].view(many, batch, n)[best, torch.arange(batch)])
-
-
-def _as_state(model: NeuralStateSpace, rows: Tensor) -> Tensor:
-    return rows.view(len(rows), 2, -1).transpose(0, 1) if model.system.second_order else rows
-
-
-def _as_rows(model: NeuralStateSpace, state: Tensor) -> Tensor:
-    return state.transpose(0, 1).flatten(1) if model.system.second_order else state
+    return model.whole(x[0].view(many, batch, n)[best, torch.arange(batch)])

@@ -80,8 +80,7 @@ def fit_least_squares(
     known = ~given.y.isnan()
     count = float(known.sum())
     target = given.y.nan_to_num(0.0)
-    second, batch = model.system.second_order, len(given)
-    parts = int(1 + second) * model.size
+    batch, parts = len(given), (1 + model.system.second_order) * model.size
     own = sum(sizes)
     result = LeastSquaresResult()
     mark = np.inf
@@ -93,11 +92,10 @@ def fit_least_squares(
         with torch.no_grad():
             for x, value in zip(names.values(), theta, strict=True):
                 x.copy_(value.view_as(x))
-        x0 = torch.as_tensor(z[own:]).view(batch, parts).to(given.y)
-        return x0.view(batch, 2, -1).transpose(0, 1) if second else x0
+        return model.whole(torch.as_tensor(z[own:]).view(batch, parts).to(given.y))
 
     def taken(x0: Tensor) -> Array:
-        flat = (x0.transpose(0, 1) if second else x0).reshape(-1)
+        flat = model.flat(x0).reshape(-1)
         joined: Array = torch.cat([x.detach().reshape(-1) for x in names.values()] + [flat]).double().numpy()
         return joined
 

@@ -169,7 +169,7 @@ def blocks(rows: int, initial: int) -> Tensor:
 
 def bank(model: NeuralStateSpace, states: Tensor, y: Tensor, samples: int, most: int = 400) -> StateBank:
     """Return some states of the training stretches with the outputs (B, T, Cy) that follow."""
-    flat = states.transpose(1, 2).flatten(2) if model.system.second_order else states
+    flat = model.flat(states)
     windows = y.unfold(1, samples, 1).permute(1, 0, 3, 2)
     rows = flat[: len(windows)].flatten(0, 1)
     chosen = torch.linspace(0, len(rows) - 1, min(most, len(rows))).round().long()
