@@ -11,6 +11,7 @@ from hbode.timeseries import DemoSettings, make_dataset
 from hbode.timeseries.demo import load
 
 FIGURES = {"forecast.png", "nfe.png", "loss.png", "stiffness.png", "comparison.png", "scaling.png"}
+SHORT = ("--epochs", 1, "--jobs", 1, "--window", 12, "--horizon", 4)
 FILES = {"metrics.json", "summary.md", *FIGURES}
 
 
@@ -31,7 +32,7 @@ def run(*arguments: object) -> int:
 
 def test_a_whole_run(record: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
-    assert run("--data", record, "--out", out, "--epochs", 1, "--jobs", 1, "--seed", 3, "--models", "node,ghbnode") == 0
+    assert run("--data", record, "--out", out, "--seed", 3, *SHORT, "--models", "node,ghbnode") == 0
     assert {p.name for p in out.iterdir()} == FILES
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "record.csv"]
     metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))

@@ -60,7 +60,11 @@ def relaxing(w):
     return FirstOrder(lambda t, y: -30.0 * (y - torch.cos(w * t)))
 
 
-@pytest.mark.parametrize("method", [PAIR, RungeKutta(PAIR), Rosenbrock()], ids=["tableau", "object", "own class"])
+@pytest.mark.parametrize(
+    "method",
+    [PAIR, pytest.param(RungeKutta(PAIR), marks=pytest.mark.slow), pytest.param(Rosenbrock(), marks=pytest.mark.slow)],
+    ids=["tableau", "object", "own class"],
+)
 def test_a_method_works_with_events_dense_output_samples_and_gradients(method):
     w = torch.tensor(1.3, dtype=F64, requires_grad=True)
     y0 = torch.tensor([[0.2], [0.4]], dtype=F64)

@@ -37,7 +37,7 @@ KINDS: dict[str, tuple[Make, Callable[[Array, Array], Callable[[Array], Array]]]
     "causal": (causal, backward_hermite),
 }
 MAKES = {name: make for name, (make, _) in KINDS.items()}
-MOST_SLOW = [kind if kind in ("linear", "hold") else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS]
+MOST_SLOW = [kind if kind == "linear" else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS]
 NAN = float("nan")
 
 

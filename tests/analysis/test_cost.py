@@ -363,6 +363,7 @@ def test_memory_within_operators_and_graphs_counts():
     assert 8 * MIB < found < 13 * MIB
 
 
+@pytest.mark.slow
 def test_backpropagation_holds_more_than_the_discrete_adjoint():
     """Backpropagation keeps every stage with its hidden units, the adjoint the states: 16 units over 4 entries."""
     h0 = torch.randn(64, 4, dtype=torch.float64)

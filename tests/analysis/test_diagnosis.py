@@ -175,6 +175,7 @@ def test_each_stage_is_told() -> None:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "dtype, tolerance, ladder",
     [

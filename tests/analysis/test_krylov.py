@@ -200,6 +200,7 @@ def test_arnoldi_agrees_with_dense_eigenvalues_of_different_matrices(draw, dtype
     assert found.values.dtype == dtype.to_complex() and (found.values.imag >= 0).all()
 
 
+@pytest.mark.slow
 def test_arnoldi_agrees_with_dense_eigenvalues_of_a_large_random_matrix(draw):
     """N = 2000: the edge of a disc of random eigenvalues, without outliers."""
     n = 2000

@@ -110,6 +110,7 @@ def test_valleys_that_are_none(call, message):
 # What is measured
 
 
+@pytest.mark.slow
 def test_rates_and_evaluations_of_the_valley_grow_by_the_known_powers(draw):
     """Over a decade of L: those of a NODE as L, those of a heavy ball as √L."""
     found = scaling(lambda size: Valley(size, 8), (100, 316, 1000), (draw(2, 8), [0.0, 1.0, 2.0]), **COARSE)

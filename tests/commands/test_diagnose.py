@@ -154,6 +154,7 @@ def test_an_exported_program_with_a_fixed_batch_is_diagnosed(here: Path, capsys:
     assert "at t = 0 and h of shape (3, 2), float32, it raised" in said and said.count("\n") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("undrawn")
 def test_samples_that_interact_are_one_sample_when_asked(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("fields.py:coupled", "--state", "3x2", *FAST) == 2
@@ -221,6 +222,7 @@ def test_every_error_is_one_line_and_leaves_no_files(
     assert out == "" and [path.name for path in here.iterdir()] == ["fields.py"]
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_is_told(
     here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,6 +21,8 @@ from hbode import METHODS, FirstOrder, GeneralizedHeavyBall, SecondOrder, Solver
 
 TIGHT = {"rtol": 1e-10, "atol": 1e-10}
 METHOD_NAMES = list(METHODS)
+FEW = ("between steps", "terminal event", "times per sample")
+SLOW_BUT_FEW = [name if name in FEW else pytest.param(name, marks=pytest.mark.slow) for name in SCENARIOS]
 ADAPTIVE = [name for name, method in METHODS.items() if method.error_order is not None and method.order > 2]
 
 
@@ -64,7 +66,7 @@ def test_gradcheck_with_every_method_on_a_fixed_grid(net, draw, name):
     assert gradcheck(lambda *_: tuple(solve("discrete_adjoint")[0]), solve.inputs, atol=1e-7, rtol=1e-6, fast_mode=True)
 
 
-@pytest.mark.parametrize("scenario", SCENARIOS)
+@pytest.mark.parametrize("scenario", SLOW_BUT_FEW)
 def test_gradcheck_in_every_scenario(net, draw, scenario):
     call = dict(SCENARIOS[scenario])
     if isinstance(call["t"], tuple):

@@ -34,6 +34,7 @@ def run(code):
     return [float(word) for word in done.stdout.split()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gradient", ["discrete_adjoint", *MORE])
 def test_a_field_that_closes_over_the_end_of_a_long_graph(gradient):
     """The gradient is that of the same thing given as an argument."""
@@ -51,6 +52,7 @@ def test_a_field_that_closes_over_the_end_of_a_long_graph(gradient):
     assert found == pytest.approx(expected, rel=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gradient", [pytest.param("backprop", marks=pytest.mark.slow), "discrete_adjoint"])
 def test_second_derivatives_over_many_steps(gradient):
     run(f"""

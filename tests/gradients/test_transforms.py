@@ -39,7 +39,7 @@ def references(gradient):
     return jacobian(lambda w: loss(w, **call), W), jac, hess
 
 
-@pytest.mark.parametrize("gradient", MODES)
+@pytest.mark.parametrize("gradient", [*MODES[:2], *(pytest.param(name, marks=pytest.mark.slow) for name in MODES[2:])])
 def test_transforms_of_a_solve_are_its_derivatives(gradient):
     slope, jac, hess = references(gradient)
     along = (jac * V).sum((-1, -2))

@@ -133,6 +133,7 @@ def test_a_first_slope_that_is_not_finite():
     assert one.outcomes[0].status == other.outcomes[0].status == Status.NON_FINITE
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(
     name=st.sampled_from(["dprkn6", "dopri5", "bosh3", "dprkn8"]),

@@ -129,6 +129,7 @@ def test_nothing_is_kept_where_nobody_asks():
     assert other.blocks == []
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(
     name=st.sampled_from(["dprkn6", "dopri5", "rk4"]),

@@ -183,6 +183,7 @@ def reference(problem):
     return hbodeint(FirstOrder(f), y0, [0.0, end], method="scipy:Radau", rtol=1e-10, atol=1e-14).h[-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["prox_bdf4", "kvaerno5", "auto"])
 @pytest.mark.parametrize("problem", [p if p == "rober" else pytest.param(p, marks=pytest.mark.slow) for p in STIFF])
 def test_stiff_problems_to_five_digits(problem, name):

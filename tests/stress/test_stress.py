@@ -44,6 +44,7 @@ def run(numbers: Iterable[int]) -> None:
     assert untold <= CHUNK // 5  # differences that meet a kink are few
 
 
+@pytest.mark.slow
 def test_cheap_cases():
     run(CHEAP)
 

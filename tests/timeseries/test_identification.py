@@ -10,6 +10,8 @@ from hbode import CubicInput, HeavyBall, hbodeint
 from hbode.timeseries import DataError, Records
 from hbode.timeseries.identification import Bands, SystemIdentifier
 from hbode.timeseries.identification.identifier import saturation
+from hbode.timeseries.identification.least_squares import LeastSquaresResult
+from hbode.timeseries.identification.member import best_of
 from hbode.timeseries.identification.structures import Structure
 
 OMEGA, GAMMA, CUBIC = 5.0, 0.6, 0.5
@@ -255,3 +257,21 @@ def test_records_are_checked_by_name(grey):
 def test_states_are_at_least_as_many_as_positions_that_are_read():
     with pytest.raises(ValueError, match="states must be at least 2"):
         Structure(outputs=2, inputs=1, states=1)
+
+
+def test_the_best_of_several_starts_is_kept(grey):
+    model = grey[0].members_[0]
+    drawn, weight = iter((3.0, 1.0, 2.0, 1.005)), next(model.parameters())
+    before = weight.detach().clone()
+
+    def fit():
+        error = next(drawn)
+        weight.data.fill_(error)
+        return LeastSquaresResult(validation=[9.0, error])
+
+    try:
+        assert best_of(model, fit, 3).validation[-1] == 1.0 and bool((weight == 1.0).all())
+        drawn = iter((1.0, 1.005, 0.5))  # two that came to the same minimum are enough
+        assert best_of(model, fit, 3, alike=0.01).validation[-1] == 1.0 and next(drawn) == 0.5
+    finally:
+        weight.data.copy_(before)

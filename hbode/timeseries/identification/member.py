@@ -22,6 +22,12 @@ from .structures import Structure, linear_start, random_start
 WINDOWS = (5, 9, 17)
 """Samples over which derivatives are smoothed for the start; the best of them is taken."""
 NETWORK = ("inner", "outer")
+ALIKE = 1e-2
+"""Relative difference of two fits of the linear law that have come to the same minimum."""
+BOUND = 30.0
+"""What a random linear law may reach, in standardised outputs."""
+NETWORKS, TRIAL = 4, 15
+"""Where the state is hidden, so many networks are tried for so many evaluations; the best of them is fitted on."""
 COMPILED_FROM = 20_000
 """Rows of the stretches of a fit from which on compiling pays."""
 
@@ -37,7 +43,7 @@ class Settings:
     evaluations: int = 60
     compile: bool | None = None
     free_run: int = 2000
-    starts: int = 6
+    starts: int = 8
 
 
 @dataclass
@@ -128,36 +134,61 @@ def fit_member(
         torch.manual_seed(seed)
         model = structure.build(known)
         network = {name: x for name, x in model.named_parameters() if any(part in name for part in NETWORK)}
-        kept = [x.detach().clone() for x in network.values()]
+        hidden = structure.hidden_state or structure.momentum is False
+        starts = settings.starts if hidden else 1
+
+        def law() -> LeastSquaresResult:
+            if hidden:
+                _random_start(model, given)
+            else:
+                _start(model, train, given, settings)
+            return stage(model, "linear law and polynomial", {}, None, settings.evaluations)
+
+        drawn = [x.detach().clone() for x in network.values()]
         for x in network.values():
             x.requires_grad_(False)
             x.data.zero_()
-        hidden = structure.hidden_state or structure.momentum is False
-        tries: list[tuple[float, LeastSquaresResult, dict[str, Tensor]]] = []
-        for _ in range(settings.starts if hidden else 1):
-            if hidden:
-                random_start(model)
-            else:
-                _start(model, train, given, settings)
-            result = stage(model, "linear law and polynomial", {}, None, settings.evaluations)
-            tries.append((min(result.validation), result, {k: x.clone() for k, x in model.state_dict().items()}))
-        best, result, weights = min(tries, key=lambda one: one[0])
-        model.load_state_dict(weights)
-    stages = {"linear law and polynomial": result}
-    if network:
-        for x, value in zip(network.values(), kept, strict=True):
-            x.data.copy_(value)
-            x.requires_grad_(True)
-        for name, x in network.items():
-            if "outer" in name:
-                x.data.mul_(min(best, 1.0) ** 0.5)
-        share = settings.penalty * min(best, 1.0)
-        start = None if result.states is None else result.states[0]
-        result = stage(model, "with network", dict.fromkeys(network, share), start, settings.evaluations)
-        stages["with network"], best = result, min(result.validation)
+        result = best_of(model, law, starts, ALIKE)
+        stages = {"linear law and polynomial": result}
+        if network:
+            error, start = min(result.validation), None if result.states is None else result.states[0]
+            share = dict.fromkeys(network, settings.penalty * min(error, 1.0))
+            weights = {name: x.clone() for name, x in model.state_dict().items()}
+
+            def with_network() -> LeastSquaresResult:
+                nonlocal drawn
+                model.load_state_dict(weights)
+                for (name, x), value in zip(network.items(), drawn, strict=True):
+                    x.data.copy_(value * min(error, 1.0) ** 0.5 if "outer" in name else value)
+                    x.requires_grad_(True)
+                drawn = [x.detach() for name, x in structure.build(known).named_parameters() if name in network]
+                return stage(model, "with network", share, start, TRIAL if hidden else settings.evaluations)
+
+            result = best_of(model, with_network, min(starts, NETWORKS))
+            if hidden and settings.evaluations > TRIAL:
+                start = start if result.states is None else result.states[0]
+                result = stage(model, "with network", share, start, settings.evaluations - TRIAL)
+            stages["with network"] = result
+    best = min(result.validation)
     if structure.hidden_state and result.states is not None:
         model.bank = bank(model, result.states, given.y, settings.initial)
     return Fitted(model, seed, best, stages, time.perf_counter() - started)
+
+
+def best_of(
+    model: NeuralStateSpace, fit: Callable[[], LeastSquaresResult], starts: int, alike: float = 0.0
+) -> LeastSquaresResult:
+    """Fit a model from so many starts, or until one comes as near as `alike` to the best; leave it at the best."""
+    tries: list[tuple[float, LeastSquaresResult, dict[str, Tensor]]] = []
+    for _ in range(starts):
+        result = fit()
+        error, before = min(result.validation), min((one[0] for one in tries), default=np.inf)
+        tries.append((error, result, {k: x.clone() for k, x in model.state_dict().items()}))
+        if abs(error - before) < alike * error:
+            break
+    _, result, weights = min(tries, key=lambda one: one[0])
+    model.load_state_dict(weights)
+    return result
 
 
 def blocks(rows: int, initial: int) -> Tensor:
@@ -201,6 +232,17 @@ def simulate(model: NeuralStateSpace, records: Records, between: str, initial: i
             start = estimate(model, given.first(initial))
             out.append(free_run(model, given, start).y[:, 0].numpy())
     return out
+
+
+def _random_start(model: NeuralStateSpace, given: Stretches, draws: int = 20) -> None:
+    """Draw the linear law until it simulates the inputs from rest without leaving all bounds."""
+    rest = model.whole(given.y.new_zeros(len(given), model.size * (1 + model.system.second_order)))
+    for _ in range(draws):
+        random_start(model)
+        with torch.no_grad():
+            y = model.simulate(given.t, given.inputs, rest).y
+        if bool((y.abs() < BOUND).all()):
+            break
 
 
 def _start(model: NeuralStateSpace, train: Records, given: Stretches, settings: Settings) -> None:
