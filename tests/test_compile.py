@@ -234,6 +234,7 @@ def test_a_tensor_outside_modules_is_differentiated_uncompiled():
     assert_same(compiled, eager)
 
 
+@pytest.mark.slow
 def test_times_that_need_gradients_are_differentiated_uncompiled():
     system, h0 = HeavyBall(Net(), 0.3), start()
     system.double()

@@ -283,6 +283,7 @@ RECORDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", MOST_SLOW)
 @pytest.mark.parametrize("count, end, noise", RECORDS.values(), ids=RECORDS)
 def test_knots_cost_no_more_than_by_hand(kind: str, count: int, end: float, noise: float) -> None:

@@ -406,6 +406,7 @@ times = st.lists(st.floats(-3, 3).map(lambda x: round(x, 2)), min_size=1, max_si
 shapes = st.lists(st.integers(0, 3), min_size=0, max_size=4).map(tuple)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True)
 @given(
     t=times,
@@ -461,6 +462,7 @@ def test_any_input(t, shape, dtype, decreasing, name, per_sample, fixed, gamma):
         assert torch.allclose(sol.h[i], expected, rtol=0, atol=size * max(allowed, 1e-4 if single else 0.0))
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(
     starts=st.lists(st.floats(-1, 1).map(lambda x: round(x, 2)), min_size=1, max_size=4),

@@ -193,6 +193,7 @@ def test_as_sde_without_noise_is_the_ode(net, draw):
     assert torch.allclose(y, join(h, m), rtol=0, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noise", [0.8, torch.tensor([0.8, 0.3], dtype=torch.float64)], ids=["number", "per channel"])
 def test_as_sde_has_the_stationary_variance_of_langevin_dynamics(noise):
     """dm = (-k h - γ m) dt + s dW: var m = s² / (2 γ), var h = s² / (2 γ k), on N samples after t = 8.

@@ -251,6 +251,7 @@ def test_determinant_and_mean_square(net, draw, gamma, activation):
         assert s[0] >= math.sqrt(mean_square) >= bound
 
 
+@pytest.mark.slow
 def test_node_contracts_where_the_heavy_ball_does_not(net, draw):
     """f = -κ h: Ψ = e^(-κ T) I, and all singular values of Φ are e^(-γ T / 2) within a factor. tr J for any f."""
     kappa, gamma, end = 3.0, 0.3, 6.0
@@ -578,6 +579,7 @@ def test_a_block_may_vanish():
     assert phi[0] == pytest.approx([0.0, 0.1], abs=EXACT)
 
 
+@pytest.mark.slow
 def test_heavy_damping_and_explosion():
     """f = -h with γ = 8: e^(-γ T / 2) is below the NODE's e^-T, and σ_max above. f = h: nothing bounds from above."""
     one, end = torch.ones(2, dtype=torch.float64), 3.0

@@ -253,3 +253,15 @@ def test_a_requested_time_on_a_discontinuity_moves_along_the_slope_before_it(mod
     sol = hbodeint(system, h0, t, gradient=mode, options={"jump_ts": [0.5]})
     (bar,) = torch.autograd.grad(sol.h[-1].sum(), t)
     assert bar.tolist() == pytest.approx([-1.0, 1.0], abs=1e-12)
+
+
+def test_the_adjoint_steps_to_a_kink_of_the_field_as_the_solve_did():
+    """Named as step_ts or as jump_ts the steps are the same, so that gradients agree to roundings and not to 1e-5."""
+    found = []
+    for name in ("step_ts", "jump_ts"):
+        w = torch.tensor(8.0, dtype=torch.float64, requires_grad=True)
+        system = FirstOrder(lambda t, y, w=w: -w * (t - 0.37).abs() * torch.sin(3 * y))
+        call = {"gradient": "continuous_adjoint", "rtol": 1e-7, "atol": 1e-7, "options": {name: [0.37]}}
+        end = hbodeint(system, torch.ones(1, dtype=torch.float64), [0.0, 1.0], **call).h[-1]
+        found.append(torch.autograd.grad(end.sum(), w)[0].item())
+    assert found[0] == pytest.approx(found[1], rel=1e-10)

@@ -1,5 +1,6 @@
 """Identification: laws that are known are found again, from free runs alone."""
 
+import functools
 import json
 
 import numpy as np
@@ -17,6 +18,7 @@ from hbode.timeseries.identification.structures import Structure
 OMEGA, GAMMA, CUBIC = 5.0, 0.6, 0.5
 
 
+@functools.cache
 def duffing(rows=240, seed=0, noise=0.0, rate=20.0):
     """Return a record of x'' + γ x' + ω² (x + c x³) = ω² F, x in mm around 2, solved to rounding between samples."""
     rng = np.random.default_rng(seed)

@@ -224,7 +224,7 @@ def _swept_back(
     rtol, atol = mode.tolerances(forward)
     first_step = max(map(abs, tape.dt[-2:]), default=None)  # the last one may have been cut to end the solve
     control = replace(forward.control, rtol=rtol, atol=atol, norm=None, first_step=first_step)
-    points = forward.jumps if adaptive else (*tape.t, *forward.jumps)
+    points = tuple(stop.value for stop in forward.stops) if adaptive else (*tape.t, *forward.jumps)
     start, end = given.latest, times[0]
     grid = list(dict.fromkeys((start, *(jump.t for jump in reversed(jumps[: given.passed])), end)))
     plan = Plan(control, adaptive, stops_between(grid, points), jumps=forward.jumps, max_steps=forward.max_steps)
