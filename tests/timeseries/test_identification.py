@@ -9,7 +9,7 @@ import torch
 from hbode import CubicInput, HeavyBall, hbodeint
 from hbode.timeseries import DataError, Records
 from hbode.timeseries.identification import Bands, SystemIdentifier
-from hbode.timeseries.identification.identifier import saturation
+from hbode.timeseries.identification.automatic import saturation
 from hbode.timeseries.identification.structures import Structure
 
 OMEGA, GAMMA, CUBIC = 5.0, 0.6, 0.5
