@@ -10,6 +10,7 @@ from typing import Any, Self
 import numpy as np
 from torch import Tensor
 
+from ...models.continuous import EnergyBalance
 from ..baselines.simulator import Simulator, split_runs
 from ..records import Array, Records, Run, Scaling, check_for_training
 from ..records.extras import optional
@@ -20,7 +21,9 @@ from .derivatives import unit_of_time
 from .description import Description, describe
 from .known import Known
 from .member import Fitted, Settings, blocks, fit_member, simulate
+from .port import energy_balance, has_energy
 from .saving import load, save
+from .stretches import stretches
 from .structures import Structure
 
 LIKE = 1.3
@@ -48,16 +51,21 @@ class SystemIdentifier(Simulator):
     Parameters
     ----------
     model
-        "hbnode", second order in time, or "node", first order. "auto": the first is tried, and where its free runs miss
-        more than `GOOD` of the variance of the validation rows, the laws of `AUTO` too, with what they say of states,
-        network, read-out and input; the one whose free runs miss the validation rows least is taken, `chosen_`. An
-        output that often has the same extreme value is taken to be limited there then.
+        "hbnode", second order in time, or "node", first order; "port", second order with an energy that never rises
+        without input: M h'' = -∇V(h) - D h' + G u with a polynomial V, D positive definite, a mass in M for each
+        output, and small networks that correct them (`PortHamiltonian`). "auto": the first is tried, and where its
+        free runs miss more than `GOOD` of the variance of the validation rows, the laws of `AUTO` too, with what they
+        say of states, network, read-out and input; the one whose free runs miss the validation rows least is taken,
+        `chosen_`. An output that often has the same extreme value is taken to be limited there then.
     states
         Channels of h (default: one an output).
     degree
-        Of the polynomial in h, 1 for none. ``SystemIdentifier(degree=3, hidden=0)`` is a Duffing oscillator.
+        Of the polynomial in h, 1 for none; that of "port", the gradient of V, is of all channels together.
+        ``SystemIdentifier(degree=3, hidden=0)`` is a Duffing oscillator.
     hidden
         Units of the network, 0 for none.
+    corrected
+        What networks of so many units correct in "port": among "potential", "damping", "gain"; the rest is constant.
     known
         A known part of the law in physical units, as ``known(t, y, y', u)`` returning y'' of shape (..., Cy)
         (``known(t, y, u)`` returning y' for "node"); the rest is learned. A `torch.nn.Module` is trained too.
@@ -134,6 +142,7 @@ class SystemIdentifier(Simulator):
         states: int | None = None,
         degree: int = 3,
         hidden: int = 8,
+        corrected: Sequence[str] = ("potential", "damping"),
         unit: str = "tanh",
         known: Callable[..., Tensor] | None = None,
         readout: str = "position",
@@ -155,7 +164,7 @@ class SystemIdentifier(Simulator):
         verbose: bool = False,
     ) -> None:
         self.model, self.states, self.degree, self.hidden, self.known = model, states, degree, hidden, known
-        self.unit, self.readout, self.limits = unit, readout, limits
+        self.corrected, self.unit, self.readout, self.limits = corrected, unit, readout, limits
         self.between, self.initial, self.stretch = between, initial, stretch
         self.penalty, self.validation, self.seeds, self.random_state = penalty, validation, seeds, random_state
         self.keep, self.coverage, self.substeps, self.evaluations = keep, coverage, substeps, evaluations
@@ -292,6 +301,29 @@ class SystemIdentifier(Simulator):
         best = self.members_[0]
         return describe(best, self.scaling_, self.outputs_, len(self.inputs_), self.time_, self.seen_)
 
+    def energy_balance(self, records: Records, initial: int | None = None) -> list[EnergyBalance]:
+        """Return what comes in, what is lost and what is there in simulations by the best model, one for each run.
+
+        In physical units, for a unit mass of the first output; work is done by inputs as they differ from their mean.
+
+        Parameters
+        ----------
+        records, initial
+            As for `simulate`.
+
+        Raises
+        ------
+        ValueError
+            Unless the model is "port", and its positions are the outputs.
+        """
+        best, initial = self.members_[0], self.initial if initial is None else initial
+        if not has_energy(best):
+            raise ValueError("model must be 'port', with outputs that are its positions, to have an energy in a unit")
+        self._check_simulation(records, initial)
+        scaled = self.scaling_.to_standard(records)
+        runs = [stretches(scaled[i : i + 1], None, self.law_.between) for i in range(len(records))]
+        return [energy_balance(best, self.scaling_, run, initial) for run in runs]
+
     def save(self, folder: str | Path) -> None:
         """Write the fitted models to a folder, weights as safetensors and everything else as JSON.
 
@@ -326,6 +358,7 @@ class SystemIdentifier(Simulator):
             unit=self.unit,
             low=low,
             high=high,
+            corrected=tuple(self.corrected),
         )
 
     def _known(self) -> Known | None:

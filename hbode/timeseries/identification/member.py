@@ -17,11 +17,10 @@ from .free_runs import free_run, measured_states
 from .initial_states import estimate
 from .least_squares import LeastSquaresResult, fit_least_squares
 from .stretches import Stretches, stretches
-from .structures import Structure, linear_start, random_start
+from .structures import LAST, NETWORK, Structure
 
 WINDOWS = (5, 9, 17)
 """Samples over which derivatives are smoothed for the start; the best of them is taken."""
-NETWORK = ("inner", "outer")
 COMPILED_FROM = 20_000
 """Rows of the stretches of a fit from which on compiling pays."""
 
@@ -136,9 +135,9 @@ def fit_member(
         tries: list[tuple[float, LeastSquaresResult, dict[str, Tensor]]] = []
         for _ in range(settings.starts if hidden else 1):
             if hidden:
-                random_start(model)
+                structure.random_start(model)
             else:
-                _start(model, train, given, settings)
+                _start(structure, model, train, given, settings)
             result = stage(model, "linear law and polynomial", {}, None, settings.evaluations)
             tries.append((min(result.validation), result, {k: x.clone() for k, x in model.state_dict().items()}))
         best, result, weights = min(tries, key=lambda one: one[0])
@@ -149,7 +148,7 @@ def fit_member(
             x.data.copy_(value)
             x.requires_grad_(True)
         for name, x in network.items():
-            if "outer" in name:
+            if any(part in name for part in LAST):
                 x.data.mul_(min(best, 1.0) ** 0.5)
         share = settings.penalty * min(best, 1.0)
         start = None if result.states is None else result.states[0]
@@ -203,7 +202,7 @@ def simulate(model: NeuralStateSpace, records: Records, between: str, initial: i
     return out
 
 
-def _start(model: NeuralStateSpace, train: Records, given: Stretches, settings: Settings) -> None:
+def _start(structure: Structure, model: NeuralStateSpace, train: Records, given: Stretches, settings: Settings) -> None:
     """Set the linear law by the smoothing that simulates short stretches best."""
     short = given.first(min(given.y.shape[1], 100))
     best, kept = float("inf"), {name: x.clone() for name, x in model.state_dict().items()}
@@ -212,7 +211,7 @@ def _start(model: NeuralStateSpace, train: Records, given: Stretches, settings: 
         parts = [torch.from_numpy(np.concatenate([one[k] for one in found])) for k in range(4)]
         if len(parts[0]) < 10:
             continue
-        linear_start(model, *parts)
+        structure.linear_start(model, *parts)
         error = free_run_error(model, short, min(settings.initial, 20))
         if error < best:
             best, kept = error, {name: x.clone() for name, x in model.state_dict().items()}

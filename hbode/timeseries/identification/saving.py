@@ -72,7 +72,7 @@ def load(kind: Any, folder: Path, known: Callable[..., Tensor] | None) -> Any:
         what = f"give its known part {found['known']!r} again by known=" if known is None else "known= is no part of it"
         raise DataError(f"{folder}: {what}")
     try:
-        given = {k: tuple(v) if k == "limits" else v for k, v in found["parameters"].items()}
+        given = {k: tuple(v) if k in ("limits", "corrected") else v for k, v in found["parameters"].items()}
         identifier = kind(**given, known=known)
         identifier.outputs_, identifier.inputs_ = (
             tuple(Channel(**c) for c in found[side]) for side in ("outputs", "inputs")
