@@ -322,7 +322,8 @@ class SystemIdentifier(Simulator):
         self._check_simulation(records, initial)
         scaled = self.scaling_.to_standard(records)
         runs = [stretches(scaled[i : i + 1], None, self.law_.between) for i in range(len(records))]
-        return [energy_balance(best, self.scaling_, run, initial) for run in runs]
+        begins = [float(run.t[0]) for run in records]
+        return [energy_balance(best, self.scaling_, run, initial, t) for run, t in zip(runs, begins, strict=True)]
 
     def save(self, folder: str | Path) -> None:
         """Write the fitted models to a folder, weights as safetensors and everything else as JSON.

@@ -58,15 +58,14 @@ class CorrectedPotential(Potential):
         value: Tensor = self.polynomial(h)
         if self.inner is None or self.outer is None:
             return value
-        x = self.inner(h).abs()
+        x: Tensor = self.inner(h).abs()
         return value + (x + torch.log1p(torch.exp(-2 * x)) - math.log(2)) @ self.outer
 
     def gradient(self, h: Tensor) -> Tensor:
-        force = self.polynomial.gradient(h)
+        force: Tensor = self.polynomial.gradient(h)
         if self.inner is None or self.outer is None:
             return force
-        weight: Any = self.inner.weight
-        return force + (torch.tanh(self.inner(h)) * self.outer) @ weight
+        return force + (torch.tanh(self.inner(h)) * self.outer) @ self.inner.weight
 
 
 def port_system(
@@ -253,8 +252,10 @@ def energy_law(model: NeuralStateSpace, scaling: Scaling, rest: Tensor, along: S
     )
 
 
-def energy_balance(model: NeuralStateSpace, scaling: Scaling, given: Stretches, initial: int) -> EnergyBalance:
-    """Return the balance of a simulation of one stretch, standardised, in physical units, its times from zero.
+def energy_balance(
+    model: NeuralStateSpace, scaling: Scaling, given: Stretches, initial: int, begin: float
+) -> EnergyBalance:
+    """Return the balance of a simulation of one standardised stretch, in physical units, its times from `begin` on.
 
     The energy is that for a unit mass of the first output; work is done by the deviation of the inputs from their mean.
     """
@@ -267,7 +268,7 @@ def energy_balance(model: NeuralStateSpace, scaling: Scaling, given: Stretches, 
     made: EnergyBalance = system.energy_balance(solution, given.inputs)
     unit = _unit_of_energy(scaling)
     energies = {name: unit * getattr(made, name)[:, 0] for name in ("change", "work", "dissipated")}
-    return replace(made, t=made.t * scaling.time_unit, **energies)
+    return replace(made, t=begin + made.t * scaling.time_unit, **energies)
 
 
 def _unit_of_energy(scaling: Scaling) -> float:
