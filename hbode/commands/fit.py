@@ -27,7 +27,7 @@ to, with bands and simpler models, what is left over, and what was learned in ph
   hbode simulate model new.csv --out simulated.csv
 
 A fit that was interrupted goes on when the same command is given again."""
-MODELS = ("auto", "hbnode", "node")
+MODELS = ("auto", "hbnode", "node", "port")
 READOUTS = ("position", "absolute", "linear", "square")
 HELD = 0.2
 """Share of the rows of each run that choose between models, and are reported on, where no rows are left for that."""
@@ -57,8 +57,9 @@ def add(commands: Any) -> None:
         "--model",
         choices=MODELS,
         default="auto",
-        help="hbnode: second order in time, for what moves or swings; node: first order, levels, temperatures; auto: "
-        "the one that simulates best the rows that choose, hidden states included (default: auto)",
+        help="hbnode: second order in time, for what moves or swings; node: first order, levels, temperatures; port: "
+        "second order with a potential and damping, no energy from nowhere; auto: of the first two, the one that "
+        "simulates best the rows that choose, hidden states included (default: auto)",
     )
     add("--hidden", type=at_least(0), metavar="N", help="units of the network that corrects the law, 0 for none")
     add("--degree", type=positive_int, metavar="N", help="of the polynomial stiffness, 1 for a linear one")

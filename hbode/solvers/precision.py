@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import torch
@@ -11,6 +11,16 @@ from torch import Tensor
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+@contextmanager
+def kept_tensors() -> Iterator[None]:
+    """Make tensors that outlive what they are made in: inference mode, a graph, or a transform of `torch.func`.
+
+    Those made inside of `jacrev` or `vmap` are wrapped for it, and no compiled code takes them when it has ended.
+    """
+    with torch.inference_mode(False), torch.no_grad(), torch._C._DisableFuncTorch():
+        yield
 
 
 def real_dtype(y: Tensor) -> torch.dtype:

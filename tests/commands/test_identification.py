@@ -65,6 +65,17 @@ def test_a_fit_finds_the_oscillator(home: Path) -> None:
     assert "the rows 0 to 299" in page and "natural frequency 0.8" in page
 
 
+def test_a_fit_with_an_energy_shows_it(home: Path, tmp_path: Path) -> None:
+    options = ("--input", "F", "--output", "x", "--train", ":300", "--quiet", "--baselines", "none", "--model", "port")
+    assert run("fit", home / "record.csv", *options, *COMMON, "--out", tmp_path / "model") == 0
+    assert {path.name for path in (tmp_path / "model").iterdir()} >= {"energy.png", *FIGURES}
+    report = json.loads((tmp_path / "model" / "report.json").read_text(encoding="utf-8"))
+    (damping,) = report["learned"]["energy"]["damping"]
+    assert damping == pytest.approx([4 * math.pi * DAMPING * FREQUENCY], rel=1e-2)
+    page = (tmp_path / "model" / "report.md").read_text(encoding="utf-8")
+    assert page.startswith("# PORT of record.csv") and "energy.png" in page
+
+
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave figures empty, which take seconds."""

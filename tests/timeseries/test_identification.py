@@ -10,7 +10,7 @@ import torch
 from hbode import CubicInput, HeavyBall, hbodeint
 from hbode.timeseries import DataError, Records
 from hbode.timeseries.identification import Bands, SystemIdentifier
-from hbode.timeseries.identification.identifier import saturation
+from hbode.timeseries.identification.automatic import saturation
 from hbode.timeseries.identification.least_squares import LeastSquaresResult
 from hbode.timeseries.identification.member import best_of
 from hbode.timeseries.identification.structures import Structure

@@ -50,9 +50,9 @@ class DampingMatrix(nn.Module):
 
 
 class PortHamiltonian(System):
-    """h' = m, m' = -∇V(h) - D m + G(h) u, with D positive definite.
+    """h' = m, M m' = -∇V(h) - D m + G(h) u, with D positive definite and M diagonal, the identity by default.
 
-    The energy E = ½ |m|² + V(h) changes by the power dE/dt = mᵀG u - mᵀD m: it never rises without input, whatever
+    The energy E = ½ mᵀM m + V(h) changes by the power dE/dt = mᵀG u - mᵀD m: it never rises without input, whatever
     was learned (van der Schaft, Jeltsema, "Port-Hamiltonian Systems Theory", 2014).
 
     Parameters
@@ -70,11 +70,13 @@ class PortHamiltonian(System):
         Hidden units of the network of D.
     gain_hidden
         Hidden units of a G that depends on h; 0: G is constant.
+    masses
+        Whether M is trained, relative to the mass of the first channel, which is one; not with "scalar" damping.
 
     Raises
     ------
     ValueError, TypeError
-        For another `damping`, a γ that is not positive, sizes below 1; see `PotentialField`.
+        For another `damping`, a γ that is not positive, sizes below 1, masses with "scalar"; see `PotentialField`.
 
     Examples
     --------
@@ -101,6 +103,7 @@ class PortHamiltonian(System):
         gamma: float = 0.1,
         hidden: int = 16,
         gain_hidden: int = 0,
+        masses: bool = False,
     ) -> None:
         super().__init__(PotentialField(potential, inputs, gain_hidden))
         if damping not in ("scalar", "matrix", "network"):
@@ -109,10 +112,18 @@ class PortHamiltonian(System):
             raise ValueError(f"gamma must be positive, got {gamma}")
         check_sizes(hidden=hidden)
         self.damped = damping == "scalar"
+        if masses and self.damped:
+            raise ValueError("masses need damping='matrix' or 'network', got 'scalar'")
+        self.log_masses = nn.Parameter(torch.zeros(potential.size - 1)) if masses else None
         if self.damped:
             self.raw_gamma = nn.Parameter(before_softplus(torch.tensor(float(gamma))))
         else:
             self.damping = DampingMatrix(potential.size, gamma, hidden if damping == "network" else 0)
+
+    @property
+    def masses(self) -> Tensor | None:
+        """The diagonal of M, shape (D,), the first of them 1; None where all are."""
+        return None if self.log_masses is None else F.pad(self.log_masses, (1, 0)).exp()
 
     def coefficients(self, t: Tensor | None = None) -> tuple[Tensor | None, Tensor | None]:
         return (F.softplus(self.raw_gamma) if self.damped else None), None
@@ -120,12 +131,14 @@ class PortHamiltonian(System):
     def rhs(self, t: Tensor, y: Tensor, gamma: Tensor | None, xi: Tensor | None, *args: Any) -> Tensor:
         h, m = y.unbind()
         friction = self.damping(h, m) if gamma is None else gamma * m
-        return torch.stack((m, checked(self.f(t, h, *args), h) - friction))
+        force, masses = checked(self.f(t, h, *args), h) - friction, self.masses
+        return torch.stack((m, force if masses is None else force / masses))
 
     def energy(self, h: Tensor, m: Tensor) -> Tensor:
-        """Return E = ½ |m|² + V(h) of states (..., D), shape (...), in units of h²/time²."""
+        """Return E = ½ mᵀM m + V(h) of states (..., D), shape (...), in units of h²/time²."""
         potential: Tensor = self.f.potential(h)
-        return m.square().sum(-1) / 2 + potential
+        masses = self.masses
+        return (m.square() if masses is None else masses * m.square()).sum(-1) / 2 + potential
 
     def supplied(self, h: Tensor, m: Tensor, u: Tensor | None = None) -> Tensor:
         """Return the power that comes in, mᵀG(h) u, shape (...); zero where there is no input."""
@@ -133,11 +146,15 @@ class PortHamiltonian(System):
             raise ValueError(f"u must be {'None, there is no input' if u is not None else 'given'}")
         return m.new_zeros(m.shape[:-1]) if self.f.gain is None else (m * self.f.gain(h, u)).sum(-1)
 
+    def friction(self, h: Tensor, m: Tensor) -> Tensor:
+        """Return D m of states (..., D), shape of m."""
+        gamma, _ = self.coefficients()
+        out: Tensor = self.damping(h, m) if gamma is None else gamma * m
+        return out
+
     def dissipated(self, h: Tensor, m: Tensor) -> Tensor:
         """Return the power that is lost, mᵀD m, shape (...); never negative."""
-        gamma, _ = self.coefficients()
-        friction = self.damping(h, m) if gamma is None else gamma * m
-        return (m * friction).sum(-1)
+        return (m * self.friction(h, m)).sum(-1)
 
     def power(self, h: Tensor, m: Tensor, u: Tensor | None = None) -> Tensor:
         """Return dE/dt = mᵀG(h) u - mᵀD m of states (..., D) and an input (..., C), shape (...)."""

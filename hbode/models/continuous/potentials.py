@@ -208,6 +208,12 @@ class PolynomialPotential(Potential):
         lower = torch.cat(list(self._levels(h, len(self.widths) - 1)), -1)
         return lower @ (self.multiplicity * self.coefficients[self.above])
 
+    def gradients(self, h: Tensor) -> Tensor:
+        """Return the gradients of all K monomials, (..., D, K)."""
+        lower = torch.cat(list(self._levels(h, len(self.widths) - 1)), -1)
+        weights = F.one_hot(self.above, len(self.monomials)) * self.multiplicity.unsqueeze(-1)
+        return torch.einsum("...l,ldk->...dk", lower, weights)
+
     def _levels(self, h: Tensor, degree: int) -> Iterator[Tensor]:
         """Yield the monomials of degree 0, 1, ...: each is one of the degree before, times a channel."""
         level = torch.ones_like(h[..., :1])

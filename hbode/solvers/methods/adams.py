@@ -15,6 +15,7 @@ from torch import Tensor
 from ..field import Field
 from ..linear import combine, lift
 from ..method import Carry, Method
+from ..precision import kept_tensors
 from .butcher_tables import BUTCHER
 from .hermite import Hermite
 from .short_runge_kutta import ShortRungeKutta
@@ -155,7 +156,7 @@ def _weights(nodes: Any, dt: Any, y: Tensor) -> Tensor:
 @lru_cache(maxsize=4096)
 def _constant_weights(nodes: tuple[float, ...], dt: float, dtype: torch.dtype) -> Tensor:
     """Return the same for numbers, remembered: equal steps share them, and so do solves over the same times."""
-    with torch.inference_mode(False), torch.no_grad():
+    with kept_tensors():
         return torch.tensor([dt * w for w in number_weights(nodes)], dtype=dtype, device="cpu")
 
 

@@ -25,6 +25,7 @@ from torch import Tensor
 from ..field import Damping, Field, acceleration
 from ..linear import Sums, combine_rows, stage_times
 from ..method import Carry, Uniform
+from ..precision import kept_tensors
 from .nystrom import Damped, Nystrom, NystromStages, NystromWeights, damped_weights, dense_rows
 
 
@@ -151,7 +152,7 @@ class NormalForm(Uniform):
         """Return the constants on a device, for steps of as many axes."""
         if device not in self._cache:
             w = self.base.weights(device)
-            with torch.inference_mode(False), torch.no_grad():
+            with kept_tensors():
                 parts = damped_weights(w, Damping.of(None, None, w.c), 0)
                 plain = Damped(*(x.clone() for x in parts))  # a compiler wants memory of their own
             self._cache[device] = Laid(_interpolation(self.points, self.base.tableau.c, device), w, plain)
@@ -199,6 +200,6 @@ def _interpolation(points: int, nodes: tuple[float, ...], device: torch.device) 
     integrals = (c ** (k + 1) - (-1.0) ** (k + 1)) / (2 * k + 2)
     of_powers = c**k, 2 * k * c ** np.maximum(k - 1, 0), integrals, np.eye(points)
     matrix = np.concatenate(of_powers) @ np.linalg.inv(np.vander(x, increasing=True))
-    with torch.inference_mode(False):
+    with kept_tensors():
         points_of, matrix_of = (torch.from_numpy(a).to(device) for a in ((x + 1) / 2, matrix))
         return Interpolation(points_of, matrix_of, [len(rows) for rows in of_powers])

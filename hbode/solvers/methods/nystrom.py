@@ -22,6 +22,7 @@ from torch import Tensor
 from ..field import Damping, Field, damped_slope
 from ..linear import Sums, combine, combine_rows, powers, stage_times
 from ..method import Carry, Uniform
+from ..precision import kept_tensors
 from .stiffness import probe
 from .tableau import NystromTableau
 
@@ -151,7 +152,7 @@ class Nystrom(Uniform):
 
     def weights(self, device: torch.device) -> NystromWeights:
         if device not in self._cache:
-            with torch.inference_mode(False), torch.no_grad():
+            with kept_tensors():
                 self._cache[device] = _weights(self.tableau, device)
         return self._cache[device]
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from ..field import Field
 from ..linear import Sums, along, combine_rows, expand, lift, powers, stage_times
 from ..method import Carry, Uniform
+from ..precision import kept_tensors
 from .stiffness import probe
 from .tableau import ButcherTableau
 
@@ -115,7 +116,7 @@ class RungeKutta(Uniform):
             size = len(tab.c)
             rows = [*tab.a[1:], tab.b_error or (0.0,) * size]
             degree = len(tab.dense[0])
-            with torch.inference_mode(False), torch.no_grad():
+            with kept_tensors():
 
                 def put(values: object) -> Tensor:
                     return torch.tensor(values, dtype=torch.float64, device=device)

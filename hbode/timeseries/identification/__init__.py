@@ -4,12 +4,14 @@ from .bands import Bands
 from .description import Curve, Description, Mode, describe
 from .identifier import Simulated, SystemIdentifier
 from .member import Fitted, Settings, fit_member, free_run_error
+from .port import EnergyLaw
 from .structures import Force, Structure
 
 __all__ = [
     "Bands",
     "Curve",
     "Description",
+    "EnergyLaw",
     "Fitted",
     "Force",
     "Mode",

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ...models.continuous import NeuralStateSpace
 from ..records import Array, Channel, Scaling
+from .port import EnergyLaw, energy_law, has_energy
 
 
 @dataclass(frozen=True)
@@ -55,12 +56,15 @@ class Description:
         One an output.
     time
         The unit of time.
+    energy
+        Of a port-Hamiltonian model whose positions are the outputs: masses, damping, potentials; else None.
     """
 
     equilibrium: Array | None
     modes: tuple[Mode, ...]
     curves: tuple[Curve, ...]
     time: Channel
+    energy: EnergyLaw | None = None
 
     def __str__(self) -> str:
         lines = []
@@ -82,6 +86,8 @@ class Description:
             a, b = curve.position[curve.inside][[0, -1]]
             span = f"{a:.4g} to {b:.4g} {curve.output.unit}".rstrip()
             lines.append(f"stiffness along {curve.output.name}: {low:.4g} to {high:.4g} 1/{unit}^2 for {span}")
+        if self.energy is not None:
+            lines += self.energy.lines([curve.output.name for curve in self.curves], unit)
         return "\n".join(lines)
 
     def as_json(self) -> dict[str, Any]:
@@ -97,6 +103,7 @@ class Description:
                 for curve in self.curves
             ],
             "time_unit": self.time.unit,
+            "energy": None if self.energy is None else self.energy.as_json(),
         }
 
 
@@ -148,12 +155,13 @@ def describe(
                     math.inf if value.real == 0 else -1.0 / value.real,
                 )
             )
-    curves = []
+    curves, along = [], []
     for i, channel in enumerate(outputs[:d]):
         reach = 0.25 * (seen[1, i] - seen[0, i])
         grid = np.linspace(seen[0, i] - reach, seen[1, i] + reach, 201)
         at = torch.zeros(len(grid), d, dtype=torch.float64) if rest is None else rest.repeat(len(grid), 1)
         at[:, i] = torch.from_numpy(grid)
+        along.append(at)
         with torch.no_grad():
             values = torch.stack([force(h) for h in at])[:, i].numpy()
         position = grid * scaling.outputs.std[i] + scaling.outputs.mean[i]
@@ -161,7 +169,10 @@ def describe(
         inside = (grid >= seen[0, i]) & (grid <= seen[1, i])
         curves.append(Curve(channel, position, values, -np.gradient(values, position), inside))
     physical = None if rest is None else scaling.outputs.from_standard(rest.numpy()[: len(outputs)])
-    return Description(physical, tuple(sorted(modes, key=lambda mode: mode.frequency)), tuple(curves), time)
+    energy = None
+    if has_energy(model):
+        energy = energy_law(model, scaling, torch.zeros(d, dtype=torch.float64) if rest is None else rest, along)
+    return Description(physical, tuple(sorted(modes, key=lambda mode: mode.frequency)), tuple(curves), time, energy)
 
 
 def _rest(force: Any, size: int) -> Tensor | None:

@@ -2,42 +2,30 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-import torch
-from sklearn.base import clone
 from torch import Tensor
 
+from ...models.continuous import EnergyBalance
 from ..baselines.simulator import Simulator, split_runs
 from ..records import Array, Records, Run, Scaling, check_for_training
 from ..records.extras import optional
+from .automatic import SMALL, choose
 from .bands import Bands
+from .checkpoints import place, read_member, write_member
 from .derivatives import unit_of_time
 from .description import Description, describe
+from .known import Known
 from .member import Fitted, Settings, blocks, fit_member, simulate
-from .saving import load, read_member, save, write_member
+from .port import energy_balance, has_energy
+from .saving import load, save
+from .stretches import stretches
 from .structures import Structure
 
-SMALL = 4000
-"""Rows up to which whole runs are simulated, and blocks of them held out."""
-GOOD = 1e-3
-"""The share of the variance that a model may miss without others being tried."""
-AUTO: tuple[dict[str, Any], ...] = (
-    {"model": "hbnode"},
-    {"model": "node", "states": 2, "readout": "linear"},
-    {"model": "hbnode", "states": 2, "readout": "square"},
-    {"model": "hbnode", "states": 2, "readout": "linear"},
-)
-"""The laws that "auto" tries: an oscillator in the outputs, and hidden states with kinks, fed by a held input."""
-HIDDEN: dict[str, Any] = {"degree": 1, "hidden": 4, "unit": "relu", "between": "hold", "substeps": 1}
-OFTEN = 0.01
-"""The share of an output's values at an extreme that makes this a limit of what is shown."""
 LIKE = 1.3
 """How much larger than the best validation error that of a member may be."""
 
@@ -63,16 +51,21 @@ class SystemIdentifier(Simulator):
     Parameters
     ----------
     model
-        "hbnode", second order in time, or "node", first order. "auto": the first is tried, and where its free runs miss
-        more than `GOOD` of the variance of the validation rows, the laws of `AUTO` too, with what they say of states,
-        network, read-out and input; the one whose free runs miss the validation rows least is taken, `chosen_`. An
-        output that often has the same extreme value is taken to be limited there then.
+        "hbnode", second order in time, or "node", first order; "port", second order with an energy that never rises
+        without input: M h'' = -∇V(h) - D h' + G u with a polynomial V, D positive definite, a mass in M for each
+        output, and small networks that correct them (`PortHamiltonian`). "auto": the first is tried, and where its
+        free runs miss more than `GOOD` of the variance of the validation rows, the laws of `AUTO` too, with what they
+        say of states, network, read-out and input; the one whose free runs miss the validation rows least is taken,
+        `chosen_`. An output that often has the same extreme value is taken to be limited there then.
     states
         Channels of h (default: one an output).
     degree
-        Of the polynomial in h, 1 for none. ``SystemIdentifier(degree=3, hidden=0)`` is a Duffing oscillator.
+        Of the polynomial in h, 1 for none; that of "port", the gradient of V, is of all channels together.
+        ``SystemIdentifier(degree=3, hidden=0)`` is a Duffing oscillator.
     hidden
         Units of the network, 0 for none.
+    corrected
+        What networks of so many units correct in "port": among "potential", "damping", "gain"; the rest is constant.
     known
         A known part of the law in physical units, as ``known(t, y, y', u)`` returning y'' of shape (..., Cy)
         (``known(t, y, u)`` returning y' for "node"); the rest is learned. A `torch.nn.Module` is trained too.
@@ -149,6 +142,7 @@ class SystemIdentifier(Simulator):
         states: int | None = None,
         degree: int = 3,
         hidden: int = 8,
+        corrected: Sequence[str] = ("potential", "damping"),
         unit: str = "tanh",
         known: Callable[..., Tensor] | None = None,
         readout: str = "position",
@@ -170,7 +164,7 @@ class SystemIdentifier(Simulator):
         verbose: bool = False,
     ) -> None:
         self.model, self.states, self.degree, self.hidden, self.known = model, states, degree, hidden, known
-        self.unit, self.readout, self.limits = unit, readout, limits
+        self.corrected, self.unit, self.readout, self.limits = corrected, unit, readout, limits
         self.between, self.initial, self.stretch = between, initial, stretch
         self.penalty, self.validation, self.seeds, self.random_state = penalty, validation, seeds, random_state
         self.keep, self.coverage, self.substeps, self.evaluations = keep, coverage, substeps, evaluations
@@ -194,7 +188,7 @@ class SystemIdentifier(Simulator):
         if self.model != "auto":
             self._fit_law(records, {})
             return
-        chosen = self._chosen(records)
+        chosen = choose(self, records)
         first = {(chosen.penalty_, chosen.fits_[0].seed): chosen.fits_[0]}
         if self.seeds > 1:
             chosen.set_params(seeds=self.seeds)._fit_law(records, first)
@@ -208,24 +202,6 @@ class SystemIdentifier(Simulator):
         """What was fitted: with "auto", the one that was chosen."""
         found: SystemIdentifier = vars(self).get("chosen_", self)
         return found
-
-    def _chosen(self, records: Records) -> SystemIdentifier:
-        """Return the law of `AUTO` whose free runs miss the validation rows least, fitted with the first seed."""
-        tried: list[SystemIdentifier] = []
-        limits = saturation(records)
-        for law in AUTO:
-            hidden = {} if len(law) == 1 else {**HIDDEN, "limits": limits}
-            one: SystemIdentifier = clone(self).set_params(**law, **hidden, seeds=1)
-            one._held_out = self._held_out
-            with suppress(RuntimeError):
-                one._fit_law(records, {})
-                tried.append(one)
-            if (tried and tried[-1].fits_[0].validation < GOOD) or records.total_rows > SMALL:
-                break
-        if not tried:
-            raise RuntimeError("no law of AUTO simulates the validation rows without leaving all bounds")
-        # Not by the error in training, whose initial states are fitted: a simulation has to find them.
-        return min(tried, key=lambda one: float(np.mean((one.validation_error_ / one.scaling_.outputs.std) ** 2)))
 
     def _fit_law(self, records: Records, done: dict[tuple[float, int], Fitted]) -> None:
         validation = self._held_out
@@ -257,7 +233,8 @@ class SystemIdentifier(Simulator):
         known = self._known()
         joblib = optional("joblib")
         fits = joblib.Parallel(n_jobs=min(self.jobs, len(tasks)))(
-            joblib.delayed(_fit_one)(task, known, self._place(task), self.verbose) for task in tasks
+            joblib.delayed(_fit_one)(task, known, place(self.checkpoint, task, self.known), self.verbose)
+            for task in tasks
         )
         done = done | {(task[1].penalty, one.seed): one for task, one in zip(tasks, fits, strict=True)}
         by_penalty = [[one for (of, _), one in done.items() if of == penalty] for penalty in penalties]
@@ -324,6 +301,30 @@ class SystemIdentifier(Simulator):
         best = self.members_[0]
         return describe(best, self.scaling_, self.outputs_, len(self.inputs_), self.time_, self.seen_)
 
+    def energy_balance(self, records: Records, initial: int | None = None) -> list[EnergyBalance]:
+        """Return what comes in, what is lost and what is there in simulations by the best model, one for each run.
+
+        In physical units, for a unit mass of the first output; work is done by inputs as they differ from their mean.
+
+        Parameters
+        ----------
+        records, initial
+            As for `simulate`.
+
+        Raises
+        ------
+        ValueError
+            Unless the model is "port", and its positions are the outputs.
+        """
+        best, initial = self.members_[0], self.initial if initial is None else initial
+        if not has_energy(best):
+            raise ValueError("model must be 'port', with outputs that are its positions, to have an energy in a unit")
+        self._check_simulation(records, initial)
+        scaled = self.scaling_.to_standard(records)
+        runs = [stretches(scaled[i : i + 1], None, self.law_.between) for i in range(len(records))]
+        begins = [float(run.t[0]) for run in records]
+        return [energy_balance(best, self.scaling_, run, initial, t) for run, t in zip(runs, begins, strict=True)]
+
     def save(self, folder: str | Path) -> None:
         """Write the fitted models to a folder, weights as safetensors and everything else as JSON.
 
@@ -358,6 +359,7 @@ class SystemIdentifier(Simulator):
             unit=self.unit,
             low=low,
             high=high,
+            corrected=tuple(self.corrected),
         )
 
     def _known(self) -> Known | None:
@@ -366,19 +368,6 @@ class SystemIdentifier(Simulator):
     def _settings(self, penalty: float, small: bool) -> Settings:
         stretch = self.stretch if self.stretch is not None or small else 500
         return Settings(self.initial, stretch, self.between, penalty, self.evaluations, self.compile)
-
-    def _place(self, task: Any) -> Path | None:
-        """Return where a finished model is kept: by everything that it depends on."""
-        if self.checkpoint is None:
-            return None
-        structure, settings, train, held, seed = task
-        digest = hashlib.sha256(repr((structure, settings, seed, self.known)).encode())
-        digest.update(str(held).encode() if isinstance(held, str) else b"")
-        for records in (train, held):
-            for run in records if isinstance(records, Records) else ():
-                for x in (run.t, run.y, run.u):
-                    digest.update(np.ascontiguousarray(x).tobytes())
-        return Path(self.checkpoint) / f"{digest.hexdigest()[:20]}.safetensors"
 
     def _calibrate(self, records: Records, in_blocks: bool) -> None:
         """Calibrate the bands on free runs; where blocks of rows were held out, on runs that begin at several rows."""
@@ -411,34 +400,6 @@ class SystemIdentifier(Simulator):
         share = self.validation
         if not (share is None or share == "blocks" or (not isinstance(share, str) and 0 <= share < 1)):
             raise ValueError(f"validation must be a share of the rows, 0 to 1, or 'blocks', got {share!r}")
-
-
-def saturation(records: Records) -> tuple[float | None, float | None]:
-    """Return the least and the greatest value of one output, where it has it so often that it seems a limit."""
-    if len(records.outputs) != 1:
-        return None, None
-    y = np.concatenate([run.y[:, 0] for run in records])
-    y = y[~np.isnan(y)]
-    often = [np.mean(y == end) > OFTEN for end in (y.min(), y.max())]
-    low, high = (float(end) if many else None for many, end in zip(often, (y.min(), y.max()), strict=True))
-    return low, high
-
-
-class Known(torch.nn.Module):
-    """A known law in physical units, as a term of the standardised one."""
-
-    def __init__(self, law: Callable[..., Tensor], scaling: Scaling, momentum: bool) -> None:
-        super().__init__()
-        self.law, self.momentum = law, momentum
-        self.outputs, self.inputs, self.unit = scaling.outputs, scaling.inputs, scaling.time_unit
-
-    def forward(self, t: Tensor, h: Tensor, *others: Tensor) -> Tensor:
-        """Return the term, shape of h."""
-        *m, u = others
-        std = h.new_tensor(self.outputs.std)
-        physical = [self.outputs.from_standard(h), *(x * std / self.unit for x in m), self.inputs.from_standard(u)]
-        made: Tensor = self.law(t * self.unit, *physical) * self.unit ** (2 if self.momentum else 1) / std
-        return made
 
 
 def _fit_one(task: Any, known: Known | None, place: Path | None, verbose: bool) -> Fitted:

@@ -17,11 +17,10 @@ from .free_runs import free_run, measured_states
 from .initial_states import estimate
 from .least_squares import LeastSquaresResult, fit_least_squares
 from .stretches import Stretches, stretches
-from .structures import Structure, linear_start, random_start
+from .structures import LAST, NETWORK, Structure
 
 WINDOWS = (5, 9, 17)
 """Samples over which derivatives are smoothed for the start; the best of them is taken."""
-NETWORK = ("inner", "outer")
 ALIKE = 1e-2
 """Relative difference of two fits of the linear law that have come to the same minimum."""
 BOUND = 30.0
@@ -139,9 +138,9 @@ def fit_member(
 
         def law() -> LeastSquaresResult:
             if hidden:
-                _random_start(model, given)
+                _random_start(structure, model, given)
             else:
-                _start(model, train, given, settings)
+                _start(structure, model, train, given, settings)
             return stage(model, "linear law and polynomial", {}, None, settings.evaluations)
 
         drawn = [x.detach().clone() for x in network.values()]
@@ -159,7 +158,7 @@ def fit_member(
                 nonlocal drawn
                 model.load_state_dict(weights)
                 for (name, x), value in zip(network.items(), drawn, strict=True):
-                    x.data.copy_(value * min(error, 1.0) ** 0.5 if "outer" in name else value)
+                    x.data.copy_(value * min(error, 1.0) ** 0.5 if any(part in name for part in LAST) else value)
                     x.requires_grad_(True)
                 drawn = [x.detach() for name, x in structure.build(known).named_parameters() if name in network]
                 return stage(model, "with network", share, start, TRIAL if hidden else settings.evaluations)
@@ -234,18 +233,18 @@ def simulate(model: NeuralStateSpace, records: Records, between: str, initial: i
     return out
 
 
-def _random_start(model: NeuralStateSpace, given: Stretches, draws: int = 20) -> None:
+def _random_start(structure: Structure, model: NeuralStateSpace, given: Stretches, draws: int = 20) -> None:
     """Draw the linear law until it simulates the inputs from rest without leaving all bounds."""
     rest = model.whole(given.y.new_zeros(len(given), model.size * (1 + model.system.second_order)))
     for _ in range(draws):
-        random_start(model)
+        structure.random_start(model)
         with torch.no_grad():
             y = model.simulate(given.t, given.inputs, rest).y
         if bool((y.abs() < BOUND).all()):
             break
 
 
-def _start(model: NeuralStateSpace, train: Records, given: Stretches, settings: Settings) -> None:
+def _start(structure: Structure, model: NeuralStateSpace, train: Records, given: Stretches, settings: Settings) -> None:
     """Set the linear law by the smoothing that simulates short stretches best."""
     short = given.first(min(given.y.shape[1], 100))
     best, kept = float("inf"), {name: x.clone() for name, x in model.state_dict().items()}
@@ -254,7 +253,7 @@ def _start(model: NeuralStateSpace, train: Records, given: Stretches, settings: 
         parts = [torch.from_numpy(np.concatenate([one[k] for one in found])) for k in range(4)]
         if len(parts[0]) < 10:
             continue
-        linear_start(model, *parts)
+        structure.linear_start(model, *parts)
         error = free_run_error(model, short, min(settings.initial, 20))
         if error < best:
             best, kept = error, {name: x.clone() for name, x in model.state_dict().items()}

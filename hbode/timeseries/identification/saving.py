@@ -9,16 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from ...models.continuous import NeuralStateSpace, StateBank
 from ..records import Channel, DataError, Scaling
 from ..records.extras import MissingExtra, optional
 from .bands import Bands
-from .least_squares import LeastSquaresResult
 from .member import Fitted
-from .structures import Structure
 
 FORMAT = "hbode system identifier 1"
 MODEL, WEIGHTS = "model.json", "weights.safetensors"
@@ -75,7 +72,7 @@ def load(kind: Any, folder: Path, known: Callable[..., Tensor] | None) -> Any:
         what = f"give its known part {found['known']!r} again by known=" if known is None else "known= is no part of it"
         raise DataError(f"{folder}: {what}")
     try:
-        given = {k: tuple(v) if k == "limits" else v for k, v in found["parameters"].items()}
+        given = {k: tuple(v) if k in ("limits", "corrected") else v for k, v in found["parameters"].items()}
         identifier = kind(**given, known=known)
         identifier.outputs_, identifier.inputs_ = (
             tuple(Channel(**c) for c in found[side]) for side in ("outputs", "inputs")
@@ -98,32 +95,6 @@ def load(kind: Any, folder: Path, known: Callable[..., Tensor] | None) -> Any:
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise DataError(f"{folder}: the model is not whole ({error})") from None
     return identifier
-
-
-def write_member(path: Path, fitted: Fitted) -> None:
-    """Keep one fitted model, at once whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    told = {
-        "seed": fitted.seed,
-        "validation": fitted.validation,
-        "seconds": fitted.seconds,
-        "stages": {n: {"train": x.train, "validation": x.validation} for n, x in fitted.stages.items()},
-    }
-    part = path.with_suffix(f".{os.getpid()}.part")
-    weights = {name: x.contiguous() for name, x in fitted.model.state_dict().items()}
-    optional("safetensors.torch").save_file(weights, part, metadata={"hbode": json.dumps(told)})
-    os.replace(part, path)
-
-
-def read_member(path: Path, structure: Structure, known: torch.nn.Module | None) -> Fitted:
-    """Return the model that `write_member` kept."""
-    with optional("safetensors").safe_open(path, "pt") as file:
-        told = json.loads(file.metadata()["hbode"])
-        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    model = structure.build(known)
-    put(model, weights)
-    stages = {name: LeastSquaresResult(**stage) for name, stage in told["stages"].items()}
-    return Fitted(model, told["seed"], told["validation"], stages, told["seconds"])
 
 
 def put(model: NeuralStateSpace, weights: dict[str, Tensor]) -> None:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ...models.continuous import Limited, LinearReadout, NeuralStateSpace, PositionReadout
 from ...systems import FirstOrder, SecondOrder, System
+from . import port
 
-STRUCTURES = ("hbnode", "node")
-"""Second-order models, h'' = f(h, h', u), and first-order ones, h' = f(h, u)."""
+STRUCTURES = ("hbnode", "node", "port")
+"""Second-order models, h'' = f(h, h', u), first-order ones, h' = f(h, u), and those with an energy."""
+NETWORK, LAST = ("inner", "outer", "network"), ("outer", "network.2")
+"""Parts of the names of what a network that corrects a law has, and of its last layer."""
 READOUTS = ("position", "absolute", "linear", "square")
 UNITS = ("tanh", "relu")
 
@@ -104,6 +107,7 @@ class Structure:
     unit: str = "tanh"
     low: tuple[float, ...] = ()
     high: tuple[float, ...] = ()
+    corrected: tuple[str, ...] = ("potential", "damping")
 
     def __post_init__(self) -> None:
         choices = ("model", self.model, STRUCTURES), ("readout", self.readout, READOUTS), ("unit", self.unit, UNITS)
@@ -117,6 +121,10 @@ class Structure:
         ):
             if value < least:
                 raise ValueError(f"{name} must be at least {least}, got {value}")
+        if not set(self.corrected) <= set(port.CORRECTED):
+            raise ValueError(f"corrected must be among {', '.join(port.CORRECTED)}, got {', '.join(self.corrected)}")
+        if self.model == "port" and self.unit != "tanh":
+            raise ValueError(f"unit must be 'tanh' for model='port', whose network is a potential, got {self.unit!r}")
         if self.size < self.outputs and not self.combined:
             raise ValueError(f"states must be at least {self.outputs}, one for each output, got {self.size}")
 
@@ -142,8 +150,7 @@ class Structure:
 
     def build(self, known: Callable[..., Tensor] | None = None) -> NeuralStateSpace:
         """Return an untrained model in float64; weights are drawn from torch's generator."""
-        force = Force(self.size, self.inputs, self.degree, self.hidden, self.momentum, known, self.unit)
-        system: System = SecondOrder(force) if self.momentum else FirstOrder(force)
+        system = LAWS[self.model].system(self, known)
         readout: nn.Module = PositionReadout(self.outputs, self.readout == "absolute")
         if self.combined:
             total = self.size * (1 + self.momentum)
@@ -154,6 +161,14 @@ class Structure:
             readout = Limited(readout, torch.tensor(low), torch.tensor(high))
         model = NeuralStateSpace(system, readout, self.size, method=self.method, substeps=self.substeps)
         return model.double()
+
+    def linear_start(self, model: NeuralStateSpace, y: Tensor, slopes: Tensor, curvatures: Tensor, u: Tensor) -> None:
+        """Set all but the networks of a model by least squares on smoothed derivatives, all (N, C)."""
+        LAWS[self.model].linear_start(model, y, slopes, curvatures, u)
+
+    def random_start(self, model: NeuralStateSpace) -> None:
+        """Set all but the networks of a model at random."""
+        LAWS[self.model].random_start(model)
 
 
 def linear_start(model: NeuralStateSpace, y: Tensor, slopes: Tensor, curvatures: Tensor, u: Tensor) -> None:
@@ -192,3 +207,32 @@ def random_start(model: NeuralStateSpace) -> None:
         else:
             drift = torch.randn(size, size) * 0.5
             weight[:, :size] = (drift - drift.T) / 2 - torch.diag(rates)
+
+
+def _force(structure: Structure, known: Callable[..., Tensor] | None) -> System:
+    of = structure
+    force = Force(of.size, of.inputs, of.degree, of.hidden, of.momentum, known, of.unit)
+    return SecondOrder(force) if of.momentum else FirstOrder(force)
+
+
+def _port(structure: Structure, known: Callable[..., Tensor] | None) -> System:
+    if known is not None:
+        raise ValueError("known must be None for model='port', whose energy would leave it out; take model='hbnode'")
+    of = structure
+    # a read-out that combines positions has what masses would say
+    return port.port_system(of.size, of.inputs, of.degree, of.hidden, of.corrected, masses=not of.combined)
+
+
+class Law(NamedTuple):
+    """How the systems of one kind are made, and where their fit starts."""
+
+    system: Callable[[Structure, Callable[..., Tensor] | None], System]
+    linear_start: Callable[[NeuralStateSpace, Tensor, Tensor, Tensor, Tensor], None]
+    random_start: Callable[[NeuralStateSpace], None]
+
+
+LAWS = {
+    "hbnode": Law(_force, linear_start, random_start),
+    "node": Law(_force, linear_start, random_start),
+    "port": Law(_port, port.linear_start, port.random_start),
+}

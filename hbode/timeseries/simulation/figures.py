@@ -10,6 +10,7 @@ from scipy.signal import welch
 
 from ...analysis.looks import Picture
 from ...analysis.tables import short
+from ...models.continuous import EnergyBalance
 from ..identification import Description
 from ..records import Array, Channel
 from .comparison import Compared
@@ -138,6 +139,32 @@ def curves_figure(
         middle, reach = (low + high) / 2, max(high - low, 0.2 * abs(low + high) / 2)
         slope.set_ylim(middle - 0.6 * reach, middle + 0.6 * reach)
     figure.suptitle("What was learned, others at rest; shaded: where training data were", fontsize=14)
+    return figure
+
+
+def energy_figure(found: Description, balance: EnergyBalance, time: Channel) -> Picture:
+    """Draw the learned potential along each output, shaded where training data were, and an energy balance."""
+    curves = found.curves[:PANELS]
+    potentials = () if found.energy is None else found.energy.potentials
+    figure = Picture(13, max(4.6, 1.2 + 2.4 * len(curves)))
+    grid = figure.add_gridspec(len(curves), 2, width_ratios=(1, 1.5))
+    first, unit = curves[0].output, found.time.unit or "unit of time"
+    for i, (curve, potential) in enumerate(zip(curves, potentials, strict=False)):
+        panel = figure.add_subplot(grid[i, 0])
+        panel.axvspan(*curve.position[curve.inside][[0, -1]], color=SEEN, zorder=0)
+        panel.plot(curve.position, potential, color=OURS, linewidth=2.2)
+        panel.set(xlabel=str(curve.output), ylabel=f"potential ({first.unit or '1'}²/{unit}²)")
+        panel.margins(x=0)
+        panel.grid(alpha=0.25)
+    beside = figure.add_subplot(grid[:, 1])
+    balance.plot(beside)
+    worst = float(balance.residual.abs().max() / balance.work.abs().max())
+    beside.set(xlabel=str(time), ylabel=f"energy ({first.unit or '1'}²/{unit}²)")
+    beside.set_title(f"Energy of the simulation, balanced to {worst:.0e} of the work", fontsize=11)
+    beside.margins(x=0)
+    beside.grid(alpha=0.25)
+    mass = "mass" if len(found.curves) == 1 else f"mass of {first.name}"
+    figure.suptitle(f"Energy for a unit {mass}; shaded: where training data were", fontsize=14)
     return figure
 
 

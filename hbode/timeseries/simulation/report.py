@@ -9,13 +9,16 @@ from typing import Any
 
 from ...analysis.tables import markdown_table, plain, short
 from ...provenance import provenance
+from ...solution import SolverError
 from ..identification import SystemIdentifier
 from ..records import Array
 from .comparison import Compared
-from .figures import comparison_figure, curves_figure, headline, residual_figure, simulation_figure
+from .figures import comparison_figure, curves_figure, energy_figure, headline, residual_figure, simulation_figure
 from .free_run import FreeRun
 
 NUMBERS = "report.json"
+BALANCED = 1000
+"""Rows of the simulation whose energy is balanced, at most."""
 
 
 def table(compared: Sequence[Compared], free_run: FreeRun) -> list[tuple[str, ...]]:
@@ -71,6 +74,13 @@ def write_report(
         "residual.png": residual_figure(free_run),
         "curves.png": curves_figure(found, identifier.law_.model != "node", stiffness),
     }
+    if found.energy is not None:
+        longest = free_run.records[free_run.longest : free_run.longest + 1].rows(0, BALANCED)
+        try:
+            (balance,) = identifier.energy_balance(longest, free_run.initial)
+            figures["energy.png"] = energy_figure(found, balance, free_run.records.time)
+        except SolverError as error:
+            notes = (*notes, f"No energy balance: {error}")
     if len(compared) > 1:
         figures["comparison.png"] = comparison_figure(compared, free_run.records.outputs)
     for name, figure in figures.items():
@@ -119,6 +129,8 @@ The bands should hold {100 * free_run.nominal:.0f} % of the measurements and hol
 ```
 
 {shown["curves.png"]}
+
+{shown.get("energy.png", "")}
 """
     (folder / "report.md").write_text(page, encoding="utf-8")
     return [NUMBERS, "report.md", *figures]

@@ -20,10 +20,11 @@ TIMES = torch.linspace(0, 2, 9, dtype=torch.float64)
 KINDS = ("scalar", "matrix", "network")
 
 
-def made(damping, inputs=0, gamma=0.1, spread=0.3):
+def made(damping, inputs=0, gamma=0.1, spread=0.3, masses=False):
     torch.manual_seed(4)
-    potential = NetworkPotential(2, 8, bounded=True)
-    system = PortHamiltonian(potential, inputs, damping, gamma=gamma, hidden=6, gain_hidden=4 if inputs else 0).double()
+    potential, gain = NetworkPotential(2, 8, bounded=True), 4 if inputs else 0
+    system = PortHamiltonian(potential, inputs, damping, gamma=gamma, hidden=6, gain_hidden=gain, masses=masses)
+    system = system.double()
     with torch.no_grad():
         for name, parameter in system.named_parameters():
             if name != "raw_gamma":
@@ -94,8 +95,8 @@ def test_damping_is_positive_definite_and_bounded(draw):
 
 def test_power_is_the_rate_of_the_energy(draw):
     """dE/dt by the chain rule through the right-hand side."""
-    for damping in KINDS:
-        system = made(damping, inputs=2)
+    for damping, masses in (*((kind, False) for kind in KINDS), ("matrix", True), ("network", True)):
+        system = made(damping, inputs=2, masses=masses)
         h, m, u = draw(5, 2, grad=True), draw(5, 2, grad=True), draw(5, 2)
         rate = system.rhs(torch.tensor(0.0), torch.stack((h, m)), *system.coefficients(), u)
         slope = torch.autograd.grad(system.energy(h, m).sum(), (h, m))
@@ -155,6 +156,8 @@ def test_arguments_that_make_no_system_are_refused():
         PortHamiltonian(potential, damping="linear")
     with pytest.raises(ValueError, match="gamma must be positive, got 0"):
         PortHamiltonian(potential, gamma=0.0)
+    with pytest.raises(ValueError, match="masses need damping='matrix' or 'network', got 'scalar'"):
+        PortHamiltonian(potential, damping="scalar", masses=True)
     with pytest.raises(TypeError, match="potential must be a Potential, got PotentialField"):
         PortHamiltonian(PotentialField(potential))
     with pytest.raises(ValueError, match="leapfrog"):

@@ -1,0 +1,61 @@
+"""Models that are done, kept while others are fitted."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..records import Records
+from ..records.extras import optional
+from .least_squares import LeastSquaresResult
+from .member import Fitted
+from .saving import put
+from .structures import Structure
+
+
+def place(checkpoint: str | Path | None, task: Any, known: Callable[..., Tensor] | None) -> Path | None:
+    """Return where a finished model is kept: by everything that it depends on."""
+    if checkpoint is None:
+        return None
+    structure, settings, train, held, seed = task
+    digest = hashlib.sha256(repr((structure, settings, seed, known)).encode())
+    digest.update(str(held).encode() if isinstance(held, str) else b"")
+    for records in (train, held):
+        for run in records if isinstance(records, Records) else ():
+            for x in (run.t, run.y, run.u):
+                digest.update(np.ascontiguousarray(x).tobytes())
+    return Path(checkpoint) / f"{digest.hexdigest()[:20]}.safetensors"
+
+
+def write_member(path: Path, fitted: Fitted) -> None:
+    """Keep one fitted model, at once whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    told = {
+        "seed": fitted.seed,
+        "validation": fitted.validation,
+        "seconds": fitted.seconds,
+        "stages": {n: {"train": x.train, "validation": x.validation} for n, x in fitted.stages.items()},
+    }
+    part = path.with_suffix(f".{os.getpid()}.part")
+    weights = {name: x.contiguous() for name, x in fitted.model.state_dict().items()}
+    optional("safetensors.torch").save_file(weights, part, metadata={"hbode": json.dumps(told)})
+    os.replace(part, path)
+
+
+def read_member(path: Path, structure: Structure, known: torch.nn.Module | None) -> Fitted:
+    """Return the model that `write_member` kept."""
+    with optional("safetensors").safe_open(path, "pt") as file:
+        told = json.loads(file.metadata()["hbode"])
+        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    model = structure.build(known)
+    put(model, weights)
+    stages = {name: LeastSquaresResult(**stage) for name, stage in told["stages"].items()}
+    return Fitted(model, told["seed"], told["validation"], stages, told["seconds"])
