@@ -9,9 +9,10 @@ import numpy as np
 from sklearn.base import clone
 
 from ..records import Records
+from ..records.extras import optional
 
 SMALL = 4000
-"""Rows up to which whole runs are simulated, and blocks of them held out."""
+"""Rows up to which blocks of them are held out, and other laws than the first are tried."""
 GOOD = 1e-3
 """The share of the variance that a model may miss without others being tried."""
 AUTO: tuple[dict[str, Any], ...] = (
@@ -28,17 +29,25 @@ OFTEN = 0.01
 
 def choose(identifier: Any, records: Records) -> Any:
     """Return the law of `AUTO` whose free runs miss the validation rows least, fitted with the first seed."""
-    tried: list[Any] = []
     limits = saturation(records)
-    for law in AUTO:
+
+    def fitted(law: dict[str, Any]) -> Any:
         hidden = {} if len(law) == 1 else {**HIDDEN, "limits": limits}
-        one = clone(identifier).set_params(**law, **hidden, seeds=1)
+        one = clone(identifier).set_params(**law, **hidden, seeds=1, jobs=1)
         one._held_out = identifier._held_out
         with suppress(RuntimeError):
             one._fit_law(records, {})
-            tried.append(one)
-        if (tried and tried[-1].fits_[0].validation < GOOD) or records.total_rows > SMALL:
-            break
+            return one
+        return None
+
+    first = fitted(AUTO[0])
+    tried = [] if first is None else [first]
+    if not (tried and first.fits_[0].validation < GOOD) and records.total_rows <= SMALL:
+        joblib = optional("joblib")
+        others = joblib.Parallel(n_jobs=min(identifier.jobs, len(AUTO) - 1))(
+            joblib.delayed(fitted)(law) for law in AUTO[1:]
+        )
+        tried += [one for one in others if one is not None]
     if not tried:
         raise RuntimeError("no law of AUTO simulates the validation rows without leaving all bounds")
     # Not by the error in training, whose initial states are fitted: a simulation has to find them.

@@ -81,7 +81,7 @@ class SystemIdentifier(Simulator):
     initial
         Samples that the initial state of a simulation is estimated from.
     stretch
-        Samples of a stretch that is simulated in training (default: whole runs of up to `SMALL` rows, else 500).
+        Samples of a stretch that is simulated in training, from an initial state of its own; None: whole runs.
     penalty
         Share of the error of the law without network that a weight of size one of the network costs; a list: the one
         with the lowest validation error is taken.
@@ -149,7 +149,7 @@ class SystemIdentifier(Simulator):
         limits: tuple[float | None, float | None] = (None, None),
         between: str = "cubic",
         initial: int = 50,
-        stretch: int | None = None,
+        stretch: int | None = 500,
         penalty: float | Sequence[float] = 1e-3,
         validation: float | str | None = None,
         seeds: int = 3,
@@ -225,7 +225,7 @@ class SystemIdentifier(Simulator):
         structure = self._structure()
         penalties = [float(x) for x in np.atleast_1d(np.asarray(self.penalty, dtype=float))]
         tasks = [
-            (structure, self._settings(penalty, small), scaled, held, seed)
+            (structure, self._settings(penalty), scaled, held, seed)
             for penalty in penalties
             for seed in range(self.random_state, self.random_state + self.seeds)
             if (penalty, seed) not in done
@@ -365,16 +365,15 @@ class SystemIdentifier(Simulator):
     def _known(self) -> Known | None:
         return None if self.known is None else Known(self.known, self.scaling_, self._structure().momentum)
 
-    def _settings(self, penalty: float, small: bool) -> Settings:
-        stretch = self.stretch if self.stretch is not None or small else 500
-        return Settings(self.initial, stretch, self.between, penalty, self.evaluations, self.compile)
+    def _settings(self, penalty: float) -> Settings:
+        return Settings(self.initial, self.stretch, self.between, penalty, self.evaluations, self.compile)
 
     def _calibrate(self, records: Records, in_blocks: bool) -> None:
         """Calibrate the bands on free runs; where blocks of rows were held out, on runs that begin at several rows."""
         initial = min(self.initial, min(map(len, records)) - 1)
         runs, used = [], []
         for run in records:
-            held = blocks(len(run), self.initial).numpy() if in_blocks else np.ones(len(run), bool)
+            held = blocks(len(run), self.initial) if in_blocks else np.ones(len(run), bool)
             for start in range(0, max(len(run) - 2 * initial, 1), max(len(run) // 5, 1)) if in_blocks else (0,):
                 rows = slice(start, len(run))
                 runs.append(run.take(rows))

@@ -45,7 +45,7 @@ def fit_least_squares(
     *,
     validation: Callable[[Tensor], float] | None = None,
     evaluations: int = 60,
-    patience: int = 6,
+    patience: int = 10,
     compile: bool = False,
     progress: Callable[[int, float, float], None] | None = None,
     start: Tensor | None = None,

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -25,8 +26,8 @@ ALIKE = 1e-2
 """Relative difference of two fits of the linear law that have come to the same minimum."""
 BOUND = 30.0
 """What a random linear law may reach, in standardised outputs."""
-NETWORKS, TRIAL = 4, 15
-"""Where the state is hidden, so many networks are tried for so many evaluations; the best of them is fitted on."""
+NETWORKS, TRIAL, SHORT = 4, 25, 200
+"""Where the state is hidden, so many networks are tried, by so many evaluations of stretches of so many samples."""
 COMPILED_FROM = 20_000
 """Rows of the stretches of a fit from which on compiling pays."""
 
@@ -106,29 +107,30 @@ def fit_member(
         Of the weights.
     """
     started = time.perf_counter()
-    given = stretches(train, settings.stretch, settings.between)
+    others = None
     if isinstance(validation, str):
-        out = blocks(given.y.shape[1], settings.initial)
-        held = Held(outputs=torch.where(out.view(-1, 1), given.y, torch.nan))
-        given = replace(given, y=torch.where(out.view(-1, 1), torch.nan, given.y))
-    else:
-        held = Held(runs=None if validation is None else stretches(validation, settings.free_run, settings.between))
-    compile = given.y[..., 0].numel() >= COMPILED_FROM if settings.compile is None else settings.compile
+        train, others = without_blocks(train, settings.initial)
+    runs = validation if isinstance(validation, Records) else None
+    elsewhere = None if runs is None else stretches(runs, settings.free_run, settings.between)
 
     def stage(
-        model: NeuralStateSpace, name: str, penalty: dict[str, float], start: Tensor | None, evaluations: int
+        name: str, penalty: dict[str, float], start: Tensor | None, evaluations: int, samples: int | None
     ) -> LeastSquaresResult:
+        given = stretches(train, samples, settings.between)
+        held = Held(None if others is None else stretches(others, samples, settings.between).y, elsewhere)
         return fit_least_squares(
             model,
             given,
             penalty,
-            validation=None if held == Held() else lambda y: held.error(model, settings.initial, y),
+            validation=None if others is elsewhere is None else lambda y: held.error(model, settings.initial, y),
             evaluations=evaluations,
-            compile=compile,
+            compile=given.y[..., 0].numel() >= COMPILED_FROM if settings.compile is None else settings.compile,
             start=start,
             progress=None if progress is None else lambda *news: progress(name, *news),
         )
 
+    whole = settings.stretch
+    given = stretches(train, whole, settings.between)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = structure.build(known)
@@ -141,7 +143,7 @@ def fit_member(
                 _random_start(structure, model, given)
             else:
                 _start(structure, model, train, given, settings)
-            return stage(model, "linear law and polynomial", {}, None, settings.evaluations)
+            return stage("linear law and polynomial", {}, None, settings.evaluations, whole)
 
         drawn = [x.detach().clone() for x in network.values()]
         for x in network.values():
@@ -161,12 +163,13 @@ def fit_member(
                     x.data.copy_(value * min(error, 1.0) ** 0.5 if any(part in name for part in LAST) else value)
                     x.requires_grad_(True)
                 drawn = [x.detach() for name, x in structure.build(known).named_parameters() if name in network]
-                return stage(model, "with network", share, start, TRIAL if hidden else settings.evaluations)
+                if hidden:  # short stretches have fewer minima that are no good
+                    return stage("with network, short", share, None, TRIAL, min(SHORT, whole or SHORT))
+                return stage("with network", share, start, settings.evaluations, whole)
 
             result = best_of(model, with_network, min(starts, NETWORKS))
-            if hidden and settings.evaluations > TRIAL:
-                start = start if result.states is None else result.states[0]
-                result = stage(model, "with network", share, start, settings.evaluations - TRIAL)
+            if hidden:
+                result = stage("with network", share, None, settings.evaluations, whole)
             stages["with network"] = result
     best = min(result.validation)
     if structure.hidden_state and result.states is not None:
@@ -190,11 +193,21 @@ def best_of(
     return result
 
 
-def blocks(rows: int, initial: int) -> Tensor:
+def blocks(rows: int, initial: int) -> npt.NDArray[np.bool_]:
     """Return which rows are held out, (T,): every fifth block of a fortieth of the rows, none at the start."""
-    size = max(rows // 40, 10)
-    at = torch.arange(rows)
-    return (at // size % 5 == 3) & (at >= initial)
+    at = np.arange(rows)
+    return np.asarray((at // max(rows // 40, 10) % 5 == 3) & (at >= initial))
+
+
+def without_blocks(records: Records, initial: int) -> tuple[Records, Records]:
+    """Return records without the outputs of the rows that are held out, and without those of all other rows."""
+    held = [blocks(len(run), initial)[:, None] for run in records]
+
+    def part(wanted: bool) -> Records:
+        y = [np.where(out == wanted, run.y, np.nan) for run, out in zip(records, held, strict=True)]
+        return replace(records, runs=tuple(replace(run, y=rows) for run, rows in zip(records, y, strict=True)))
+
+    return part(False), part(True)
 
 
 def bank(model: NeuralStateSpace, states: Tensor, y: Tensor, samples: int, most: int = 400) -> StateBank:

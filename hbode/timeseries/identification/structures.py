@@ -69,8 +69,6 @@ class Force(nn.Module):
             self.linear.weight[:, :size] = -eye
             if momentum:
                 self.linear.weight[:, size : 2 * size] = -0.2 * eye
-            if self.outer is not None:
-                self.outer.weight.mul_(0.1)
 
     def forward(self, t: Tensor, *state: Tensor) -> Tensor:
         """Return f, shape of h."""
