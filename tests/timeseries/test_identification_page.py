@@ -25,7 +25,7 @@ def test_all_code_on_the_page_runs(tmp_path, monkeypatch):
     assert names["mode"].frequency == pytest.approx(3 / (2 * math.pi), rel=0.1)
     assert 0.3 < names["damping"] < 1.8
     grey, corrected = (100 - names[model].score(names["test"]) for model in ("grey", "corrected"))
-    assert corrected < 0.4 * grey
-    assert 0.3 < names["inside"] <= 1
+    assert corrected < 0.6 * grey
+    assert 0.4 < names["inside"] <= 1
     assert (names["loaded"].predict(names["test"]) == names["again"].predict(names["test"])).all()
     assert all(Path(file).is_file() for file in ("model/report.md", "simulated.csv", "energy.png"))
