@@ -19,7 +19,7 @@ from ...solvers import CannotCompileError, Uniform, compiled, warn_of_eager
 from .sensitivities import Interval, affine_scan, trained
 from .state_space import NeuralStateSpace
 
-BLOCK = 50
+BLOCK = 25
 """How many samples are one call, and side by side in the adjoint: so that its stages stay near the processor."""
 
 
@@ -56,7 +56,7 @@ def fixed_step_states(
     spans = t.diff().movedim(-1, 0).reshape(count, -1).to(x0.dtype)
     spans = torch.cat((spans, spans.new_zeros(missing, spans.shape[1])))
     pieces = torch.cat((pieces[:-1], pieces[-1:].expand(missing, *pieces.shape[1:])))
-    states: Tensor = _FixedSteps.apply(interval, names, pieces, spans, compile, x0, *parameters)  # type: ignore[no-untyped-call]
+    states: Tensor = _FixedSteps.apply(interval, names, pieces, spans, compile, x0, *parameters)
     return model.whole(states[: count + 1].view(count + 1, batch, -1))
 
 
@@ -83,12 +83,14 @@ class _FixedSteps(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, bars: Tensor) -> tuple[Any, ...]:
         states, pieces, spans, *parameters = ctx.saved_tensors
         own = {f"model.{name}": x.detach() for name, x in zip(ctx.names, parameters, strict=True)}
         after, totals = torch.zeros_like(states[0]), [torch.zeros_like(x) for x in parameters]
-        blocks = zip(states[:-1].split(BLOCK), pieces.split(BLOCK), spans.split(BLOCK), bars[1:].split(BLOCK), strict=True)
+        blocks = zip(
+            states[:-1].split(BLOCK), pieces.split(BLOCK), spans.split(BLOCK), bars[1:].split(BLOCK), strict=True
+        )
         for x, piece, span, bar in reversed(list(blocks)):
             after, *parts = _run(pull, ctx.compile, ctx.interval, own, x, piece, span, bar, after)
             for total, part in zip(totals, parts, strict=True):
@@ -131,7 +133,7 @@ def pull(
     count, batch, n = x.shape
     rows, piece = x.flatten(0, 1), pieces.flatten(0, 1)
     span = spans.expand(count, batch).reshape(-1, 1)
-    out, cotangents = vjp(lambda z, own: functional_call(interval, own, ("step", z, piece, span)), rows, own)
+    out, cotangents = vjp(lambda z, own: functional_call(interval, own, ("step", z, piece, span)), rows, own)[:2]
     eye = torch.eye(n, dtype=x.dtype, device=x.device)
     a = torch.stack([cotangents(e.expand_as(out))[0].view_as(x) for e in eye], 3).flip(0)  # A_kᵀ, the last first
     sources = torch.cat((bars.flip(0), torch.zeros_like(after).unsqueeze(0)))

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-INNER = 4
-"""The longest inner dimension of a product that is written out."""
+MOST = 4
+"""Of how many columns, or rows, a product is written out."""
 LONGEST = 256
-"""The longest inner dimension of a product with one column that is written out."""
+"""How long these may be where they are summed over."""
 aten = torch.ops.aten
 
 
@@ -29,15 +29,15 @@ def thin_products() -> Any:
 
     def is_thin(match: Match) -> bool:
         x, w = (node.meta["val"] for node in match.args[-2:])
-        if w.shape[1] == 1:
-            return x.shape[0] > 1 and x.shape[1] <= LONGEST and x.stride(1) == 1
-        return x.shape[1] <= INNER and w.stride(1) == 1  # else nothing would be vectorised
+        return form(x, w) is not None
 
     @register_graph_pattern(CallFunction(aten.mm.default, Arg(), Arg()), extra_check=is_thin, pass_dict=rewrites)
     def mm(match: Match, x: Any, w: Any) -> None:
         match.replace_by_example(product, [x, w])
 
-    @register_graph_pattern(CallFunction(aten.addmm.default, Arg(), Arg(), Arg()), extra_check=is_thin, pass_dict=rewrites)
+    @register_graph_pattern(
+        CallFunction(aten.addmm.default, Arg(), Arg(), Arg()), extra_check=is_thin, pass_dict=rewrites
+    )
     def addmm(match: Match, b: Any, x: Any, w: Any) -> None:
         match.replace_by_example(lambda b, x, w: b + product(x, w), [b, x, w])
 
@@ -51,6 +51,15 @@ def thin_products() -> Any:
     return ThinProducts()
 
 
+def form(x: Tensor, w: Tensor) -> str | None:
+    """Return how x @ w is written out, if it is: only where the loop within runs over neighbours in memory."""
+    if x.shape[1] <= MOST and w.stride(1) == 1:
+        return "columns"
+    if w.shape[1] <= MOST and 1 < x.shape[1] <= LONGEST and x.stride(1) == w.stride(0) == 1 < x.shape[0]:
+        return "rows"
+    return None
+
+
 def product(x: Tensor, w: Tensor) -> Tensor:
     """Return x @ w."""
-    return (x * w.mT).sum(1, keepdim=True) if w.shape[1] == 1 else (x.unsqueeze(2) * w.unsqueeze(0)).sum(1)
+    return (x.unsqueeze(2) * w).sum(1) if form(x, w) == "columns" else (x.unsqueeze(1) * w.mT).sum(2)

@@ -5,23 +5,29 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ...models.continuous import NeuralStateSpace, StateBank
+from ...models.continuous.sensitivities import trained as trained_parameters
 from ..records import Array, Records
+from . import gradient_stage
 from .derivatives import derivatives
 from .free_runs import free_run, measured_states
 from .initial_states import estimate
 from .least_squares import LeastSquaresResult, fit_least_squares
+from .multiple_shooting import GradientResult, GradientSettings, encode
 from .stretches import Stretches, stretches
 from .structures import Structure, linear_start, random_start
 
 WINDOWS = (5, 9, 17)
 """Samples over which derivatives are smoothed for the start; the best of them is taken."""
 NETWORK = ("inner", "outer")
+LARGE = 300
+"""Parameters from which on a model is trained by gradients: the time of a least-squares problem grows with them."""
 COMPILED_FROM = 20_000
 """Rows of the stretches of a fit from which on compiling pays."""
 
@@ -38,6 +44,8 @@ class Settings:
     compile: bool | None = None
     free_run: int = 2000
     starts: int = 6
+    optimizer: str = "auto"
+    gradients: GradientSettings = field(default_factory=GradientSettings)
 
 
 @dataclass
@@ -47,7 +55,7 @@ class Fitted:
     model: NeuralStateSpace
     seed: int
     validation: float
-    stages: dict[str, LeastSquaresResult] = field(default_factory=dict)
+    stages: dict[str, LeastSquaresResult | GradientResult] = field(default_factory=dict)
     seconds: float = 0.0
 
 
@@ -85,8 +93,11 @@ def fit_member(
     seed: int,
     known: nn.Module | None = None,
     progress: Progress | None = None,
+    checkpoint: Path | None = None,
 ) -> Fitted:
     """Fit one model: the linear law and its polynomial first, then with its network.
+
+    By least squares, or by gradients where a model is large or `settings.optimizer` says so.
 
     Parameters
     ----------
@@ -99,10 +110,14 @@ def fit_member(
         decides.
     seed
         Of the weights.
+    checkpoint
+        Where a training by gradients is kept while it goes on.
     """
     started = time.perf_counter()
     given = stretches(train, settings.stretch, settings.between)
+    rows = None
     if isinstance(validation, str):
+        rows = np.concatenate([blocks(len(run), settings.initial).numpy() for run in train])
         out = blocks(given.y.shape[1], settings.initial)
         held = Held(outputs=torch.where(out.view(-1, 1), given.y, torch.nan))
         given = replace(given, y=torch.where(out.view(-1, 1), torch.nan, given.y))
@@ -124,6 +139,28 @@ def fit_member(
             progress=None if progress is None else lambda *news: progress(name, *news),
         )
 
+    def large(model: NeuralStateSpace) -> bool:
+        return settings.optimizer == "adam" or (settings.optimizer == "auto" and numbers(model) > LARGE)
+
+    def train_stage(model: NeuralStateSpace, penalty: dict[str, float], states: Tensor | None) -> GradientResult:
+        return gradient_stage.train(
+            model,
+            train,
+            validation if isinstance(validation, Records) else None,
+            rows,
+            settings.gradients,
+            samples=settings.initial,
+            between=settings.between,
+            free_run=settings.free_run,
+            seed=seed,
+            given=given,
+            states=states,
+            penalty=penalty,
+            compile=settings.compile,
+            checkpoint=checkpoint,
+            progress=None if progress is None else lambda *news: progress("by gradients", *news),
+        )
+
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = structure.build(known)
@@ -139,11 +176,13 @@ def fit_member(
                 random_start(model)
             else:
                 _start(model, train, given, settings)
-            result = stage(model, "linear law and polynomial", {}, None, settings.evaluations)
+            evaluations = 1 if large(model) else settings.evaluations  # one: the start, and its states
+            result = stage(model, "linear law and polynomial", {}, None, evaluations)
             tries.append((min(result.validation), result, {k: x.clone() for k, x in model.state_dict().items()}))
         best, result, weights = min(tries, key=lambda one: one[0])
         model.load_state_dict(weights)
-    stages = {"linear law and polynomial": result}
+    stages: dict[str, LeastSquaresResult | GradientResult] = {"linear law and polynomial": result}
+    penalty: dict[str, float] = {}
     if network:
         for x, value in zip(network.values(), kept, strict=True):
             x.data.copy_(value)
@@ -151,13 +190,24 @@ def fit_member(
         for name, x in network.items():
             if "outer" in name:
                 x.data.mul_(min(best, 1.0) ** 0.5)
-        share = settings.penalty * min(best, 1.0)
-        start = None if result.states is None else result.states[0]
-        result = stage(model, "with network", dict.fromkeys(network, share), start, settings.evaluations)
+        penalty = dict.fromkeys(network, settings.penalty * min(best, 1.0))
+    by_gradients = large(model)
+    if by_gradients:
+        stages["by gradients"] = trained = train_stage(model, penalty, result.states)
+        best = min(trained.validation)
+    start = None if by_gradients or result.states is None else result.states[0]
+    if numbers(model) <= LARGE if by_gradients else network:
+        model.encoder = None
+        result = stage(model, "with network", penalty, start, settings.evaluations)
         stages["with network"], best = result, min(result.validation)
-    if structure.hidden_state and result.states is not None:
+    if structure.hidden_state and result.states is not None and model.encoder is None:
         model.bank = bank(model, result.states, given.y, settings.initial)
     return Fitted(model, seed, best, stages, time.perf_counter() - started)
+
+
+def numbers(model: NeuralStateSpace) -> int:
+    """Return how many numbers of the law and the read-out are fitted."""
+    return sum(x.numel() for x in trained_parameters(model).values())
 
 
 def blocks(rows: int, initial: int) -> Tensor:
@@ -193,14 +243,24 @@ def free_run_error(model: NeuralStateSpace, given: Stretches, initial: int) -> f
 
 
 def simulate(model: NeuralStateSpace, records: Records, between: str, initial: int) -> list[Array]:
-    """Return the free runs of a model over standardised records, (T, Cy) each, from states by the first samples."""
-    out = []
-    for number in range(len(records)):
-        given = stretches(records[number : number + 1], None, between)
-        with torch.no_grad():
-            start = estimate(model, given.first(initial))
-            out.append(free_run(model, given, start).y[:, 0].numpy())
-    return out
+    """Return the free runs of a model over standardised records, (T, Cy) each, from states by the first samples.
+
+    Where the model has an encoder, and all the outputs that it reads are there, it gives the state at the last of the
+    first samples; what is before that is what was measured.
+    """
+    return [_simulated(model, stretches(records[i : i + 1], None, between), initial) for i in range(len(records))]
+
+
+@torch.no_grad()
+def _simulated(model: NeuralStateSpace, given: Stretches, initial: int) -> Array:
+    n = None if model.encoder is None else model.encoder.samples
+    if n is None or initial < n or bool(given.y[:, initial - n : initial].isnan().any()):
+        start = estimate(model, given.first(initial))
+        return free_run(model, given, start).y[:, 0].numpy()
+    start, behind = encode(model, given.behind(initial - n))
+    y = free_run(model, behind, start).y[:, 0]
+    before = given.y[0, : initial - 1]
+    return torch.cat((torch.where(before.isnan(), y[0], before), y)).numpy()
 
 
 def _start(model: NeuralStateSpace, train: Records, given: Stretches, settings: Settings) -> None:
