@@ -1,6 +1,6 @@
 """A pass over compiled code: products of thin matrices as sums, which are fused with what is around them.
 
-The first and last layer of a small field have few inputs or one output. As calls of a library they cost as much as their
+The first and last layer of a small field have few inputs or one output. As calls of a library they cost as much as the
 largest product; as sums they become part of the kernels of the activations beside them.
 """
 

@@ -54,9 +54,8 @@ def train(
     given, states
         Stretches, and the states of their simulation.
     """
-    double = any(
-        isinstance(part, Force) and part.known is not None for part in model.modules()
-    )  # whose constants may be of that precision
+    # A known part may hold constants in float64.
+    double = any(isinstance(part, Force) and part.known is not None for part in model.modules())
     dtype = torch.float64 if double else torch.float32
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

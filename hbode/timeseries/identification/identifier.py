@@ -110,8 +110,8 @@ class SystemIdentifier(Simulator):
         Of the least-squares problem, at most, in each of its two stages.
     optimizer
         "least_squares"; "adam", by gradients over random stretches, from states that an encoder reads off the first
-        `initial` samples, with a least-squares finish where a model has up to 300 parameters; "auto", least squares up to
-        so many and Adam beyond them.
+        `initial` samples, with a least-squares finish where a model has up to 300 parameters; "auto", least squares up
+        to so many and Adam beyond them.
     steps, batch, learning_rate
         Of Adam.
     jobs

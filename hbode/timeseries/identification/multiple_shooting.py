@@ -98,8 +98,9 @@ class Windows:
         self.samples, self.step = samples, records.step
         starts, ends, rooms, first = [], [], [], 0
         for number, run in enumerate(records):
-            check_for_encoder(run.name or f"run {number}", len(run), samples)
-            seen: Array = np.lib.stride_tricks.sliding_window_view(np.isfinite(run.y).all(1), samples).all(axis=1)
+            check_for_encoder(f"run {run.name or number}", len(run), samples)
+            whole = torch.from_numpy(run.y).isfinite().all(1)
+            seen = whole.unfold(0, samples, 1).all(1).numpy()
             begin = np.flatnonzero(seen[: len(run) - samples])
             starts.append(first + begin)
             first += len(run)
@@ -217,7 +218,7 @@ def fit_by_gradients(
     penalty
         For parameters by name: λ, which adds λ θ² to the mean square error.
     validation
-        Error of the model as it is (default: the mean of the training errors since the last one).
+        Error of the model as it is, asked for at the start too (default: the mean of the training errors since then).
     compile
         Whether a batch is simulated, and its steps differentiated, by compiled code.
     checkpoint
@@ -247,6 +248,8 @@ def fit_by_gradients(
         optimizer.load_state_dict(state["optimizer"])
         result = GradientResult(state["train"], state["validation"])
         best, kept, since, failed = state["best"], state["kept"], state["since"], state["failed"]
+    elif validation is not None:
+        best = validation()
     while (step := len(result.train)) < settings.steps and since < settings.patience:
         share = step / settings.steps
         horizon = max(1, min(longest, round(settings.stretch * horizon_share(share))))
