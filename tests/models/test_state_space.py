@@ -12,6 +12,7 @@ from hbode.models.continuous import (
     PositionReadout,
     StateBank,
     StateEncoder,
+    fixed_step_states,
     sensitivities,
     solve_all_steps,
 )
@@ -183,3 +184,52 @@ def test_an_encoder_starts_linear():
     assert torch.allclose(encoder(2 * y, 2 * u) - zero, 2 * (encoder(y, u) - zero), rtol=1e-10, atol=1e-10)
     with pytest.raises(ValueError, match="y must have the 4 samples"):
         encoder(y[:, :3], u[:, :3])
+
+
+@pytest.mark.parametrize("kind, method", CASES)
+@pytest.mark.parametrize("irregular", [False, True])
+def test_the_adjoint_of_all_steps_is_that_of_automatic_differentiation(kind, method, irregular):
+    model, given = model_of(kind, method=method), driven(rows=40)  # more than a block
+    if irregular:
+        if method != "rk4":
+            return
+        rates = np.linspace(0.2, 0.3, 3)
+        u = [given.values[:, i].numpy() for i in range(3)]
+        records = Records.from_arrays([np.arange(40) * rate for rate in rates], [x[:, :2] for x in u], u)
+        given = stretches(records, None, "cubic")
+    start = start_of(model, len(given)).requires_grad_()
+    weights = torch.randn(40, *start.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    wanted = [*trained(model).values(), start]
+    found, expected = (
+        (states, torch.autograd.grad((weights * states).sum(), wanted, allow_unused=True, materialize_grads=True))
+        for states in (
+            fixed_step_states(model, given.t, given.u, start),
+            model.simulate(given.t, given.inputs, start).state,
+        )
+    )
+    # Forty steps, whose roundings stay about as large as each of them; cubics are continuous at the knots.
+    assert (found[0] - expected[0]).abs().max() <= 1e5 * EPS * expected[0].abs().max()
+    for a, b in zip(found[1], expected[1], strict=True):
+        assert (a - b).abs().max() <= 1e6 * EPS * max(float(b.abs().max()), 1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["first", "second"])
+def test_compiled_steps_are_those_of_python_and_compile_once(kind):
+    model = model_of(kind, substeps=1)
+
+    def run(rows, compile):
+        given = driven(rows=rows)
+        start = start_of(model, len(given)).requires_grad_()
+        states = fixed_step_states(model, given.t, given.u, start, compile)
+        return states, torch.autograd.grad(states.square().mean(), [*model.system.parameters(), start])
+
+    for rows in (60, 30, 110):
+        (a, of_a), (b, of_b) = run(rows, True), run(rows, False)
+        assert (a - b).abs().max() <= 1e5 * EPS * b.abs().max()
+        assert all(
+            (x - y).abs().max() <= 1e6 * EPS * max(float(y.abs().max()), 1e-3) for x, y in zip(of_a, of_b, strict=True)
+        )
+        if rows == 60:
+            graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs

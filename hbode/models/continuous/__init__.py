@@ -2,6 +2,7 @@
 
 from .energy import EnergyBalance
 from .fields import DrivenField, InputGain, PotentialField, Sum
+from .fixed_steps import fixed_step_states
 from .oscillators import LinearOscillators
 from .port_hamiltonian import DampingMatrix, PortHamiltonian
 from .potentials import NetworkPotential, PolynomialPotential, Potential, SplinePotential
@@ -30,6 +31,7 @@ __all__ = [
     "StateBank",
     "StateEncoder",
     "Sum",
+    "fixed_step_states",
     "sensitivities",
     "solve_all_steps",
 ]

@@ -15,33 +15,41 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jacrev, vmap
 
-from ...solvers import METHODS, Damping, Field, Method
+from ...solvers import METHODS, Damping, Field
 from .state_space import NeuralStateSpace
 
 ENTRIES = 20_000_000
 """How many entries of Jacobians are made at once."""
 
 
-class _Interval(nn.Module):
-    """The map from one sample to the next, and the read-out, of one sample of the batch."""
+class Interval(nn.Module):
+    """The map from one sample to the next, and the read-out, of one sample of the batch or of many.
 
-    def __init__(self, model: NeuralStateSpace, method: Method) -> None:
+    Raises
+    ------
+    ValueError
+        For a model without fixed steps of an explicit one-step method.
+    """
+
+    def __init__(self, model: NeuralStateSpace) -> None:
         super().__init__()
-        self.model, self.method = model, method
+        self.model, self.method = model, METHODS[model.method]
+        if not self.method.explicit_one_step or not model.substeps:
+            raise ValueError(f"method={model.method!r} with substeps={model.substeps} has no fixed explicit steps")
 
     def forward(self, kind: str, state: Tensor, piece: Tensor, span: Tensor) -> Tensor:
-        """Return the state (n,) after an interval, with u = Σ piece[:, k] s^k in it; or the outputs at its start."""
+        """Return the state (..., n) after an interval, u = Σ piece[..., k] s^k in it; or the outputs at its start."""
         model, system = self.model, self.model.system
-        y = state.view(2, -1) if system.second_order else state
+        y = state.unflatten(-1, (2, -1)).movedim(-2, 0) if system.second_order else state
         if kind == "read":
-            h, m = y.unbind() if system.second_order else (y, y[:0])
-            out: Tensor = model.readout(h, m, piece[:, 0])
+            h, m = y.unbind() if system.second_order else (y, y[..., :0])
+            out: Tensor = model.readout(h, m, piece[..., 0])
             return out
 
         def u(s: Tensor) -> Tensor:
-            value = piece[:, -1]
-            for k in reversed(range(piece.shape[1] - 1)):
-                value = piece[:, k] + s.to(piece.dtype) * value
+            value = piece[..., -1]
+            for k in reversed(range(piece.shape[-1] - 1)):
+                value = piece[..., k] + s.to(piece.dtype) * value
             return value
 
         gamma, xi = system.coefficients()
@@ -53,9 +61,10 @@ class _Interval(nn.Module):
         start = torch.zeros((), dtype=torch.float64)
         carry = self.method.start(field, start, y)
         dt = span / model.substeps
-        for i in range(model.substeps):
+        for i in range(model.substeps - 1):
             carry, _ = self.method.step(field, i * dt, dt, carry)
-        return carry[0].reshape(-1)
+        carry, _ = self.method.last_step(field, (model.substeps - 1) * dt, dt, carry)
+        return carry[0].movedim(0, -2).flatten(-2) if system.second_order else carry[0]
 
 
 class Sensitivities(NamedTuple):
@@ -85,10 +94,7 @@ class Linearised:
     """
 
     def __init__(self, model: NeuralStateSpace, t: Tensor, pieces: Tensor) -> None:
-        method = METHODS[model.method]
-        if not method.explicit_one_step or not model.substeps:
-            raise ValueError(f"method={model.method!r} with substeps={model.substeps} has no fixed explicit steps")
-        self.model, self.interval = model, _Interval(model, method)
+        self.model, self.interval = model, Interval(model)
         self.count, self.batch = pieces.shape[:2]
         spans = (t.diff().expand(self.batch, -1) if t.ndim == 1 else t.diff()).T.reshape(-1)
         self.spans = torch.cat((spans, spans.new_ones(self.batch)))

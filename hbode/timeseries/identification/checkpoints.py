@@ -56,6 +56,6 @@ def read_member(path: Path, structure: Structure, known: torch.nn.Module | None)
         told = json.loads(file.metadata()["hbode"])
         weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     model = structure.build(known)
-    put(model, weights)
-    stages = {name: LeastSquaresResult(**stage) for name, stage in told["stages"].items()}
+    put(model, weights, structure)
+    stages: dict[str, Any] = {name: LeastSquaresResult(**stage) for name, stage in told["stages"].items()}
     return Fitted(model, told["seed"], told["validation"], stages, told["seconds"])

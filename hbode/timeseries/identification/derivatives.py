@@ -17,7 +17,7 @@ def derivatives(run: Run, window: int) -> tuple[Array, Array, Array, Array]:
     if len(run) <= 2 * edge + 1:
         return (np.empty((0, run.y.shape[1])),) * 3 + (np.empty((0, run.u.shape[1])),)
     step = float(np.median(np.diff(run.t)))
-    parts = [savgol_filter(run.y, window, 3, deriv=k, delta=step, axis=0)[edge:-edge] for k in range(3)]
+    parts = [savgol_filter(run.y, window, 3, deriv=k, delta=step, axis=0, mode="nearest")[edge:-edge] for k in range(3)]
     u = run.u[edge:-edge]
     whole = np.isfinite(np.concatenate([*parts, u], 1)).all(1)
     return parts[0][whole], parts[1][whole], parts[2][whole], u[whole]

@@ -21,11 +21,13 @@ from .derivatives import unit_of_time
 from .description import Description, describe
 from .known import Known
 from .member import Fitted, Settings, blocks, fit_member, simulate
+from .multiple_shooting import GradientSettings
 from .port import energy_balance, has_energy
 from .saving import load, save
 from .stretches import stretches
 from .structures import Structure
 
+OPTIMIZERS = ("auto", "least_squares", "adam")
 LIKE = 1.3
 """How much larger than the best validation error that of a member may be."""
 
@@ -63,7 +65,7 @@ class SystemIdentifier(Simulator):
         Of the polynomial in h, 1 for none; that of "port", the gradient of V, is of all channels together.
         ``SystemIdentifier(degree=3, hidden=0)`` is a Duffing oscillator.
     hidden
-        Units of the network, 0 for none.
+        Units of the network, 0 for none; a sequence: of each of its layers.
     corrected
         What networks of so many units correct in "port": among "potential", "damping", "gain"; the rest is constant.
     known
@@ -99,12 +101,19 @@ class SystemIdentifier(Simulator):
         Steps of rk4 from one sample to the next.
     evaluations
         Of the least-squares problem, at most, in each of its two stages.
+    optimizer
+        "least_squares"; "adam", by gradients over random stretches, from states that an encoder reads off the first
+        `initial` samples, with a least-squares finish where a model has up to 300 parameters; "auto", least squares up
+        to so many and Adam beyond them.
+    steps, batch, learning_rate
+        Of Adam.
     jobs
         Models fitted at a time, in processes of joblib.
     compile
         Whether training simulates by a compiled solve (None: where records are long enough to pay for it).
     checkpoint
-        A folder: models that are done are kept there, and a fit that was interrupted goes on from them.
+        A folder: models that are done are kept there, trainings by gradients every hundred steps too, and a fit that
+        was interrupted goes on from them.
     verbose
         Whether to show progress.
 
@@ -141,7 +150,7 @@ class SystemIdentifier(Simulator):
         *,
         states: int | None = None,
         degree: int = 3,
-        hidden: int = 8,
+        hidden: int | Sequence[int] = 8,
         corrected: Sequence[str] = ("potential", "damping"),
         unit: str = "tanh",
         known: Callable[..., Tensor] | None = None,
@@ -158,6 +167,10 @@ class SystemIdentifier(Simulator):
         coverage: float = 0.9,
         substeps: int = 2,
         evaluations: int = 60,
+        optimizer: str = "auto",
+        steps: int = 3000,
+        batch: int = 32,
+        learning_rate: float = 3e-3,
         jobs: int = 1,
         compile: bool | None = None,
         checkpoint: str | Path | None = None,
@@ -168,6 +181,7 @@ class SystemIdentifier(Simulator):
         self.between, self.initial, self.stretch = between, initial, stretch
         self.penalty, self.validation, self.seeds, self.random_state = penalty, validation, seeds, random_state
         self.keep, self.coverage, self.substeps, self.evaluations = keep, coverage, substeps, evaluations
+        self.optimizer, self.steps, self.batch, self.learning_rate = optimizer, steps, batch, learning_rate
         self.jobs, self.compile, self.checkpoint, self.verbose = jobs, compile, checkpoint, verbose
 
     def fit(self, records: Records, validation: Records | None = None) -> Self:
@@ -353,7 +367,7 @@ class SystemIdentifier(Simulator):
             self.model,
             self.states,
             self.degree,
-            self.hidden,
+            self.hidden if isinstance(self.hidden, int) else tuple(self.hidden),
             self.readout,
             substeps=self.substeps,
             unit=self.unit,
@@ -366,7 +380,16 @@ class SystemIdentifier(Simulator):
         return None if self.known is None else Known(self.known, self.scaling_, self._structure().momentum)
 
     def _settings(self, penalty: float) -> Settings:
-        return Settings(self.initial, self.stretch, self.between, penalty, self.evaluations, self.compile)
+        return Settings(
+            self.initial,
+            self.stretch,
+            self.between,
+            penalty,
+            self.evaluations,
+            self.compile,
+            optimizer=self.optimizer,
+            gradients=GradientSettings(self.steps, self.batch, self.learning_rate, min(self.stretch or 300, 300)),
+        )
 
     def _calibrate(self, records: Records, in_blocks: bool) -> None:
         """Calibrate the bands on free runs; where blocks of rows were held out, on runs that begin at several rows."""
@@ -393,9 +416,15 @@ class SystemIdentifier(Simulator):
             ("seeds", self.seeds, 1),
             ("initial", self.initial, 2),
             ("stretch", self.stretch, 2),
+            ("steps", self.steps, 1),
+            ("batch", self.batch, 1),
         ):
             if value is not None and value < least:
                 raise ValueError(f"{name} must be at least {least}, got {value}")
+        if self.optimizer not in OPTIMIZERS:
+            raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, got {self.optimizer!r}")
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
         share = self.validation
         if not (share is None or share == "blocks" or (not isinstance(share, str) and 0 <= share < 1)):
             raise ValueError(f"validation must be a share of the rows, 0 to 1, or 'blocks', got {share!r}")
@@ -411,7 +440,9 @@ def _fit_one(task: Any, known: Known | None, place: Path | None, verbose: bool) 
     def tell(stage: str, number: int, error: float, against: float) -> None:
         print(f"seed {seed}, {stage}, {number}: training {error**0.5:.4g}, validation {against**0.5:.4g}", flush=True)
 
-    fitted = fit_member(structure, settings, train, held, seed, known, tell if verbose else None)
+    training = None if place is None else place.with_suffix(".training")
+    fitted = fit_member(structure, settings, train, held, seed, known, tell if verbose else None, training)
     if place is not None:
         write_member(place, fitted)
+        place.with_suffix(".training").unlink(missing_ok=True)
     return fitted

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -12,11 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from ...models.continuous import NeuralStateSpace, StateBank
+from ...models.continuous.sensitivities import trained as trained_parameters
 from ..records import Array, Records
+from . import gradient_stage
 from .derivatives import derivatives
 from .free_runs import free_run, measured_states
 from .initial_states import estimate
 from .least_squares import LeastSquaresResult, fit_least_squares
+from .multiple_shooting import GradientResult, GradientSettings, encode
 from .stretches import Stretches, stretches
 from .structures import LAST, NETWORK, Structure
 
@@ -28,6 +32,8 @@ BOUND = 30.0
 """What a random linear law may reach, in standardised outputs."""
 NETWORKS, TRIAL, SHORT = 4, 25, 200
 """Where the state is hidden, so many networks are tried, by so many evaluations of stretches of so many samples."""
+LARGE = 300
+"""Parameters from which on a model is trained by gradients: the time of a least-squares problem grows with them."""
 COMPILED_FROM = 20_000
 """Rows of the stretches of a fit from which on compiling pays."""
 
@@ -44,6 +50,8 @@ class Settings:
     compile: bool | None = None
     free_run: int = 2000
     starts: int = 8
+    optimizer: str = "auto"
+    gradients: GradientSettings = field(default_factory=GradientSettings)
 
 
 @dataclass
@@ -53,7 +61,7 @@ class Fitted:
     model: NeuralStateSpace
     seed: int
     validation: float
-    stages: dict[str, LeastSquaresResult] = field(default_factory=dict)
+    stages: dict[str, LeastSquaresResult | GradientResult] = field(default_factory=dict)
     seconds: float = 0.0
 
 
@@ -91,8 +99,11 @@ def fit_member(
     seed: int,
     known: nn.Module | None = None,
     progress: Progress | None = None,
+    checkpoint: Path | None = None,
 ) -> Fitted:
     """Fit one model: the linear law and its polynomial first, then with its network.
+
+    By least squares, or by gradients where a model is large or `settings.optimizer` says so.
 
     Parameters
     ----------
@@ -105,13 +116,16 @@ def fit_member(
         decides.
     seed
         Of the weights.
+    checkpoint
+        Where a training by gradients is kept while it goes on.
     """
     started = time.perf_counter()
-    others = None
+    records, others = train, None
     if isinstance(validation, str):
-        train, others = without_blocks(train, settings.initial)
+        train, others = without_blocks(records, settings.initial)
     runs = validation if isinstance(validation, Records) else None
     elsewhere = None if runs is None else stretches(runs, settings.free_run, settings.between)
+    chosen = validation is not None
 
     def stage(
         name: str, penalty: dict[str, float], start: Tensor | None, evaluations: int, samples: int | None
@@ -122,11 +136,31 @@ def fit_member(
             model,
             given,
             penalty,
-            validation=None if others is elsewhere is None else lambda y: held.error(model, settings.initial, y),
+            validation=(lambda y: held.error(model, settings.initial, y)) if chosen else None,
             evaluations=evaluations,
             compile=given.y[..., 0].numel() >= COMPILED_FROM if settings.compile is None else settings.compile,
             start=start,
             progress=None if progress is None else lambda *news: progress(name, *news),
+        )
+
+    def train_stage(penalty: dict[str, float], states: Tensor | None) -> GradientResult:
+        held = None if others is None else np.concatenate([blocks(len(run), settings.initial) for run in records])
+        return gradient_stage.train(
+            model,
+            records,
+            runs,
+            held,
+            settings.gradients,
+            samples=settings.initial,
+            between=settings.between,
+            free_run=settings.free_run,
+            seed=seed,
+            given=given,
+            states=states,
+            penalty=penalty,
+            compile=settings.compile,
+            checkpoint=checkpoint,
+            progress=None if progress is None else lambda *news: progress("by gradients", *news),
         )
 
     whole = settings.stretch
@@ -135,6 +169,7 @@ def fit_member(
         torch.manual_seed(seed)
         model = structure.build(known)
         network = {name: x for name, x in model.named_parameters() if any(part in name for part in NETWORK)}
+        by_gradients = settings.optimizer == "adam" or (settings.optimizer == "auto" and numbers(model) > LARGE)
         hidden = structure.hidden_state or structure.momentum is False
         starts = settings.starts if hidden else 1
 
@@ -150,31 +185,44 @@ def fit_member(
             x.requires_grad_(False)
             x.data.zero_()
         result = best_of(model, law, starts, ALIKE)
-        stages = {"linear law and polynomial": result}
-        if network:
-            error, start = min(result.validation), None if result.states is None else result.states[0]
-            share = dict.fromkeys(network, settings.penalty * min(error, 1.0))
-            weights = {name: x.clone() for name, x in model.state_dict().items()}
+        stages: dict[str, LeastSquaresResult | GradientResult] = {"linear law and polynomial": result}
+        error, start = min(result.validation), None if result.states is None else result.states[0]
+        share = dict.fromkeys(network, settings.penalty * min(error, 1.0))
+        weights = {name: x.clone() for name, x in model.state_dict().items()}
 
-            def with_network() -> LeastSquaresResult:
-                nonlocal drawn
-                model.load_state_dict(weights)
-                for (name, x), value in zip(network.items(), drawn, strict=True):
-                    x.data.copy_(value * min(error, 1.0) ** 0.5 if any(part in name for part in LAST) else value)
-                    x.requires_grad_(True)
-                drawn = [x.detach() for name, x in structure.build(known).named_parameters() if name in network]
-                if hidden:  # short stretches have fewer minima that are no good
-                    return stage("with network, short", share, None, TRIAL, min(SHORT, whole or SHORT))
-                return stage("with network", share, start, settings.evaluations, whole)
+        def draw() -> None:
+            nonlocal drawn
+            model.load_state_dict(weights)
+            for (name, x), value in zip(network.items(), drawn, strict=True):
+                x.data.copy_(value * min(error, 1.0) ** 0.5 if any(part in name for part in LAST) else value)
+                x.requires_grad_(True)
+            drawn = [x.detach() for name, x in structure.build(known).named_parameters() if name in network]
 
-            result = best_of(model, with_network, min(starts, NETWORKS))
-            if hidden:
-                result = stage("with network", share, None, settings.evaluations, whole)
-            stages["with network"] = result
-    best = min(result.validation)
-    if structure.hidden_state and result.states is not None:
+        def short() -> LeastSquaresResult:
+            draw()
+            return stage("with network, short", share, None, TRIAL, min(SHORT, whole or SHORT))
+
+        if by_gradients:
+            draw()
+            stages["by gradients"] = train_stage(share, result.states)
+            start = None
+        elif network and hidden:  # short stretches have fewer minima that are no good
+            best_of(model, short, NETWORKS)
+            start = None
+        elif network:
+            draw()
+        if network and (not by_gradients or numbers(model) <= LARGE):
+            model.encoder = None
+            stages["with network"] = result = stage("with network", share, start, settings.evaluations, whole)
+    best = min(list(stages.values())[-1].validation)
+    if structure.hidden_state and result.states is not None and model.encoder is None:
         model.bank = bank(model, result.states, given.y, settings.initial)
     return Fitted(model, seed, best, stages, time.perf_counter() - started)
+
+
+def numbers(model: NeuralStateSpace) -> int:
+    """Return how many numbers of the law and the read-out are fitted."""
+    return sum(x.numel() for x in trained_parameters(model).values())
 
 
 def best_of(
@@ -236,14 +284,24 @@ def free_run_error(model: NeuralStateSpace, given: Stretches, initial: int) -> f
 
 
 def simulate(model: NeuralStateSpace, records: Records, between: str, initial: int) -> list[Array]:
-    """Return the free runs of a model over standardised records, (T, Cy) each, from states by the first samples."""
-    out = []
-    for number in range(len(records)):
-        given = stretches(records[number : number + 1], None, between)
-        with torch.no_grad():
-            start = estimate(model, given.first(initial))
-            out.append(free_run(model, given, start).y[:, 0].numpy())
-    return out
+    """Return the free runs of a model over standardised records, (T, Cy) each, from states by the first samples.
+
+    Where the model has an encoder, and all the outputs that it reads are there, it gives the state at the last of the
+    first samples; what is before that is what was measured.
+    """
+    return [_simulated(model, stretches(records[i : i + 1], None, between), initial) for i in range(len(records))]
+
+
+@torch.no_grad()
+def _simulated(model: NeuralStateSpace, given: Stretches, initial: int) -> Array:
+    n = None if model.encoder is None else model.encoder.samples
+    if n is None or initial < n or bool(given.y[:, initial - n : initial].isnan().any()):
+        start = estimate(model, given.first(initial))
+        return free_run(model, given, start).y[:, 0].numpy()
+    start, behind = encode(model, given.behind(initial - n))
+    y = free_run(model, behind, start).y[:, 0]
+    before = given.y[0, : initial - 1]
+    return torch.cat((torch.where(before.isnan(), y[0], before), y)).numpy()
 
 
 def _random_start(structure: Structure, model: NeuralStateSpace, given: Stretches, draws: int = 20) -> None:

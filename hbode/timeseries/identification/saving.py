@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from ...models.continuous import NeuralStateSpace, StateBank
+from ...models.continuous import NeuralStateSpace, StateBank, StateEncoder
 from ..records import Channel, DataError, Scaling
 from ..records.extras import MissingExtra, optional
 from .bands import Bands
 from .member import Fitted
+from .structures import Structure
 
 FORMAT = "hbode system identifier 1"
 MODEL, WEIGHTS = "model.json", "weights.safetensors"
@@ -72,7 +73,10 @@ def load(kind: Any, folder: Path, known: Callable[..., Tensor] | None) -> Any:
         what = f"give its known part {found['known']!r} again by known=" if known is None else "known= is no part of it"
         raise DataError(f"{folder}: {what}")
     try:
-        given = {k: tuple(v) if k in ("limits", "corrected") else v for k, v in found["parameters"].items()}
+        given = {
+            k: tuple(v) if k in ("limits", "hidden", "corrected") and isinstance(v, list) else v
+            for k, v in found["parameters"].items()
+        }
         identifier = kind(**given, known=known)
         identifier.outputs_, identifier.inputs_ = (
             tuple(Channel(**c) for c in found[side]) for side in ("outputs", "inputs")
@@ -83,10 +87,11 @@ def load(kind: Any, folder: Path, known: Callable[..., Tensor] | None) -> Any:
         identifier.penalty_, identifier.validation_error_ = found["penalty"], identifier.bands_.floor
         identifier.members_ = []
         term = identifier._known()
+        structure = identifier._structure()
         count = 1 + max(int(name.split(".")[0]) for name in weights)
         for i in range(count):
-            model = identifier._structure().build(term)
-            put(model, {n.split(".", 1)[1]: x for n, x in weights.items() if n.split(".")[0] == str(i)})
+            model = structure.build(term)
+            put(model, {n.split(".", 1)[1]: x for n, x in weights.items() if n.split(".")[0] == str(i)}, structure)
             identifier.members_.append(model)
         identifier.fits_ = [
             Fitted(model, one["seed"], one["validation"], {}, one["seconds"])
@@ -97,8 +102,13 @@ def load(kind: Any, folder: Path, known: Callable[..., Tensor] | None) -> Any:
     return identifier
 
 
-def put(model: NeuralStateSpace, weights: dict[str, Tensor]) -> None:
-    """Give a model its weights, and its bank of states if they have one."""
+def put(model: NeuralStateSpace, weights: dict[str, Tensor], structure: Structure) -> None:
+    """Give a model its weights, and its bank of states and its encoder if they have one."""
+    if "encoder.linear.weight" in weights:
+        count = weights["encoder.linear.weight"].shape[1] // (structure.outputs + structure.inputs)
+        units = len(weights["encoder.network.0.weight"])
+        kind = structure.outputs, structure.inputs, structure.size, units, structure.momentum
+        model.encoder = StateEncoder(count, *kind).double()
     if "bank.states" in weights:
         model.bank = StateBank(weights["bank.states"], weights["bank.outputs"])
     model.load_state_dict(weights)

@@ -77,6 +77,11 @@ class Stretches:
         """Return the first samples of each."""
         return replace(self, t=self.t[..., :samples], y=self.y[:, :samples], u=self.u[:samples])
 
+    def behind(self, samples: int) -> Stretches:
+        """Return what is behind the first samples of each."""
+        t = self.t[..., samples:]
+        return replace(self, t=t - t[..., :1], y=self.y[:, samples:], u=self.u[samples:])
+
     def chosen(self, which: Tensor) -> Stretches:
         """Return some of them, by number."""
         t = self.t if self.t.ndim == 1 else self.t[which]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -36,7 +37,7 @@ class Force(nn.Module):
     degree
         The highest power of h, of each channel by itself; 1: none.
     hidden
-        Units of the network; 0: none.
+        Units of the network, or of each of its layers; 0: none.
     momentum
         Whether f is a function of m as well.
     known
@@ -50,19 +51,22 @@ class Force(nn.Module):
         size: int,
         inputs: int,
         degree: int = 3,
-        hidden: int = 8,
+        hidden: int | tuple[int, ...] = 8,
         momentum: bool = True,
         known: Callable[..., Tensor] | None = None,
         unit: str = "tanh",
     ) -> None:
         super().__init__()
-        self.sigma: Callable[[Tensor], Tensor] = torch.tanh if unit == "tanh" else smooth_relu
+        self.sigma = torch.tanh if unit == "tanh" else smooth_relu
         total = size * (1 + momentum) + inputs
         self.size, self.known = size, known
         self.linear = nn.Linear(total, size)
         self.powers = nn.Parameter(torch.zeros(max(degree - 1, 0), size))
-        self.inner = nn.Linear(total, hidden) if hidden else None
-        self.outer = nn.Linear(hidden, size, bias=False) if hidden else None
+        layers = layers_of(hidden)
+        self.inner = self.outer = None
+        if layers:
+            self.inner = nn.Linear(total, layers[0]) if len(layers) == 1 else Layers(total, layers, self.sigma)
+            self.outer = nn.Linear(layers[-1], size, bias=False)
         eye = torch.eye(size)
         with torch.no_grad():
             self.linear.bias.zero_()
@@ -84,6 +88,34 @@ class Force(nn.Module):
         return out if self.known is None else out + self.known(t, *state)
 
 
+class Layers(nn.Module):
+    """Dense layers with σ between them, and none behind the last.
+
+    The first has its weight as (inputs, units): compiled, a layer of few inputs is then a sum within the kernel of σ.
+    """
+
+    def __init__(self, inputs: int, layers: tuple[int, ...], sigma: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        first = nn.Linear(inputs, layers[0])
+        self.sigma = sigma
+        self.weight = nn.Parameter(first.weight.detach().T.contiguous())
+        self.bias = first.bias
+        self.dense = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(layers))
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Return the last layer of z (..., inputs), before σ."""
+        out = z @ self.weight + self.bias
+        for layer in self.dense:
+            out = layer(self.sigma(out))
+        return out
+
+
+def layers_of(hidden: int | Sequence[int]) -> tuple[int, ...]:
+    """Return the units of each layer, none for 0."""
+    layers = (hidden,) if isinstance(hidden, int) else tuple(hidden)
+    return () if layers == (0,) else layers
+
+
 def smooth_relu(z: Tensor) -> Tensor:
     """Return ½(z + √(z² + 0.01))."""
     return (z + (z * z + 0.01).sqrt()) / 2
@@ -98,7 +130,7 @@ class Structure:
     model: str = "hbnode"
     states: int | None = None
     degree: int = 3
-    hidden: int = 8
+    hidden: int | tuple[int, ...] = 8
     readout: str = "position"
     method: str = "rk4"
     substeps: int = 2
@@ -114,7 +146,7 @@ class Structure:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {given!r}")
         for name, value, least in (
             ("degree", self.degree, 1),
-            ("hidden", self.hidden, 0),
+            ("hidden", min(layers_of(self.hidden), default=1), 1),
             ("substeps", self.substeps, 1),
         ):
             if value < least:
@@ -217,6 +249,8 @@ def _port(structure: Structure, known: Callable[..., Tensor] | None) -> System:
     if known is not None:
         raise ValueError("known must be None for model='port', whose energy would leave it out; take model='hbnode'")
     of = structure
+    if not isinstance(of.hidden, int):
+        raise ValueError(f"hidden must be one number for model='port', got {of.hidden}")
     # a read-out that combines positions has what masses would say
     return port.port_system(of.size, of.inputs, of.degree, of.hidden, of.corrected, masses=not of.combined)
 
