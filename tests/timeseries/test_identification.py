@@ -6,11 +6,13 @@ import json
 import numpy as np
 import pytest
 import torch
+from scipy.signal import lfilter
 
 from hbode import CubicInput, HeavyBall, hbodeint
 from hbode.timeseries import DataError, Records
 from hbode.timeseries.identification import Bands, SystemIdentifier
 from hbode.timeseries.identification.automatic import saturation
+from hbode.timeseries.identification.bands import effective_size
 from hbode.timeseries.identification.least_squares import LeastSquaresResult
 from hbode.timeseries.identification.member import best_of
 from hbode.timeseries.identification.structures import Structure
@@ -223,6 +225,20 @@ def test_bands_cover_what_they_promise():
     # A share of 2,000 has a standard deviation of .0067, the order statistic of the calibration the same.
     assert abs(inside.mean() - 0.9) < 5 * 0.0067 * 2**0.5
     assert Bands.from_json(json.loads(json.dumps(bands.as_json()))).quantile == bands.quantile
+
+
+def test_bands_cover_where_neighbouring_errors_are_alike():
+    """An autoregression of coefficient 0.97: 200 samples say as much as (1 - 0.97²) / (1 + 0.97²) 200 = 6 squares."""
+    rng, n = np.random.default_rng(0), 200
+    inside = []
+    for _ in range(300):
+        error = lfilter([1.0], [1.0, -0.97], rng.normal(size=2 * n + 200))[200:, None]
+        bands = Bands.calibrated(0.9, error[:n], np.zeros((n, 1)), np.zeros((n, 1)))
+        inside.append(np.mean(np.abs(error[n:]) <= bands.half_width(np.zeros((n, 1)))))
+    # Shares of such a series have a deviation of 0.15, their mean one of 0.01. With order statistics of 200: 0.85.
+    assert 0.87 < np.mean(inside) < 0.96
+    assert effective_size(rng.normal(size=2000)) == pytest.approx(2000, rel=0.2)
+    assert effective_size(np.repeat(rng.normal(size=200), 10)) == pytest.approx(200, rel=0.3)
 
 
 @pytest.mark.parametrize(

@@ -19,11 +19,12 @@ class Bands:
     coverage
         The share of measurements that should lie inside.
     quantile
-        q of each output, (Cy,): of |y - ŷ| / s on the calibration data, of order ⌈(N + 1) coverage⌉.
+        q of each output, (Cy,): of |y - ŷ| / s on the calibration data, of order (N + 1) coverage of N. Neighbouring
+        errors of a simulation depend on each other: N is how many independent ones say as much (`effective_size`).
     floor
         The root mean square error of each output on the calibration data, (Cy,).
 
-    Neighbouring errors of a simulation depend on each other: the coverage holds for data like those of calibration.
+    The coverage holds for data like those of calibration.
     """
 
     coverage: float
@@ -31,16 +32,20 @@ class Bands:
     floor: Array
 
     @classmethod
-    def calibrated(cls, coverage: float, measured: Array, center: Array, spread: Array) -> Bands:
-        """Return the bands of calibration data (N, Cy); NaN where nothing was measured."""
+    def calibrated(cls, coverage: float, measured: Array, center: Array, spread: Array, repeats: float = 1.0) -> Bands:
+        """Return the bands of calibration data (N, Cy) in their order in time; NaN where nothing was measured.
+
+        `repeats` is how often each measurement is among them.
+        """
         error = np.abs(measured - center)
         floor = np.sqrt(np.nanmean(error**2, 0))
         scores = error / np.sqrt(spread**2 + floor**2)
         found = []
         for column in scores.T:
-            column = np.sort(column[np.isfinite(column)])
-            order = min(int(np.ceil((len(column) + 1) * coverage)), len(column))
-            found.append(column[order - 1] if len(column) else np.nan)
+            column = column[np.isfinite(column)]
+            size = effective_size(column) / repeats
+            level = min((size + 1) * coverage / size, 1.0) if len(column) else 1.0
+            found.append(np.quantile(column, level, method="higher") if len(column) else np.nan)
         return cls(coverage, np.array(found), floor)
 
     def half_width(self, spread: Array) -> Array:
@@ -56,3 +61,19 @@ class Bands:
     def from_json(cls, found: dict[str, Any]) -> Bands:
         """Return the bands that `as_json` wrote."""
         return cls(float(found["coverage"]), np.array(found["quantile"]), np.array(found["floor"]))
+
+
+def effective_size(x: Array) -> float:
+    """Return how many independent values have a mean as sure as that of a series (N,): N / (1 + 2 Σ ρ_k).
+
+    The sum ends where two neighbouring autocorrelations ρ are not positive together (Geyer, Statistical Science 7,
+    1992, the initial positive sequence).
+    """
+    n = len(x)
+    power = np.abs(np.fft.rfft(x - x.mean(), 2 * n)) ** 2 if n else np.zeros(1)
+    covariance = np.fft.irfft(power)[:n]
+    if n < 2 or covariance[0] <= 0:
+        return float(max(n, 1))
+    pairs = (covariance[: n // 2 * 2].reshape(-1, 2) / covariance[0]).sum(1)
+    last = int(np.argmax(pairs <= 0)) if (pairs <= 0).any() else len(pairs)
+    return float(n / max(2 * pairs[:last].sum() - 1, 1.0))

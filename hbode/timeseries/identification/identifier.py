@@ -394,18 +394,19 @@ class SystemIdentifier(Simulator):
     def _calibrate(self, records: Records, in_blocks: bool) -> None:
         """Calibrate the bands on free runs; where blocks of rows were held out, on runs that begin at several rows."""
         initial = min(self.initial, min(map(len, records)) - 1)
-        runs, used = [], []
+        runs, used, once = [], [], 0
         for run in records:
             held = blocks(len(run), self.initial) if in_blocks else np.ones(len(run), bool)
             for start in range(0, max(len(run) - 2 * initial, 1), max(len(run) // 5, 1)) if in_blocks else (0,):
                 rows = slice(start, len(run))
                 runs.append(run.take(rows))
                 used.append(held[rows] & (np.arange(len(run) - start) >= initial))
+            once += int(held[initial:].sum())
         made = self._of_members(replace(records, runs=tuple(runs)), initial)
         measured = np.concatenate([run.y[rows] for run, rows in zip(runs, used, strict=True)])
         center = np.concatenate([x.mean(0)[rows] for x, rows in zip(made, used, strict=True)])
         spread = np.concatenate([x.std(0)[rows] for x, rows in zip(made, used, strict=True)])
-        self.bands_ = Bands.calibrated(self.coverage, measured, center, spread)
+        self.bands_ = Bands.calibrated(self.coverage, measured, center, spread, len(measured) / max(once, 1))
         self.validation_error_ = self.bands_.floor
 
     def _check(self, records: Records) -> None:
