@@ -2,10 +2,10 @@
 
 h'' = f(h, m, u), or h' = f(h, u) with two states, f of two layers of 64 units; stretches of 300 samples, batches of 32,
 one input on lines between its samples and one output, float32, one thread. An epoch is 20 batches: simulation from
-known states, mean square error, its gradient, a step of Adam. The loop writes the steps out in torch and differentiates
-them by autograd; f, steps and evaluations are the same. torchdiffeq runs `odeint` with rk4 on the same grid. tsfast's
-`NeuralStateSpace` (its C++ kernels, built at first use) has one evaluation of a network of that size a sample,
-and stands beside steps of Euler's method.
+known states, mean square error, its gradient, a step of Adam. The loop writes the steps out in torch and
+differentiates them by autograd; f, steps and evaluations are the same. torchdiffeq runs `odeint` with as many
+evaluations on the same grid. tsfast's `NeuralStateSpace` (its C++ kernels, built at first use) has one evaluation of a
+network of that size a sample, and stands beside steps of Euler's method.
 
     python benchmarks/state_space_training.py [--batches 20] [--repeats 5]
 """

@@ -28,6 +28,7 @@ to, with bands and simpler models, what is left over, and what was learned in ph
 
 A fit that was interrupted goes on when the same command is given again."""
 MODELS = ("auto", "hbnode", "node", "port")
+OPTIMIZERS = ("auto", "least_squares", "adam")
 READOUTS = ("position", "absolute", "linear", "square")
 HELD = 0.2
 """Share of the rows of each run that choose between models, and are reported on, where no rows are left for that."""
@@ -61,7 +62,17 @@ def add(commands: Any) -> None:
         "second order with a potential and damping, no energy from nowhere; auto: of the first two, the one that "
         "simulates best the rows that choose, hidden states included (default: auto)",
     )
-    add("--hidden", type=at_least(0), metavar="N", help="units of the network that corrects the law, 0 for none")
+    add(
+        "--hidden",
+        type=_layers,
+        metavar="N[,N]",
+        help="units of the network that corrects the law, of each of its layers; 0 for none",
+    )
+    add(
+        "--optimizer",
+        choices=OPTIMIZERS,
+        help="least_squares, or adam, for large networks (default: auto, by the number of parameters)",
+    )
     add("--degree", type=positive_int, metavar="N", help="of the polynomial stiffness, 1 for a linear one")
     add("--states", type=positive_int, metavar="N", help="channels of the state (default: one an output)")
     add(
@@ -146,7 +157,18 @@ def _identifier(a: argparse.Namespace, kept: Path) -> SystemIdentifier:
     """Return what is to be fitted; what was not asked for is left at its default."""
     from ..timeseries.identification import SystemIdentifier
 
-    asked = ("hidden", "degree", "states", "readout", "limits", "initial", "stretch", "evaluations", "seeds")
+    asked = (
+        "hidden",
+        "optimizer",
+        "degree",
+        "states",
+        "readout",
+        "limits",
+        "initial",
+        "stretch",
+        "evaluations",
+        "seeds",
+    )
     given = {name: getattr(a, name) for name in asked if getattr(a, name) is not None}
     identifier = SystemIdentifier(a.model, **given, random_state=a.seed, checkpoint=kept, verbose=not a.quiet)
     return identifier.set_params(jobs=a.jobs or min(cores(), identifier.seeds))
@@ -193,6 +215,13 @@ def _parts(records: Records, a: argparse.Namespace, identifier: SystemIdentifier
     return _Parts(train, held, test, initial, notes)
 
 
+def _layers(text: str) -> int | tuple[int, ...]:
+    layers = tuple(map(at_least(0), text.split(",")))
+    if len(layers) > 1 and 0 in layers:
+        raise argparse.ArgumentTypeError(f"must be 0, or units of each layer, got {text!r}")
+    return layers[0] if len(layers) == 1 else layers
+
+
 def _limits(text: str) -> tuple[float | None, float | None]:
     low: float | None
     high: float | None
@@ -209,4 +238,6 @@ def _asked(a: argparse.Namespace) -> dict[str, Any]:
     """Return what was asked for, in types of JSON."""
     found = {name: x for name, x in vars(a).items() if name not in ("command", "run", "out") and x is not None}
     found |= {name: f"{x.start or 0}:{x.stop or ''}" for name, x in found.items() if isinstance(x, slice)}
-    return {name: str(x) if isinstance(x, Path) else x for name, x in found.items()}
+    return {
+        name: str(x) if isinstance(x, Path) else list(x) if isinstance(x, tuple) else x for name, x in found.items()
+    }

@@ -189,16 +189,16 @@ def test_an_encoder_starts_linear():
 @pytest.mark.parametrize("kind, method", CASES)
 @pytest.mark.parametrize("irregular", [False, True])
 def test_the_adjoint_of_all_steps_is_that_of_automatic_differentiation(kind, method, irregular):
-    model, given = model_of(kind, method=method), driven(rows=40)  # more than a block
+    model, given = model_of(kind, method=method), driven(rows=60)  # more than a block
     if irregular:
         if method != "rk4":
             return
         rates = np.linspace(0.2, 0.3, 3)
         u = [given.values[:, i].numpy() for i in range(3)]
-        records = Records.from_arrays([np.arange(40) * rate for rate in rates], [x[:, :2] for x in u], u)
+        records = Records.from_arrays([np.arange(60) * rate for rate in rates], [x[:, :2] for x in u], u)
         given = stretches(records, None, "cubic")
     start = start_of(model, len(given)).requires_grad_()
-    weights = torch.randn(40, *start.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    weights = torch.randn(60, *start.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     wanted = [*trained(model).values(), start]
     found, expected = (
         (states, torch.autograd.grad((weights * states).sum(), wanted, allow_unused=True, materialize_grads=True))
@@ -207,7 +207,7 @@ def test_the_adjoint_of_all_steps_is_that_of_automatic_differentiation(kind, met
             model.simulate(given.t, given.inputs, start).state,
         )
     )
-    # Forty steps, whose roundings stay about as large as each of them; cubics are continuous at the knots.
+    # Sixty steps, whose roundings stay about as large as each of them; cubics are continuous at the knots.
     assert (found[0] - expected[0]).abs().max() <= 1e5 * EPS * expected[0].abs().max()
     for a, b in zip(found[1], expected[1], strict=True):
         assert (a - b).abs().max() <= 1e6 * EPS * max(float(b.abs().max()), 1e-3)

@@ -19,7 +19,7 @@ from ...solvers import CannotCompileError, Uniform, compiled, warn_of_eager
 from .sensitivities import Interval, affine_scan, trained
 from .state_space import NeuralStateSpace
 
-BLOCK = 25
+BLOCK = 50
 """How many samples are one call, and side by side in the adjoint: so that its stages stay near the processor."""
 
 
@@ -150,7 +150,7 @@ def _run(function: Any, compile: bool, interval: Interval, *given: Any) -> Any:
             device = given[-1].device
             method.lay_out(device)
             try:
-                return compiled(function, method, interval.model.system.f, device.type)(interval, *given)
+                return compiled(function, method, interval.model.system.f, device.type, fused=True)(interval, *given)
             except CannotCompileError as error:
                 warn_of_eager(error)
         return function(interval, *given)

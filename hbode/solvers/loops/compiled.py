@@ -43,7 +43,7 @@ _BROKEN: WeakKeyDictionary[object, dict[object, str]] = WeakKeyDictionary()
 _MADE: WeakKeyDictionary[object, Counter[object]] = WeakKeyDictionary()
 
 
-def compiled(function: F, key: Any, subject: Any, device: str) -> F:
+def compiled(function: F, key: Any, subject: Any, device: str, fused: bool = False) -> F:
     """Return a function compiled whole.
 
     It raises `CannotCompileError` where that fails, and for the same subject does not try again. It warns where it is
@@ -59,9 +59,13 @@ def compiled(function: F, key: Any, subject: Any, device: str) -> F:
         objects, or modules of different classes.
     device
         Type of the device of the tensors.
+    fused
+        On a CPU: products of thin matrices as sums within other kernels, and tanh by exp, with absolute errors of one
+        rounding and in half the time of the library's, whose errors are relative ones. Not for blocks of steps with
+        control: with thin products, the code of some of them compiles but fails when it runs (torch 2.13).
     """
     kind: Any = subject if isinstance(subject, CodeType | type) else type(subject)
-    fast = _compile(function, key, kind, device)
+    fast = _compile(function, key, kind, device, fused)
     place = (function, key, device)
 
     def run(*args: Any) -> Any:
@@ -101,7 +105,7 @@ def _shapes(item: Any) -> object:
 
 
 @cache
-def _compile(function: Callable[..., Any], key: Any, kind: Any, device: str) -> Callable[..., Any]:
+def _compile(function: Callable[..., Any], key: Any, kind: Any, device: str, fused: bool) -> Callable[..., Any]:
     """Return a compiled copy of a function; the copy has a code object, hence a cache, of its own."""
     if not isinstance(function, FunctionType):
         raise TypeError(f"function must be a plain function, got {type(function).__name__}")
@@ -109,9 +113,9 @@ def _compile(function: Callable[..., Any], key: Any, kind: Any, device: str) -> 
     # Ordered for peak memory, a loop reuses memory that it has yet to read (torch 2.13, dopri5 with updates).
     options: dict[str, Any] = {"guard_filter_fn": _worth_guarding, "reorder_for_peak_memory": False}
     if device == "cpu":
-        options |= {"cpp_wrapper": True, "cpp.min_chunk_size": 4096, "post_grad_custom_pre_pass": thin_products()}
-        # tanh by exp, absolute errors of one rounding: half the time of the library's, which is relative ones.
-        options |= {"cpp.use_decompose_tanh": True}
+        options |= {"cpp_wrapper": True, "cpp.min_chunk_size": 4096}
+        if fused:
+            options |= {"post_grad_custom_pre_pass": thin_products(), "cpp.use_decompose_tanh": True}
     return torch.compile(own, fullgraph=True, dynamic=False, options=options)
 
 
