@@ -248,3 +248,23 @@ def test_times_that_need_gradients_are_differentiated_uncompiled():
         with pytest.warns(RuntimeWarning, match="backward pass runs uncompiled: the times need gradients"):
             grads.append(torch.autograd.grad(sol.h.square().mean(), (h0, t)))
     assert_same(grads[1], grads[0])
+
+
+def test_code_that_fails_when_it_runs_is_left(monkeypatch):
+    """As that of some networks does with torch 2.13; any other error is the user's to see."""
+
+    def failing(message):
+        def run(*args):
+            raise RuntimeError(message)
+
+        return lambda *args: run
+
+    f, h0 = Net(), start().detach()
+    t = torch.tensor([0.0, 1.0], dtype=torch.float64)
+    eager = hbodeint(HeavyBall(f, 0.3), h0, t).h
+    monkeypatch.setattr("hbode.solvers.loops.compiled._compile", failing("aoti_torch_get_data_ptr(x) API call failed"))
+    with pytest.warns(RuntimeWarning, match="runs uncompiled: the code that torch .* made of it fails"):
+        assert torch.equal(hbodeint(HeavyBall(f, 0.3), h0, t, compile=True).h, eager)
+    monkeypatch.setattr("hbode.solvers.loops.compiled._compile", failing("no such thing"))
+    with pytest.raises(RuntimeError, match="no such thing"):
+        hbodeint(HeavyBall(Net(), 0.3), h0, t, compile=True)

@@ -17,6 +17,8 @@ from torch import Tensor
 from .thin_products import thin_products
 
 F = TypeVar("F", bound=Callable[..., Any])
+FROM_WRAPPER = "API call failed"
+"""What errors of compiled code itself say: with torch 2.13 that of some networks asks for memory it has let go."""
 VARIANTS = 64
 """For how many networks, shapes and settings a method may be compiled in one process."""
 
@@ -79,6 +81,11 @@ def compiled(function: F, key: Any, subject: Any, device: str, fused: bool = Fal
             out = fast(*args)
         except (torch._dynamo.exc.TorchDynamoException, torch._dynamo.exc.FailOnRecompileLimitHit) as error:
             broken[place] = _reason(str(error))
+            raise CannotCompileError(broken[place]) from error
+        except RuntimeError as error:
+            if FROM_WRAPPER not in str(error):
+                raise
+            broken[place] = f"the code that torch {torch.__version__} made of it fails ({str(error).splitlines()[0]})"
             raise CannotCompileError(broken[place]) from error
         finally:
             config.recompile_limit = limit
