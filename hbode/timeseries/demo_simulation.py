@@ -37,6 +37,7 @@ def simulate_structure(folder: Path, seed: int, jobs: int, say: Callable[[str], 
     say(f"Identification: {train.source}; force and displacements, {ROWS} rows at {structure.rate:g} Hz.")
     started = time.perf_counter()
     identifier = SystemIdentifier(
+        "hbnode",
         hidden=2,
         initial=20,
         stretch=150,
