@@ -57,7 +57,7 @@ class DemoSettings:
 
     def protocol(self) -> Protocol:
         """Return how the data become windows."""
-        default = Protocol(observed=32, max_train=256) if self.data is None else Protocol()
+        default = Protocol(observed=32, max_train=128) if self.data is None else Protocol()
         return replace(default, observed=self.window or default.observed, forecast=self.horizon or default.forecast)
 
     def as_json(self) -> dict[str, Any]:

@@ -65,7 +65,7 @@ def momentum(steepness: float = 100.0, span: float = 2.0) -> Momentum:
     """Compare NODE, SONODE, HBNODE and GHBNODE on a stiff valley, and follow NODE and HBNODE over a decade of L."""
     h0 = torch.randn(8, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     inputs = Inputs(h0, torch.linspace(0.0, span, 17, dtype=torch.float64))
-    sizes = [steepness * 10 ** (k / 4) for k in range(5)]
+    sizes = [steepness * 10 ** (k / 2) for k in range(3)]
     return Momentum(
         compare(Valley(steepness), inputs, tolerance=1e-4, repeats=1),
         scaling(Valley, sizes, inputs, tolerance=1e-3),
