@@ -214,21 +214,26 @@ def test_the_adjoint_of_all_steps_is_that_of_automatic_differentiation(kind, met
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("error:compile=True")  # what runs uncompiled would agree with itself
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("kind", ["first", "second"])
-def test_compiled_steps_are_those_of_python_and_compile_once(kind):
-    model = model_of(kind, substeps=1)
+def test_compiled_steps_are_those_of_python_and_compile_once(kind, dtype):
+    model, eps = model_of(kind, substeps=1).to(dtype), torch.finfo(dtype).eps
 
     def run(rows, compile):
         given = driven(rows=rows)
-        start = start_of(model, len(given)).requires_grad_()
-        states = fixed_step_states(model, given.t, given.u, start, compile)
-        return states, torch.autograd.grad(states.square().mean(), [*model.system.parameters(), start])
+        start = start_of(model, len(given)).to(dtype).requires_grad_()
+        states = fixed_step_states(model, given.t, given.u.to(dtype), start, compile)
+        wanted = [*trained(model).values(), start]
+        grads = torch.autograd.grad(states.square().mean(), wanted, allow_unused=True, materialize_grads=True)
+        return states.detach(), grads
 
     for rows in (60, 30, 110):
         (a, of_a), (b, of_b) = run(rows, True), run(rows, False)
-        assert (a - b).abs().max() <= 1e5 * EPS * b.abs().max()
+        # Roundings stay about as large as those of a hundred steps; tanh by exp has absolute ones.
+        assert (a - b).abs().max() <= 1e3 * eps * b.abs().max()
         assert all(
-            (x - y).abs().max() <= 1e6 * EPS * max(float(y.abs().max()), 1e-3) for x, y in zip(of_a, of_b, strict=True)
+            (x - y).abs().max() <= 1e4 * eps * max(float(y.abs().max()), 1e-2) for x, y in zip(of_a, of_b, strict=True)
         )
         if rows == 60:
             graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]

@@ -80,7 +80,7 @@ class Force(nn.Module):
         z = torch.cat(state, -1)
         out: Tensor = self.linear(z)
         power = h
-        for c in self.powers:
+        for c in self.powers.unbind():  # iterated over, its rows would be inputs of a compiled loop that share memory
             power = power * h
             out = out + c * power
         if self.inner is not None and self.outer is not None:
