@@ -47,6 +47,8 @@ LAYERS = [
 RANK = {room: rank for rank, layer in enumerate(LAYERS) for room in layer}
 
 # What a function may import when it is called: packages of the optional extras, and those that take long to load.
+COMPILER = "torch._inductor"
+"""A part of torch that is loaded where something is compiled."""
 LATE = {"diffrax", "equinox", "jax", "scipy", "torchdiffeq"}
 ROOMS_OF_EXTRAS = ("hbode.timeseries.identification", "hbode.timeseries.baselines", "hbode.timeseries.simulation")
 """They need libraries of hbode[timeseries]; others import them where they are used."""
@@ -176,6 +178,7 @@ def test_no_import_inside_function(module: str) -> None:
         if isinstance(node, ast.Import | ast.ImportFrom)
         for target in sorted(targets(node, module))
         if target.split(".")[0] not in LATE
+        and not target.startswith(COMPILER)
         and not any(target.startswith(room) and not module.startswith(room) for room in ROOMS_OF_EXTRAS)
     ]
     assert found == []

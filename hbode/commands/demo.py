@@ -21,7 +21,7 @@ Then learn its accelerations, or only the record of --data, with neural ODEs of 
 GHBNODE), forecast them, and report for each the test error, the evaluations of the field, the time per epoch and the
 damping γ."""
 
-FEWER_EPOCHS = 10
+FEWER_EPOCHS = 6
 """With the identification before it, the demo is to take less than two minutes."""
 DATA_HELP = (
     "CSV (also .gz), Parquet or .npz file: numeric channels, and optionally a column of times, "
