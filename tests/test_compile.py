@@ -136,6 +136,7 @@ def test_a_field_with_a_preallocated_output():
     torch.testing.assert_close(sol.h, hbodeint(FirstOrder(lambda t, h: -h * torch.cos(t)), h0, [0.0, 2.0]).h)
 
 
+@pytest.mark.slow
 def test_a_fixed_grid_of_several_blocks():
     system, h0 = HeavyBall(Net(), 0.3, trainable=False), start()
     inputs = (h0, *system.f.layers.parameters())

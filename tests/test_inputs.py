@@ -207,6 +207,7 @@ def test_gradient_through_a_solve_is_that_of_differences(kind: str) -> None:
     assert torch.allclose((learned.grad * towards).sum(), difference, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_input_that_the_field_calls_itself(kind: str) -> None:
     u = MAKES[kind](uneven(6, 3.0), drawn(3, 6, 2).requires_grad_())

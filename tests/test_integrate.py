@@ -119,6 +119,7 @@ SECOND = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["dprkn5", "dprkn6", "dprkn8", "dopri5", "leapfrog", "yoshida4"])
 @pytest.mark.parametrize("problem", SECOND)
 def test_second_order_problems_agree_with_scipy(problem, method):

@@ -380,6 +380,7 @@ def test_updates_get_the_form_of_h0(times: str, h0: Parts) -> None:
 # ---- gradients
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gradient", ["backprop", "reversible", "continuous_adjoint"])
 @pytest.mark.parametrize("kind", SYSTEMS)
 def test_gradient_modes_agree(kind: str, gradient: str, h0: Parts) -> None:

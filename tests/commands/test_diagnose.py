@@ -123,6 +123,7 @@ def test_a_former_report_is_replaced_and_a_foreign_folder_is_not(
     assert "did not write" in said and said.count("\n") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize(
     "target, dtype, expected",
