@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -69,28 +70,6 @@ Progress = Callable[[str, int, float, float], None]
 """Called with the stage, the evaluation, training and validation error."""
 
 
-@dataclass(frozen=True, eq=False)
-class Held:
-    """What chooses: outputs of the training stretches that are left out, or records of their own.
-
-    Attributes
-    ----------
-    outputs
-        (B, T, Cy), NaN where the output is trained on or missing; or None.
-    runs
-        Stretches; or None.
-    """
-
-    outputs: Tensor | None = None
-    runs: Stretches | None = None
-
-    def error(self, model: NeuralStateSpace, initial: int, y: Tensor) -> float:
-        """Return the mean square error of a model that simulated y (B, T, Cy) in training."""
-        if self.outputs is not None:
-            return mean_square(y, self.outputs)
-        return np.nan if self.runs is None else free_run_error(model, self.runs, initial)
-
-
 def fit_member(
     structure: Structure,
     settings: Settings,
@@ -125,18 +104,28 @@ def fit_member(
         train, others = without_blocks(records, settings.initial)
     runs = validation if isinstance(validation, Records) else None
     elsewhere = None if runs is None else stretches(runs, settings.free_run, settings.between)
-    chosen = validation is not None
+
+    @cache
+    def cut(samples: int | None) -> tuple[Stretches, Tensor | None]:
+        """Return the stretches of so many samples, and their outputs that are held out."""
+        out = None if others is None else stretches(others, samples, settings.between).y
+        return stretches(train, samples, settings.between), out
 
     def stage(
         name: str, penalty: dict[str, float], start: Tensor | None, evaluations: int, samples: int | None
     ) -> LeastSquaresResult:
-        given = stretches(train, samples, settings.between)
-        held = Held(None if others is None else stretches(others, samples, settings.between).y, elsewhere)
+        given, held = cut(samples)
+
+        def error(y: Tensor) -> float:
+            if held is not None:
+                return mean_square(y, held)
+            return np.nan if elsewhere is None else free_run_error(model, elsewhere, settings.initial)
+
         return fit_least_squares(
             model,
             given,
             penalty,
-            validation=(lambda y: held.error(model, settings.initial, y)) if chosen else None,
+            validation=None if validation is None else error,
             evaluations=evaluations,
             compile=given.y[..., 0].numel() >= COMPILED_FROM if settings.compile is None else settings.compile,
             start=start,
@@ -164,7 +153,7 @@ def fit_member(
         )
 
     whole = settings.stretch
-    given = stretches(train, whole, settings.between)
+    given, _ = cut(whole)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = structure.build(known)
