@@ -42,6 +42,21 @@ def unsynchronised(*block):
         torch.cuda.set_sync_debug_mode("default")
 
 
+def solved(problem, gradient, **call):
+    """Solve h'' + γ h' + ξ h = net(t, h) + arg sin(h t), with all that a problem has of these."""
+    return hbodeint(
+        lambda t, h, arg: problem.net(t, h) + arg * torch.sin(h * t),
+        problem.h0,
+        problem.t,
+        m0=problem.m0,
+        args=(problem.arg,),
+        gamma=problem.gamma,
+        xi=problem.xi,
+        gradient=gradient,
+        **call,
+    )
+
+
 class Scenario:
     """A solve with every input that takes a gradient, for each of the ways in which a solve can go."""
 
@@ -61,17 +76,7 @@ class Scenario:
 
     def __call__(self, gradient):
         call = {"rtol": 1e-6, "atol": 1e-8, **self.call}
-        sol = hbodeint(
-            lambda t, h, arg: self.net(t, h) + arg * torch.sin(h * t),
-            self.h0,
-            self.t,
-            m0=self.m0,
-            args=(self.arg,),
-            gamma=self.gamma,
-            xi=self.xi,
-            gradient=gradient,
-            **call,
-        )
+        sol = solved(self, gradient, **call)
         outputs = [sol.h, sol.m]
         for record in sol.events:
             outputs += [record.t, record.h, record.m]

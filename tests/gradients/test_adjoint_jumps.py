@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from scenarios import assert_same, increasing, pulled_back
+from scenarios import assert_same, increasing, pulled_back, solved
 from torch import Tensor, nn
 
 from hbode import Event, FirstOrder, HeavyBall, Solution, Update, hbodeint
@@ -40,15 +40,9 @@ class Observed:
         return 0.5 * h + moved[..., :2], m * moved[..., 2:]
 
     def __call__(self, gradient: Any, **settings: Any) -> tuple[list[Tensor], Solution]:
-        sol = hbodeint(
-            lambda t, h, arg: self.net(t, h) + arg * torch.sin(h * t),
-            self.h0,
-            self.t,
-            m0=self.m0,
-            args=(self.arg,),
-            gamma=self.gamma,
-            xi=self.xi,
-            gradient=gradient,
+        sol = solved(
+            self,
+            gradient,
             updates=Update(self.at, self.update, torch.sin(self.raw)),
             **{**FINE, **settings},
         )

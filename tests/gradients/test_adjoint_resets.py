@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from scenarios import assert_same, increasing, pulled_back
+from scenarios import assert_same, increasing, pulled_back, solved
 from torch import Tensor, nn
 
 from hbode import Event, FirstOrder, Solution, Status, Update, hbodeint
@@ -128,15 +128,9 @@ class Struck:
             for wall, bounce, direction in zip(self.walls, self.bounces, (1, -1), strict=True)
         )
         event = [upper, Event(lambda t, h, m: h[0] - 0.1 * t, terminal=False), lower]
-        sol = hbodeint(
-            lambda t, h, arg: self.net(t, h) + arg * torch.sin(h * t),
-            self.h0,
-            self.t,
-            m0=self.m0,
-            args=(self.arg,),
-            gamma=self.gamma,
-            xi=self.xi,
-            gradient=gradient,
+        sol = solved(
+            self,
+            gradient,
             updates=Update(self.at, lambda t, h, m, x: (h, m + 0.5 * torch.sin(x * t)), self.kick),
             **{"event": event, "method": "dprkn8", **TIGHT, **settings},
         )
