@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +13,19 @@ import torch
 from ..records import DataError
 
 
-def write_training(path: Path, state: dict[str, Any]) -> None:
-    """Write the state of a training, at once whole or not at all."""
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Give a file to write, which takes the place of `path` at the end: at once whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(f".{os.getpid()}.part")
-    torch.save(state, part)
+    yield part
     os.replace(part, path)
+
+
+def write_training(path: Path, state: dict[str, Any]) -> None:
+    """Write the state of a training."""
+    with written_whole(path) as part:
+        torch.save(state, part)
 
 
 def read_training(path: Path) -> dict[str, Any] | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from ..records import Records
 from ..records.extras import optional
+from .checkpoint import written_whole
 from .least_squares import LeastSquaresResult
 from .member import Fitted
 from .saving import put
@@ -36,18 +36,16 @@ def place(checkpoint: str | Path | None, task: Any, known: Callable[..., Tensor]
 
 
 def write_member(path: Path, fitted: Fitted) -> None:
-    """Keep one fitted model, at once whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Keep one fitted model."""
     told = {
         "seed": fitted.seed,
         "validation": fitted.validation,
         "seconds": fitted.seconds,
         "stages": {n: {"train": x.train, "validation": x.validation} for n, x in fitted.stages.items()},
     }
-    part = path.with_suffix(f".{os.getpid()}.part")
     weights = {name: x.contiguous() for name, x in fitted.model.state_dict().items()}
-    optional("safetensors.torch").save_file(weights, part, metadata={"hbode": json.dumps(told)})
-    os.replace(part, path)
+    with written_whole(path) as part:
+        optional("safetensors.torch").save_file(weights, part, metadata={"hbode": json.dumps(told)})
 
 
 def read_member(path: Path, structure: Structure, known: torch.nn.Module | None) -> Fitted:
