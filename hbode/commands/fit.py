@@ -31,7 +31,7 @@ MODELS = ("auto", "hbnode", "node", "port")
 OPTIMIZERS = ("auto", "least_squares", "adam")
 READOUTS = ("position", "absolute", "linear", "square")
 HELD = 0.2
-"""Share of the rows of each run that choose between models, and are reported on, where no rows are left for that."""
+"""Share of the rows of each run, at its end, that are reported on where no rows were named for that."""
 BASELINES = ("none", "linear", "auto", "all")
 
 
@@ -51,9 +51,15 @@ def add(commands: Any) -> None:
         "--train",
         type=row_range,
         metavar="A:B",
-        help="rows to fit to, counted from 0, B not among them; the last of them choose between models (default: all)",
+        help="rows to fit to, counted from 0, B not among them; some of them choose between models (default: all, but "
+        "for those of the report)",
     )
-    add("--test", type=row_range, metavar="A:B", help="rows of the report (default: those after --train)")
+    add(
+        "--test",
+        type=row_range,
+        metavar="A:B",
+        help="rows of the report (default: those after --train, or the last fifth of each run)",
+    )
     add(
         "--model",
         choices=MODELS,
@@ -134,7 +140,7 @@ def run(a: argparse.Namespace, started: float) -> None:
     with ResultsFolder(a.out, MADE_BY, NUMBERS) as folder:
         began = time.perf_counter()
         try:
-            identifier.fit(parts.train, parts.held)
+            identifier.fit(parts.train)
         except DataError as error:
             raise DataError(f"{records.source}: {error}") from None
         except KeyboardInterrupt:
@@ -175,10 +181,9 @@ def _identifier(a: argparse.Namespace, kept: Path) -> SystemIdentifier:
 
 
 class _Parts(NamedTuple):
-    """Rows to fit to, rows that choose if they are other ones, rows of the report, and how they were taken."""
+    """Rows to fit to, rows of the report, and how they were taken."""
 
     train: Records
-    held: Records | None
     test: Records
     initial: int
     notes: tuple[str, ...]
@@ -196,14 +201,13 @@ def _parts(records: Records, a: argparse.Namespace, identifier: SystemIdentifier
     rows = a.test or (slice(last, None) if last < total else None)
     if rows is None:
         train, test = split_runs(train, 1 - HELD)
-        held = test
-        note = f"The report is of the last {100 * HELD:.0f} % of each run, which chose the model but"
-        note += " were not fitted; --train A:B leaves rows for a test of what was never seen."
+        note = f"The report is of the last {100 * HELD:.0f} % of each run, which the models did not see; --train A:B"
+        note += " and --test A:B take other rows."
     else:
         begin, end, _ = rows.indices(total)
         if begin < last and end > first:
             raise DataError(f"--test {begin}:{end} shares rows with --train {first}:{last}")
-        held, test = None, records.rows(begin, end)
+        test = records.rows(begin, end)
         note = f"Fitted to the rows {first} to {last - 1}; the report is of the rows {begin} to {end - 1}."
     shortest = min(map(len, test))
     initial = min(identifier.initial, shortest // 2)
@@ -212,7 +216,7 @@ def _parts(records: Records, a: argparse.Namespace, identifier: SystemIdentifier
     notes = (*records.notes, note)
     if initial < identifier.initial:
         notes = (*notes, f"A run of the report has {shortest} rows: initial states are found from {initial}.")
-    return _Parts(train, held, test, initial, notes)
+    return _Parts(train, test, initial, notes)
 
 
 def _layers(text: str) -> int | tuple[int, ...]:

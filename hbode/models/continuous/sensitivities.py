@@ -9,11 +9,12 @@ was computed, which are exact to rounding.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, jacrev, vmap
+from torch.func import functional_call, jacrev, vjp, vmap
 
 from ...solvers import METHODS, Damping, Field
 from .state_space import NeuralStateSpace
@@ -100,25 +101,39 @@ class Linearised:
         self.spans = torch.cat((spans, spans.new_ones(self.batch)))
         self.pieces = pieces.reshape(self.count * self.batch, *pieces.shape[2:])
 
-    def maps(self, kind: str, x: Tensor, own: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Return values, and derivatives by parameters and states, of all steps or read-outs from x (K, B, n)."""
-        rows, n = len(x) * self.batch, x.shape[2]
-        sizes = sum(value.numel() for value in own.values())
+    def maps(self, kind: str, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return values, and derivatives by the states, of all steps or read-outs from x (K, B, n)."""
 
-        def of_one(state: Tensor, piece: Tensor, span: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            def value(own: dict[str, Tensor], state: Tensor) -> tuple[Tensor, Tensor]:
+        def of_rows(states: Tensor, pieces: Tensor, spans: Tensor) -> tuple[Tensor, Tensor]:
+            out, cotangents = vjp(lambda z: self.interval(kind, z, pieces, spans.unsqueeze(-1)), states)
+            eye = torch.eye(out.shape[-1], dtype=out.dtype)
+            return out, torch.stack([cotangents(e.expand_as(out))[0] for e in eye], 1)
+
+        out, by_state = self._chunked(of_rows, x, x.shape[2])
+        return out, by_state
+
+    def maps_by_all(self, kind: str, x: Tensor, own: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Return derivatives by parameters and by states of all steps or read-outs from x (K, B, n)."""
+
+        def of_one(state: Tensor, piece: Tensor, span: Tensor) -> tuple[Tensor, Tensor]:
+            def value(own: dict[str, Tensor], state: Tensor) -> Tensor:
                 out: Tensor = functional_call(self.interval, own, (kind, state, piece, span))
-                return out, out
+                return out
 
-            (by_own, by_state), out = jacrev(value, argnums=(0, 1), has_aux=True)(own, state)
-            joined = [j.reshape(len(out), -1) for j in by_own.values()]
-            return out, torch.cat(joined, -1) if joined else by_state[:, :0], by_state
+            by_own, by_state = jacrev(value, argnums=(0, 1))(own, state)
+            joined = [j.reshape(len(by_state), -1) for j in by_own.values()]
+            return torch.cat(joined, -1) if joined else by_state[:, :0], by_state
 
-        size = max(1, ENTRIES // ((sizes + n) * n * 40))
+        by_own, by_state = self._chunked(vmap(of_one), x, x.shape[2] + sum(value.numel() for value in own.values()))
+        return by_own, by_state
+
+    def _chunked(self, function: Callable[..., Sequence[Tensor]], x: Tensor, columns: int) -> list[Tensor]:
+        """Call a function of states, pieces and spans, side by side, on as many rows at once as memory holds."""
+        rows, n = len(x) * self.batch, x.shape[2]
+        size = max(1, ENTRIES // (columns * n * 40))
         parts = (part[:rows].split(size) for part in (x.reshape(rows, n), self.pieces, self.spans))
-        made = [vmap(of_one)(*chunk) for chunk in zip(*parts, strict=True)]
-        out, by_own, by_state = (torch.cat(part).unflatten(0, (-1, self.batch)) for part in zip(*made, strict=True))
-        return out, by_own, by_state
+        made = [function(*chunk) for chunk in zip(*parts, strict=True)]
+        return [torch.cat(part).unflatten(0, (-1, self.batch)) for part in zip(*made, strict=True)]
 
 
 @torch.no_grad()
@@ -142,7 +157,7 @@ def solve_all_steps(
     limit = 1e3 * torch.finfo(x.dtype).eps
     last = torch.inf
     for _ in range(rounds):
-        out, _, a = steps.maps("step", x[:-1], {})
+        out, a = steps.maps("step", x[:-1])
         move = affine_scan(a, (out - x[1:]).unsqueeze(-1)).squeeze(-1)
         x[1:] += move
         size = float(move.abs().max()) if len(move) else 0.0
@@ -170,9 +185,7 @@ def affine_scan(a: Tensor, b: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def sensitivities(
-    model: NeuralStateSpace, t: Tensor, pieces: Tensor, states: Tensor, parameters: bool = True
-) -> Sensitivities:
+def sensitivities(model: NeuralStateSpace, t: Tensor, pieces: Tensor, states: Tensor) -> Sensitivities:
     """Return the derivatives of a simulation.
 
     Parameters
@@ -181,14 +194,12 @@ def sensitivities(
         As for `Linearised`.
     states
         What the simulation gave, (T, 2, B, d) or (T, B, d).
-    parameters
-        Whether those by the parameters are wanted; else they have P = 0.
     """
     steps = Linearised(model, t, pieces)
-    own = {f"model.{name}": x.detach() for name, x in trained(model).items()} if parameters else {}
+    own = {f"model.{name}": x.detach() for name, x in trained(model).items()}
     x = model.flat(states)
-    _, b, a = steps.maps("step", x[:-1], own)
-    _, read_own, read_state = steps.maps("read", x, own)
+    b, a = steps.maps_by_all("step", x[:-1], own)
+    read_own, read_state = steps.maps_by_all("read", x, own)
     count, batch, n = x.shape
     sizes = b.shape[-1]
     s = x.new_zeros(batch, n, sizes + n)

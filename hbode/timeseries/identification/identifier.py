@@ -89,7 +89,8 @@ class SystemIdentifier(Simulator):
         with the lowest validation error is taken.
     validation
         What chooses when to stop, and among seeds and penalties: a share of the rows of each run, at its end; "blocks",
-        every fifth block of the rows, which the training simulates but does not look at; 0, the training error.
+        every fifth block of the rows, others for each seed, which its training simulates but does not look at; 0,
+        the training error.
         Default: "blocks" for up to `SMALL` rows in all, else 0.2.
     seeds, random_state
         How many models, and the first seed.
@@ -126,7 +127,8 @@ class SystemIdentifier(Simulator):
     scaling_, bands_, outputs_, inputs_, time_
         Of the training records.
     validation_error_
-        Root mean square errors of the free run of the ensemble on the validation rows, in physical units, (Cy,).
+        Root mean square errors on the validation rows of the free run of the ensemble, or, where each member held out
+        blocks of its own, of the members, in physical units, (Cy,).
 
     Examples
     --------
@@ -259,7 +261,8 @@ class SystemIdentifier(Simulator):
             raise RuntimeError("no model simulates the validation rows without leaving all bounds; try hidden=0")
         good = [one for one in self.fits_ if one.validation <= LIKE**2 * self.fits_[0].validation]
         self.members_ = [one.model for one in good[: 1 if self.keep == "best" else None]]
-        self._calibrate(held_out if held_out is not None else records, held == "blocks")
+        in_blocks = isinstance(held, str)
+        self._calibrate(records if held_out is None else held_out, [one.seed for one in good] if in_blocks else None)
 
     def simulate(self, records: Records, initial: int | None = None) -> list[Array]:
         """Return the free runs, (T, Cy) each, in units of the outputs: all inputs, and the first outputs, are seen.
@@ -391,22 +394,31 @@ class SystemIdentifier(Simulator):
             gradients=GradientSettings(self.steps, self.batch, self.learning_rate, min(self.stretch or 300, 300)),
         )
 
-    def _calibrate(self, records: Records, in_blocks: bool) -> None:
-        """Calibrate the bands on free runs; where blocks of rows were held out, on runs that begin at several rows."""
+    def _calibrate(self, records: Records, seeds: Sequence[int] | None) -> None:
+        """Calibrate the bands on free runs of the ensemble, or of each member where it held rows out by its seed.
+
+        The latter begin at several rows of a run: what is held out is then all over it.
+        """
         initial = min(self.initial, min(map(len, records)) - 1)
-        runs, used, once = [], [], 0
-        for run in records:
-            held = blocks(len(run), self.initial) if in_blocks else np.ones(len(run), bool)
-            for start in range(0, max(len(run) - 2 * initial, 1), max(len(run) // 5, 1)) if in_blocks else (0,):
-                rows = slice(start, len(run))
-                runs.append(run.take(rows))
-                used.append(held[rows] & (np.arange(len(run) - start) >= initial))
-            once += int(held[initial:].sum())
-        made = self._of_members(replace(records, runs=tuple(runs)), initial)
-        measured = np.concatenate([run.y[rows] for run, rows in zip(runs, used, strict=True)])
-        center = np.concatenate([x.mean(0)[rows] for x, rows in zip(made, used, strict=True)])
-        spread = np.concatenate([x.std(0)[rows] for x, rows in zip(made, used, strict=True)])
-        self.bands_ = Bands.calibrated(self.coverage, measured, center, spread, len(measured) / max(once, 1))
+        places = [
+            (run, start)
+            for run in records
+            for start in ((0,) if seeds is None else range(0, max(len(run) - 2 * initial, 1), max(len(run) // 5, 1)))
+        ]
+        runs = tuple(run.take(slice(start, len(run))) for run, start in places)
+        made = self._of_members(replace(records, runs=runs), initial)
+        measured, center, spread, distinct = [], [], [], set[tuple[int, int]]()
+        for member, seed in enumerate([None] if seeds is None else seeds):
+            for (run, start), x in zip(places, made, strict=True):
+                held = np.ones(len(run), bool) if seed is None else blocks(len(run), self.initial, seed)
+                rows = held[start:] & (np.arange(len(run) - start) >= initial)
+                measured.append(run.y[start:][rows])
+                center.append((x.mean(0) if seed is None else x[member])[rows])
+                spread.append(x.std(0)[rows])
+                distinct |= {(id(run), start + int(row)) for row in np.flatnonzero(rows)}
+        joined = [np.concatenate(rows) for rows in (measured, center, spread)]
+        repeats = len(joined[0]) / max(len(distinct), 1)
+        self.bands_ = Bands.calibrated(self.coverage, joined[0], joined[1], joined[2], repeats)
         self.validation_error_ = self.bands_.floor
 
     def _check(self, records: Records) -> None:

@@ -67,8 +67,8 @@ def estimate(model: NeuralStateSpace, given: Stretches, rounds: int = 15) -> Ten
         mean, root = model.bank.prior()
     cost = x.new_full((many * batch,), torch.inf)
     for _ in range(rounds):
-        out, _, a = steps.maps("step", x[:-1], {})
-        read, _, c = steps.maps("read", x, {})
+        out, a = steps.maps("step", x[:-1])
+        read, c = steps.maps("read", x)
         sources = torch.cat(((out - x[1:]).unsqueeze(-1), torch.zeros_like(a)), -1)
         sources[0, :, :, 1:] = a[0]
         moves = torch.cat((torch.cat((torch.zeros_like(eye[..., :1]), eye), -1).unsqueeze(0), affine_scan(a, sources)))

@@ -91,17 +91,17 @@ def fit_member(
     train
         Standardised records.
     validation
-        Other standardised records; "blocks" for every fifth block of the training rows; None: the training error
-        decides.
+        Other standardised records; "blocks" for every fifth block of the training rows (`blocks`); None: the training
+        error decides.
     seed
-        Of the weights.
+        Of the weights, and of which blocks.
     checkpoint
         Where a training by gradients is kept while it goes on.
     """
     started = time.perf_counter()
     records, others = train, None
     if isinstance(validation, str):
-        train, others = without_blocks(records, settings.initial)
+        train, others = without_blocks(records, settings.initial, seed)
     runs = validation if isinstance(validation, Records) else None
     elsewhere = None if runs is None else stretches(runs, settings.free_run, settings.between)
 
@@ -133,7 +133,9 @@ def fit_member(
         )
 
     def train_stage(penalty: dict[str, float], states: Tensor | None) -> GradientResult:
-        held = None if others is None else np.concatenate([blocks(len(run), settings.initial) for run in records])
+        held = None
+        if others is not None:
+            held = np.concatenate([blocks(len(run), settings.initial, seed) for run in records])
         return gradient_stage.train(
             model,
             records,
@@ -230,15 +232,18 @@ def best_of(
     return result
 
 
-def blocks(rows: int, initial: int) -> npt.NDArray[np.bool_]:
-    """Return which rows are held out, (T,): every fifth block of a fortieth of the rows, none at the start."""
+def blocks(rows: int, initial: int, seed: int) -> npt.NDArray[np.bool_]:
+    """Return which rows are held out, (T,): every fifth block of a fortieth of the rows, none at the start.
+
+    Of five seeds in succession each holds out others, so that an ensemble sees all of the record.
+    """
     at = np.arange(rows)
-    return np.asarray((at // max(rows // 40, 10) % 5 == 3) & (at >= initial))
+    return np.asarray((at // max(rows // 40, 10) % 5 == (3 + seed) % 5) & (at >= initial))
 
 
-def without_blocks(records: Records, initial: int) -> tuple[Records, Records]:
+def without_blocks(records: Records, initial: int, seed: int) -> tuple[Records, Records]:
     """Return records without the outputs of the rows that are held out, and without those of all other rows."""
-    held = [blocks(len(run), initial)[:, None] for run in records]
+    held = [blocks(len(run), initial, seed)[:, None] for run in records]
 
     def part(wanted: bool) -> Records:
         y = [np.where(out == wanted, run.y, np.nan) for run, out in zip(records, held, strict=True)]
