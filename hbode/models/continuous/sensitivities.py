@@ -105,7 +105,7 @@ class Linearised:
         """Return values, and derivatives by the states, of all steps or read-outs from x (K, B, n)."""
 
         def of_rows(states: Tensor, pieces: Tensor, spans: Tensor) -> tuple[Tensor, Tensor]:
-            out, cotangents = vjp(lambda z: self.interval(kind, z, pieces, spans.unsqueeze(-1)), states)
+            out, cotangents = vjp(lambda z: self.interval(kind, z, pieces, spans.unsqueeze(-1)), states)[:2]
             eye = torch.eye(out.shape[-1], dtype=out.dtype)
             return out, torch.stack([cotangents(e.expand_as(out))[0] for e in eye], 1)
 
