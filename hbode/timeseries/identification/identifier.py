@@ -15,12 +15,12 @@ from ..baselines.simulator import Simulator, split_runs
 from ..records import Array, Records, Run, Scaling, check_for_training
 from ..records.extras import optional
 from .automatic import SMALL, choose
-from .bands import Bands
 from .checkpoints import place, read_member, write_member
 from .derivatives import unit_of_time
 from .description import Description, describe
+from .held_out import Mask, Trials, blocks
 from .known import Known
-from .member import Fitted, Settings, blocks, fit_member, simulate
+from .member import Fitted, Settings, fit_member, simulate
 from .multiple_shooting import GradientSettings
 from .port import energy_balance, has_energy
 from .saving import load, save
@@ -28,8 +28,6 @@ from .stretches import stretches
 from .structures import Structure
 
 OPTIMIZERS = ("auto", "least_squares", "adam")
-LIKE = 1.3
-"""How much larger than the best validation error that of a member may be."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +93,8 @@ class SystemIdentifier(Simulator):
     seeds, random_state
         How many models, and the first seed.
     keep
-        "ensemble", of all models whose validation error is at most 1.3 times that of the best, or "best".
+        "ensemble", of all models whose error in free run, over the validation rows of all of them, is at most 1.3
+        times that of the best, or "best".
     coverage
         Of the bands.
     substeps
@@ -123,7 +122,7 @@ class SystemIdentifier(Simulator):
     chosen_
         The identifier without "auto", whose settings were taken.
     members_
-        The fitted models, lowest validation error first.
+        The fitted models that are kept, the best first.
     scaling_, bands_, outputs_, inputs_, time_
         Of the training records.
     validation_error_
@@ -259,10 +258,18 @@ class SystemIdentifier(Simulator):
         self.fits_: list[Fitted] = sorted(chosen, key=lambda one: one.validation)
         if not np.isfinite(self.fits_[0].validation):
             raise RuntimeError("no model simulates the validation rows without leaving all bounds; try hidden=0")
-        good = [one for one in self.fits_ if one.validation <= LIKE**2 * self.fits_[0].validation]
-        self.members_ = [one.model for one in good[: 1 if self.keep == "best" else None]]
+        self.members_ = [one.model for one in self.fits_]
         in_blocks = isinstance(held, str)
-        self._calibrate(records if held_out is None else held_out, [one.seed for one in good] if in_blocks else None)
+        rows = records if held_out is None else held_out
+        trials = Trials.of(rows, self.initial, in_blocks, self._of_members)
+        good = trials.like_the_best(self.scaling_.outputs.std)[: 1 if self.keep == "best" else None]
+
+        def out(member: int, run: int) -> Mask:
+            return blocks(len(rows[run]), self.initial, self.fits_[member].seed)
+
+        self.bands_ = trials.bands(self.coverage, good, out if in_blocks else None)
+        self.members_ = [self.members_[i] for i in good]
+        self.validation_error_ = self.bands_.floor
 
     def simulate(self, records: Records, initial: int | None = None) -> list[Array]:
         """Return the free runs, (T, Cy) each, in units of the outputs: all inputs, and the first outputs, are seen.
@@ -393,33 +400,6 @@ class SystemIdentifier(Simulator):
             optimizer=self.optimizer,
             gradients=GradientSettings(self.steps, self.batch, self.learning_rate, min(self.stretch or 300, 300)),
         )
-
-    def _calibrate(self, records: Records, seeds: Sequence[int] | None) -> None:
-        """Calibrate the bands on free runs of the ensemble, or of each member where it held rows out by its seed.
-
-        The latter begin at several rows of a run: what is held out is then all over it.
-        """
-        initial = min(self.initial, min(map(len, records)) - 1)
-        places = [
-            (run, start)
-            for run in records
-            for start in ((0,) if seeds is None else range(0, max(len(run) - 2 * initial, 1), max(len(run) // 5, 1)))
-        ]
-        runs = tuple(run.take(slice(start, len(run))) for run, start in places)
-        made = self._of_members(replace(records, runs=runs), initial)
-        measured, center, spread, distinct = [], [], [], set[tuple[int, int]]()
-        for member, seed in enumerate([None] if seeds is None else seeds):
-            for (run, start), x in zip(places, made, strict=True):
-                held = np.ones(len(run), bool) if seed is None else blocks(len(run), self.initial, seed)
-                rows = held[start:] & (np.arange(len(run) - start) >= initial)
-                measured.append(run.y[start:][rows])
-                center.append((x.mean(0) if seed is None else x[member])[rows])
-                spread.append(x.std(0)[rows])
-                distinct |= {(id(run), start + int(row)) for row in np.flatnonzero(rows)}
-        joined = [np.concatenate(rows) for rows in (measured, center, spread)]
-        repeats = len(joined[0]) / max(len(distinct), 1)
-        self.bands_ = Bands.calibrated(self.coverage, joined[0], joined[1], joined[2], repeats)
-        self.validation_error_ = self.bands_.floor
 
     def _check(self, records: Records) -> None:
         super()._check(records)

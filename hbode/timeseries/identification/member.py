@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -19,6 +18,7 @@ from ..records import Array, Records
 from . import gradient_stage
 from .derivatives import derivatives
 from .free_runs import free_run, measured_states
+from .held_out import blocks, without_blocks
 from .initial_states import estimate
 from .least_squares import LeastSquaresResult, fit_least_squares
 from .multiple_shooting import GradientResult, GradientSettings, encode
@@ -175,7 +175,7 @@ def fit_member(
         for x in network.values():
             x.requires_grad_(False)
             x.data.zero_()
-        result = best_of(model, law, starts, ALIKE)
+        result = linear = best_of(model, law, starts, ALIKE)
         stages: dict[str, LeastSquaresResult | GradientResult] = {"linear law and polynomial": result}
         error, start = min(result.validation), None if result.states is None else result.states[0]
         share = dict.fromkeys(network, settings.penalty * min(error, 1.0))
@@ -189,23 +189,27 @@ def fit_member(
                 x.requires_grad_(True)
             drawn = [x.detach() for name, x in structure.build(known).named_parameters() if name in network]
 
-        def short() -> LeastSquaresResult:
+        def trial() -> LeastSquaresResult:
             draw()
-            return stage("with network, short", share, None, TRIAL, min(SHORT, whole or SHORT))
+            stage("with network, short", share, None, TRIAL, min(SHORT, whole or SHORT))
+            return stage("with network, long", share, None, 1, whole)  # what is good in short stretches may run away
 
         if by_gradients:
             draw()
             stages["by gradients"] = train_stage(share, result.states)
             start = None
         elif network and hidden:  # short stretches have fewer minima that are no good
-            best_of(model, short, NETWORKS)
-            start = None
+            tried = best_of(model, trial, NETWORKS)
+            start = None if tried.states is None else tried.states[0]
         elif network:
             draw()
         if network and (not by_gradients or numbers(model) <= LARGE):
             model.encoder = None
             stages["with network"] = result = stage("with network", share, start, settings.evaluations, whole)
     best = min(list(stages.values())[-1].validation)
+    if not by_gradients and not best <= error:  # the law is better without the network
+        model.load_state_dict(weights)
+        best, result = error, linear
     if structure.hidden_state and result.states is not None and model.encoder is None:
         model.bank = bank(model, result.states, given.y, settings.initial)
     return Fitted(model, seed, best, stages, time.perf_counter() - started)
@@ -230,26 +234,6 @@ def best_of(
     _, result, weights = min(tries, key=lambda one: one[0])
     model.load_state_dict(weights)
     return result
-
-
-def blocks(rows: int, initial: int, seed: int) -> npt.NDArray[np.bool_]:
-    """Return which rows are held out, (T,): every fifth block of a fortieth of the rows, none at the start.
-
-    Of five seeds in succession each holds out others, so that an ensemble sees all of the record.
-    """
-    at = np.arange(rows)
-    return np.asarray((at // max(rows // 40, 10) % 5 == (3 + seed) % 5) & (at >= initial))
-
-
-def without_blocks(records: Records, initial: int, seed: int) -> tuple[Records, Records]:
-    """Return records without the outputs of the rows that are held out, and without those of all other rows."""
-    held = [blocks(len(run), initial, seed)[:, None] for run in records]
-
-    def part(wanted: bool) -> Records:
-        y = [np.where(out == wanted, run.y, np.nan) for run, out in zip(records, held, strict=True)]
-        return replace(records, runs=tuple(replace(run, y=rows) for run, rows in zip(records, y, strict=True)))
-
-    return part(False), part(True)
 
 
 def bank(model: NeuralStateSpace, states: Tensor, y: Tensor, samples: int, most: int = 400) -> StateBank:
