@@ -69,9 +69,19 @@ class Trials:
         )
 
     def like_the_best(self, std: Array) -> list[int]:
-        """Return the members whose errors over all rows are like those of the best, which comes first."""
-        squares = [(x - y) ** 2 / std**2 for x, y in zip(self.made, self.measured, strict=True)]
-        errors = np.nan_to_num(np.nanmean(np.concatenate(squares, 1), (1, 2)), nan=np.inf)
+        """Return the members whose errors over all rows are like those of the best, which comes first.
+
+        Raises
+        ------
+        RuntimeError
+            Where no member simulates all rows.
+        """
+        squares = [
+            np.where(np.isnan(x), np.inf, x - y) ** 2 / std**2 for x, y in zip(self.made, self.measured, strict=True)
+        ]
+        errors = np.nanmean(np.concatenate(squares, 1), (1, 2))
+        if not np.isfinite(errors.min()):
+            raise RuntimeError("no model simulates the validation rows without leaving all bounds; try hidden=0")
         return [int(i) for i in np.argsort(errors) if errors[i] <= LIKE**2 * errors.min()]
 
     def bands(self, coverage: float, members: Sequence[int], held: Callable[[int, int], Mask] | None = None) -> Bands:

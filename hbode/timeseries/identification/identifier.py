@@ -256,8 +256,6 @@ class SystemIdentifier(Simulator):
         chosen = min(by_penalty, key=lambda group: float(np.median([one.validation for one in group])))
         self.penalty_ = penalties[by_penalty.index(chosen)]
         self.fits_: list[Fitted] = sorted(chosen, key=lambda one: one.validation)
-        if not np.isfinite(self.fits_[0].validation):
-            raise RuntimeError("no model simulates the validation rows without leaving all bounds; try hidden=0")
         self.members_ = [one.model for one in self.fits_]
         in_blocks = isinstance(held, str)
         rows = records if held_out is None else held_out
@@ -268,7 +266,9 @@ class SystemIdentifier(Simulator):
             return blocks(len(rows[run]), self.initial, self.fits_[member].seed)
 
         self.bands_ = trials.bands(self.coverage, good, out if in_blocks else None)
-        self.members_ = [self.members_[i] for i in good]
+        others = [i for i in range(len(self.fits_)) if i not in good]
+        self.fits_ = [self.fits_[i] for i in (*good, *others)]
+        self.members_ = [one.model for one in self.fits_[: len(good)]]
         self.validation_error_ = self.bands_.floor
 
     def simulate(self, records: Records, initial: int | None = None) -> list[Array]:
