@@ -15,6 +15,7 @@ from ...provenance import provenance
 from ...results_folder import ResultsFolder
 from ..report import MADE_BY, valley
 from ..stiffness import momentum
+from ..structure import Structure
 
 METRICS = "metrics.json"
 SIMULATION = "simulation"
@@ -86,7 +87,7 @@ def run_demo(
         rows = [HEAD, *map(row, runs), *others]
         theory = momentum()
         figures = {
-            "systems.png": systems_figure(runs, test, INITIAL, verdict(runs), identified.compared),
+            "systems.png": systems_figure(runs, test, INITIAL, identified.compared),
             "comparison.png": theory.comparison.plot(),
             "scaling.png": theory.scaling.plot(),
         }
@@ -118,7 +119,7 @@ def run_demo(
 - error: of the free run for the new force, root mean square over the standard deviation. The new record was looked at
   once, at the end. In brackets: the model above, and linear ones.
 - evaluations of f: dopri5, rtol = atol = {TOLERANCE:g}, over the whole of the new record.
-- γ and ξ: of the fitted weights; read-out and field may share the work of either with them.
+- γ and ξ: of the fitted weights; the field may share their work. The true γ is {Structure().damping:g} 1/s.
 - stiffness ratio and max \\|λ\\|: medians along that simulation, of the Jacobian at the input of the time.
 
 {valley(theory, *(f"![{name}]({name}.png)" for name in ("comparison", "scaling")))}"""

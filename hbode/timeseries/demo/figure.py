@@ -12,13 +12,11 @@ from ..records import Array, Records
 from ..simulation.comparison import Compared
 from .systems import SystemRun
 
-SECONDS = 3.0
-"""Of the new record, that are shown."""
+SECONDS, GREY = 3.0, "#9AA3AB"
+"""Of the new record, that are shown; the colour of the identified law."""
 
 
-def systems_figure(
-    runs: Sequence[SystemRun], test: Records, initial: int, title: str, compared: Sequence[Compared]
-) -> Picture:
+def systems_figure(runs: Sequence[SystemRun], test: Records, initial: int, compared: Sequence[Compared]) -> Picture:
     """Draw simulations beside measurements, how the fits went, errors, evaluations and stiffness.
 
     Parameters
@@ -27,10 +25,8 @@ def systems_figure(
         The systems.
     test, initial
         The new record, and its rows that starts were estimated from.
-    title
-        Of the figure.
     compared
-        Other models, of whose errors that of the best linear one is drawn.
+        The identified law first, and linear models among the others.
     """
     run, outputs = test[0], test.outputs
     rows = typical(runs, run.y, initial, int(SECONDS / (run.t[1] - run.t[0])))
@@ -39,6 +35,7 @@ def systems_figure(
     halves = figure.add_gridspec(1, 2, width_ratios=(1.6, 1))
     panels = halves[0].subgridspec(len(outputs), 1).subplots(sharex=True, squeeze=False)[:, 0]
     for i, (channel, panel) in enumerate(zip(outputs, panels, strict=True)):
+        panel.plot(t, compared[0].y[0][rows, i], color=GREY, linewidth=5, alpha=0.55, label="identified law")
         panel.plot(t, run.y[rows, i], color="black", linestyle="none", marker="o", markersize=3.2, label="measured")
         for one in runs:
             look = SYSTEM_LINES[one.name] | {"marker": ""}
@@ -48,9 +45,9 @@ def systems_figure(
         panel.set_ylabel(str(channel))
         panel.margins(x=0)
         panel.grid(alpha=0.25)
-    panels[0].set_title("Simulated from a new force alone: a stretch of median error", loc="left", fontsize=11)
+    panels[0].set_title("A stretch of median error", loc="left", fontsize=11)
     panels[-1].set_xlabel(str(test.time))
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False)
     beside = halves[1].subgridspec(2, 1, height_ratios=(1.25, 1))
     course = figure.add_subplot(beside[0])
     for one in runs:
@@ -76,10 +73,15 @@ def systems_figure(
         panel.set_xticks([])
         panel.spines[["top", "right", "bottom"]].set_visible(False)
     bars[0].invert_yaxis()
-    linear = [one.scores.joined_nrmse for one in compared if one.scores is not None and one.name.startswith("linear")]
-    if linear:
-        bars[0].set_xlabel(f"best linear model: {short(100 * min(linear))}", fontsize=10)
-    figure.suptitle(title, fontsize=14)
+    law, *others = ((one.name, 100 * one.scores.joined_nrmse) for one in compared if one.scores is not None)
+    linear = short(min(error for name, error in others if name.startswith("linear")))
+    errors = sorted(one.error for one in runs)
+    four = " to ".join(dict.fromkeys((short(errors[0]), short(errors[-1]))))
+    figure.suptitle(
+        f"A new force, simulated from {run.t[initial]:.1f} s on without a look at the motion: the identified law misses "
+        f"{short(law[1])} %, networks alone {four} %, the best linear model {linear} %",
+        fontsize=13,
+    )
     return figure
 
 
