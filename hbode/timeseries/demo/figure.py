@@ -78,9 +78,9 @@ def systems_figure(runs: Sequence[SystemRun], test: Records, initial: int, compa
     errors = sorted(one.error for one in runs)
     four = " to ".join(dict.fromkeys((short(errors[0]), short(errors[-1]))))
     figure.suptitle(
-        f"A new force, simulated from {run.t[initial]:.1f} s on without a look at the motion: the identified law misses "
-        f"{short(law[1])} %, networks alone {four} %, the best linear model {linear} %",
-        fontsize=13,
+        f"The response to a new force: identified law off by {short(law[1])} %, networks alone by {four} %, "
+        f"best linear model by {linear} %",
+        fontsize=14,
     )
     return figure
 
