@@ -7,12 +7,25 @@ from pathlib import Path
 import pytest
 
 from hbode.cli import main
-from hbode.timeseries import DemoSettings, make_dataset
-from hbode.timeseries.demo import load
+from hbode.timeseries import DemoSettings, ForecastSettings, make_dataset
+from hbode.timeseries.forecast import load
 
 FIGURES = {"forecast.png", "nfe.png", "loss.png", "stiffness.png", "comparison.png", "scaling.png"}
 SHORT = ("--epochs", 1, "--jobs", 1, "--window", 12, "--horizon", 4)
 FILES = {"metrics.json", "summary.md", *FIGURES}
+
+
+OF_FORECASTS = {
+    "time": "t",
+    "columns": "x",
+    "delimiter": ",",
+    "window": "8",
+    "horizon": "2",
+    "epochs": "1",
+    "rtol": "0.1",
+    "gradient": "backprop",
+    "device": "cpu",
+}
 
 
 @pytest.fixture
@@ -63,12 +76,12 @@ def test_a_file_is_read_as_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         for i in range(100)
     ]
     path.write_text("t\ttime\tstate\tx\ty\n" + "\n".join(rows) + "\n", encoding="utf-8")
-    told: list[DemoSettings] = []
-    monkeypatch.setattr("hbode.commands.demo.run_demo", lambda settings, started: told.append(settings))
+    told: list[ForecastSettings] = []
+    monkeypatch.setattr("hbode.commands.demo.run_forecast", lambda settings, started: told.append(settings))
     options = ("--time", "t", "--columns", "x,y", "--delimiter", r"\t", "--window", 8, "--horizon", 3)
     assert run("--data", path, *options) == 0
     with pytest.warns(UserWarning, match="gap") as warned:
-        data = make_dataset(load(told[0]), told[0].protocol(), 0)
+        data = make_dataset(load(told[0]), told[0].protocol, 0)
     assert "3600.1 s after line 32" in str(warned[0].message) and "windows with long gaps" in str(warned[1].message)
     assert [c.name for c in data.records.outputs] == ["x", "y"] and data.records.total_rows == 100
     assert data.train.x.shape[1:] == (11, 2) and data.protocol.observed == 8
@@ -134,12 +147,20 @@ def test_foreign_folder_is_left_alone(record: Path, tmp_path: Path, capsys: pyte
         (("--delimiter", "::"), "one character"),
         (("--window", "0"), "positive whole number"),
         (("--nonsense",), "unrecognized arguments"),
+        *(((f"--{name}", value), f"--{name} is for the forecast of a record") for name, value in OF_FORECASTS.items()),
     ],
 )
 def test_bad_arguments(capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], message: str) -> None:
     assert run(*arguments) == 2
     said = capsys.readouterr().err
     assert message in said and said.count("\n") == 1
+
+
+def test_the_demo_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[DemoSettings] = []
+    monkeypatch.setattr("hbode.commands.demo.run_demo", lambda settings, started: told.append(settings))
+    assert run("--models", "hbnode,node", "--seed", 7, "--jobs", 3, "--out", tmp_path / "x") == 0
+    assert told == [DemoSettings(("hbnode", "node"), tmp_path / "x", 7, 3)]
 
 
 def test_help(capsys: pytest.CaptureFixture[str]) -> None:

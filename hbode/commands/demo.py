@@ -9,20 +9,20 @@ from typing import Any
 
 import torch
 
-from ..models import SYSTEMS
-from ..timeseries import DemoSettings, run_demo
+from ..models import SYSTEMS, SolverSettings
+from ..timeseries import DataError, DemoSettings, ForecastSettings, Protocol, TrainSettings, run_demo, run_forecast
 from .arguments import cores, delimiter, device, names, positive_int, seed, tolerance
 
 DEMO = """\
 Identify a driven structure of three masses and a cubic spring from a record of its force and motion that is made on the
-spot, and simulate it for a new force, with bands and beside simpler models; see `hbode fit` for your own.
+spot, and simulate it for a new force, with bands and beside simpler models; see `hbode fit` for your own. Then the same
+by neural ODEs of equal size (NODE, SONODE, HBNODE, GHBNODE) side by side: for each the error, the evaluations of the
+field, the seconds of a fitting step, γ, ξ and the stiffness.
 
-Then learn its accelerations, or only the record of --data, with neural ODEs of equal size (NODE, SONODE, HBNODE,
-GHBNODE), forecast them, and report for each the test error, the evaluations of the field, the time per epoch and the
-damping γ."""
+With --data, learn the record with these four instead, forecast it, and report the same. The options that only this job
+has are marked with *."""
 
-FEWER_EPOCHS = 6
-"""With the identification before it, the demo is to take less than two minutes."""
+OF_FORECASTS = ("time", "columns", "delimiter", "window", "horizon", "epochs", "rtol", "gradient", "device")
 DATA_HELP = (
     "CSV (also .gz), Parquet or .npz file: numeric channels, and optionally a column of times, "
     "or a column Fs with the sampling rate on its first row"
@@ -31,20 +31,20 @@ DATA_HELP = (
 
 def add(commands: Any) -> None:
     """Add the parser of the command."""
-    default = DemoSettings()
+    default, solver = DemoSettings(), SolverSettings()
     demo = commands.add_parser(
         "demo",
-        help="learn and forecast a time series with four kinds of dynamics",
+        help="identify and simulate a structure with four kinds of dynamics, or forecast a record with them",
         description=DEMO,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = demo.add_argument
     add("--data", type=Path, metavar="FILE", help=DATA_HELP)
-    add("--time", metavar="COLUMN", help="the column of the times (default: the one that is called so)")
-    add("--columns", type=names, metavar="A,B", help="the channels (default: all columns but the times)")
-    add("--delimiter", type=delimiter, metavar="C", help=r"what separates the cells of a text file: , ; | or \t")
-    add("--window", type=positive_int, metavar="N", help="samples that are seen (default: 64, made-up record: 32)")
-    add("--horizon", type=positive_int, metavar="N", help="samples that are forecast then (default: 8)")
+    add("--time", metavar="COLUMN", help="* the column of the times (default: the one that is called so)")
+    add("--columns", type=names, metavar="A,B", help="* the channels (default: all columns but the times)")
+    add("--delimiter", type=delimiter, metavar="C", help=r"* what separates the cells of a text file: , ; | or \t")
+    add("--window", type=positive_int, metavar="N", help="* samples that are seen (default: 64)")
+    add("--horizon", type=positive_int, metavar="N", help="* samples that are forecast then (default: 8)")
     add(
         "--out",
         type=Path,
@@ -63,20 +63,18 @@ def add(commands: Any) -> None:
         "--epochs",
         type=positive_int,
         metavar="N",
-        help=f"passes over the training windows (default: {default.training.epochs}, made-up record: {FEWER_EPOCHS})",
+        help=f"* passes over the training windows (default: {TrainSettings().epochs})",
     )
     add(
         "--rtol",
         type=tolerance,
-        default=default.solver.rtol,
         metavar="TOL",
-        help="relative and absolute tolerance of the solver (default: %(default)g)",
+        help=f"* relative and absolute tolerance of the solver (default: {solver.rtol:g})",
     )
     add(
         "--gradient",
         choices=("discrete_adjoint", "reversible", "backprop"),
-        default=default.solver.gradient,
-        help="gradient mode (default: %(default)s); backprop evaluates nothing again in the backward pass",
+        help=f"* gradient mode (default: {solver.gradient}); backprop evaluates nothing again in the backward pass",
     )
     add(
         "--seed",
@@ -85,39 +83,44 @@ def add(commands: Any) -> None:
         metavar="N",
         help="of the data, the weights and the batches (default: %(default)s)",
     )
-    add("--device", type=device, default=default.device, help="cpu, cuda, cuda:1 … (default: %(default)s)")
+    add("--device", type=device, help="* cpu, cuda, cuda:1 … (default: cpu)")
     add(
         "--jobs",
         type=positive_int,
         metavar="N",
-        help="models trained at the same time, each in a process with one thread (default: one a core; 1 on a GPU)",
+        help="models fitted at the same time, each in a process with one thread (default: one a core; 1 on a GPU)",
     )
     demo.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace, started: float) -> None:
     """Run the command; `started` is when, by `time.perf_counter`."""
-    run_demo(_settings(arguments), started=started)
+    a = arguments
+    if a.data is not None:
+        run_forecast(_forecast(a), started=started)
+        return
+    for name in OF_FORECASTS:
+        if getattr(a, name) is not None:
+            raise DataError(f"--{name} is for the forecast of a record: it needs --data FILE")
+    run_demo(DemoSettings(a.models, a.out, a.seed, a.jobs or min(cores(), 4)), started=started)
 
 
-def _settings(a: argparse.Namespace) -> DemoSettings:
-    default = DemoSettings()
-    on_cpu = torch.device(a.device).type == "cpu"
-    return replace(
-        default,
+def _forecast(a: argparse.Namespace) -> ForecastSettings:
+    solver, training, protocol, where = SolverSettings(), TrainSettings(), Protocol(), a.device or "cpu"
+    rtol, on_cpu = a.rtol or solver.rtol, torch.device(where).type == "cpu"
+    return ForecastSettings(
+        a.data,
         models=a.models,
-        data=a.data,
         time=a.time,
         columns=a.columns,
         delimiter=a.delimiter,
-        window=a.window,
-        horizon=a.horizon,
         out=a.out,
         seed=a.seed,
-        device=a.device,
+        device=where,
         jobs=a.jobs or (min(cores(), len(a.models)) if on_cpu else 1),
-        solver=replace(default.solver, rtol=a.rtol, atol=a.rtol, gradient=a.gradient),
-        training=replace(default.training, epochs=a.epochs or (default.training.epochs if a.data else FEWER_EPOCHS)),
+        protocol=replace(protocol, observed=a.window or protocol.observed, forecast=a.horizon or protocol.forecast),
+        solver=replace(solver, rtol=rtol, atol=rtol, gradient=a.gradient or solver.gradient),
+        training=replace(training, epochs=a.epochs or training.epochs),
     )
 
 

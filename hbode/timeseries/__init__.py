@@ -4,6 +4,7 @@ from typing import Any
 
 from .demo import DemoSettings, run_demo
 from .evaluation import ForecastError, forecast_error, persistence
+from .forecast import ForecastSettings, run_forecast
 from .learners import Learned, Task, learn
 from .records import Affine, Channel, DataError, MissingExtra, Records, Run, Scaling, check_for_training, read_records
 from .structure import Structure, structure_records
@@ -18,6 +19,7 @@ __all__ = [
     "DemoSettings",
     "Diverged",
     "ForecastError",
+    "ForecastSettings",
     "History",
     "Learned",
     "MissingExtra",
@@ -39,6 +41,7 @@ __all__ = [
     "predict",
     "read_records",
     "run_demo",
+    "run_forecast",
     "structure_records",
     "train",
 ]

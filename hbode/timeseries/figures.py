@@ -1,4 +1,4 @@
-"""The figures of the demo."""
+"""The figures of a forecast."""
 
 from __future__ import annotations
 

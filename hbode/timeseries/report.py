@@ -1,4 +1,4 @@
-"""What the demo found, as a table, a page of Markdown and a dictionary for metrics.json."""
+"""What a forecast found, as a table, a page of Markdown and a dictionary for metrics.json."""
 
 from __future__ import annotations
 
@@ -108,10 +108,6 @@ The whole run took {seconds:.0f} s on {os.cpu_count()} cores.
     text += "".join(f"\n**{line}**\n" for line in failures(learned))
     shown = {name.removesuffix(".png"): f"\n![{name.removesuffix('.png')}]({name})\n" for name in figures}
     text += "".join(shown[name] for name in ("forecast", "nfe", "loss"))
-    slopes = ", ".join(
-        f"{name.upper()} L^{theory.scaling.slope(name):.2f} (evaluations L^{theory.scaling.slope(name, 'nfe'):.2f})"
-        for name in theory.scaling.rate
-    )
     return f"""{text}
 ## Stiffness and cost of what was learned
 
@@ -121,14 +117,23 @@ Medians along the forecasts of {WINDOWS} test windows, of the eigenvalues λ of 
 or h and m). stiffness ratio: max \\|Re λ\\| / min \\|Re λ\\|. max \\|λ\\|: the fastest rate, oscillations
 included. stiffness index: the largest \\|λ\\| times the length of the forecast.
 {shown["stiffness"]}
-## The same stiff field with and without momentum
+{valley(theory, shown["comparison"], shown["scaling"])}"""
+
+
+def valley(theory: Momentum, comparison: str, scaling: str) -> str:
+    """Return the part of a page on momentum and stiffness, with its two figures."""
+    slopes = ", ".join(
+        f"{name.upper()} L^{theory.scaling.slope(name):.2f} (evaluations L^{theory.scaling.slope(name, 'nfe'):.2f})"
+        for name in theory.scaling.rate
+    )
+    return f"""## The same stiff field with and without momentum
 
 A steep valley, f = -∇V with eigenvalues of -∂f/∂h from 1 to L = {theory.scaling.sizes[0]:.0f}, in 16 dimensions:
 
 {theory.comparison.markdown()}
-{shown["comparison"]}
+{comparison}
 Over a decade of L the fastest rate grows as the theory has it, L for a NODE and √L with momentum: {slopes}.
-{shown["scaling"]}"""
+{scaling}"""
 
 
 def metrics(

@@ -91,13 +91,8 @@ class Structure:
         return force, moved.h, torch.zeros_like(moved.h) if moved.m is None else moved.m
 
 
-QUANTITIES = {"acceleration": Channel("Acceleration", "m/s²"), "displacement": Channel("Displacement", "mm")}
-
-
-def structure_records(
-    samples: int, seed: int, structure: Structure | None = None, quantity: str = "acceleration"
-) -> Records:
-    """Return force and motion of the driven structure, with noise, as input and outputs; by the seed alone.
+def structure_records(samples: int, seed: int, structure: Structure | None = None) -> Records:
+    """Return force and displacements of the driven structure, with noise, as input and outputs; by the seed alone.
 
     Parameters
     ----------
@@ -107,27 +102,20 @@ def structure_records(
         Of the phases of the force and of the noise.
     structure
         Another structure than the default.
-    quantity
-        What is measured of each mass: one of `QUANTITIES`.
     """
-    if quantity not in QUANTITIES:
-        raise ValueError(f"quantity must be one of {', '.join(QUANTITIES)}, got {quantity!r}")
-    measured = QUANTITIES[quantity]
     structure = structure or Structure()
     generator = torch.Generator().manual_seed(seed)
     phases = 2 * math.pi * torch.rand(structure.tones, generator=generator, dtype=torch.float64)
     settle = int(3.0 / structure.damping * structure.rate)
     t = torch.arange(settle + samples, dtype=torch.float64) / structure.rate
-    force, x, v = (part[settle:] for part in structure.motion(t, phases))
-    acceleration = structure.restoring(x) - structure.damping * v
-    acceleration[:, -1] += force
-    clean = torch.cat((force[:, None], acceleration if quantity == "acceleration" else 1e3 * x), 1)
+    force, x, _ = (part[settle:] for part in structure.motion(t, phases))
+    clean = torch.cat((force[:, None], 1e3 * x), 1)
     noisy = clean + structure.noise * clean.std(0) * torch.randn(clean.shape, generator=generator, dtype=torch.float64)
     values = noisy.numpy()
     count = len(structure.springs)
     return Records(
         (Run(np.arange(samples) / structure.rate, values[:, 1:], values[:, :1]),),
-        tuple(Channel(f"{measured.name}{i + 1}", measured.unit) for i in range(count)),
+        tuple(Channel(f"Displacement{i + 1}", "mm") for i in range(count)),
         (Channel("Force", "N"),),
         source=f"made-up structure of {count} masses with a cubic spring, seed {seed}",
     )

@@ -1,11 +1,11 @@
-"""The main job: identify and simulate a structure; learn a series with four kinds of dynamics, forecast it, report."""
+"""`hbode demo --data`: learn a series with four kinds of dynamics, forecast it, report."""
 
 from __future__ import annotations
 
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,29 +14,26 @@ from tqdm import tqdm
 from ..analysis.tables import aligned
 from ..models import SYSTEMS, SolverSettings, equal_sizes
 from ..results_folder import ResultsFolder
-from .demo_simulation import simulate_structure
 from .evaluation import forecast_error, persistence
 from .figures import save_figures
 from .learners import Learned, Task, build, learn_all
-from .records import DataError, MissingExtra, Records, read_records
+from .records import DataError, Records, read_records
 from .report import MADE_BY, failures, markdown, metrics, plain_table, stiffness_rows, time_unit
 from .stiffness import momentum
-from .structure import structure_records
 from .training import TrainSettings
 from .windows import Dataset, Protocol, make_dataset
 
 REFERENCE = "hbnode"
 METRICS = "metrics.json"
-SIMULATION = "simulation"
 
 
 @dataclass(frozen=True)
-class DemoSettings:
-    """Everything that the demo can be told."""
+class ForecastSettings:
+    """Everything that a forecast can be told."""
 
+    data: Path
+    """A file that `read_records` reads."""
     models: tuple[str, ...] = tuple(SYSTEMS)
-    data: Path | None = None
-    """A file that `read_records` reads; None for the made-up structure."""
     time: str | None = None
     columns: tuple[str, ...] | None = None
     delimiter: str | None = None
@@ -47,24 +44,16 @@ class DemoSettings:
     jobs: int = 1
     size: int = 16
     """State channels of the HBNODE, which sets the number of parameters of all."""
-    samples: int = 4096
-    """Rows of the made-up record."""
-    window: int | None = None
-    horizon: int | None = None
-    """Samples that are seen and then forecast. Default: those of the aircraft record, fewer of the made-up one."""
+    protocol: Protocol = field(default_factory=Protocol)
+    """How the data become windows."""
     solver: SolverSettings = field(default_factory=SolverSettings)
     training: TrainSettings = field(default_factory=TrainSettings)
-
-    def protocol(self) -> Protocol:
-        """Return how the data become windows."""
-        default = Protocol(observed=32, max_train=128) if self.data is None else Protocol()
-        return replace(default, observed=self.window or default.observed, forecast=self.horizon or default.forecast)
 
     def as_json(self) -> dict[str, Any]:
         """Return what does not show elsewhere in metrics.json."""
         return {
             "models": list(self.models),
-            "data": None if self.data is None else str(self.data),
+            "data": str(self.data),
             "time": self.time,
             "columns": self.columns,
             "delimiter": self.delimiter,
@@ -76,10 +65,10 @@ class DemoSettings:
         }
 
 
-def run_demo(
-    settings: DemoSettings, say: Callable[[str], None] = print, started: float | None = None
+def run_forecast(
+    settings: ForecastSettings, say: Callable[[str], None] = print, started: float | None = None
 ) -> dict[str, Any]:
-    """Run the demo and write its results folder.
+    """Learn, forecast and write its results folder.
 
     Parameters
     ----------
@@ -107,17 +96,10 @@ def run_demo(
     started = time.perf_counter() if started is None else started
     records = load(settings)
     try:
-        data = make_dataset(records, settings.protocol(), settings.seed)
+        data = make_dataset(records, settings.protocol, settings.seed)
     except DataError as error:
         raise DataError(f"{records.source}: {error}") from None
     with ResultsFolder(settings.out, MADE_BY, METRICS) as folder:
-        simulation = None
-        if settings.data is None:
-            try:
-                simulation = simulate_structure(folder / SIMULATION, settings.seed, settings.jobs, say)
-                say("\n".join(simulation.lines))
-            except MissingExtra as error:
-                say(f"Identification is left out: {error}.")
         tasks = make_tasks(settings, len(data.records.outputs))
         _introduce(data, tasks, say)
         learned = _learn_with_bars(tasks, data, settings.jobs)
@@ -130,11 +112,8 @@ def run_demo(
         figures = save_figures(folder, data, learned, baseline.mse, theory)
         seconds = time.perf_counter() - started
         found = metrics(data, learned, baseline, theory, settings.as_json(), seconds)
-        if simulation is not None:
-            found["simulation"] = simulation.numbers
         (folder / METRICS).write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         page = markdown(data, learned, baseline, theory, seconds, figures)
-        page = page if simulation is None else f"{simulation.page}\n{page}"
         (folder / "summary.md").write_text(page, encoding="utf-8")
     say("")
     say(plain_table(learned, baseline))
@@ -143,20 +122,18 @@ def run_demo(
     for line in failures(learned):
         say(line)
     say("")
-    files = [METRICS, "summary.md", *figures, *([] if simulation is None else [f"{SIMULATION}/report.md"])]
+    files = [METRICS, "summary.md", *figures]
     say(f"Results: {settings.out}/ ({', '.join(files)}), after {seconds:.0f} s.")
     return found
 
 
-def load(settings: DemoSettings) -> Records:
+def load(settings: ForecastSettings) -> Records:
     """Return the records that are to be learned."""
     s = settings
-    if s.data is None:
-        return structure_records(s.samples, s.seed)
     return read_records(s.data, time=s.time, columns=s.columns, delimiter=s.delimiter)
 
 
-def make_tasks(settings: DemoSettings, channels: int) -> list[Task]:
+def make_tasks(settings: ForecastSettings, channels: int) -> list[Task]:
     """Return one task for each model, sized to equal parameter counts."""
     names = list(settings.models)
     sizes = equal_sizes(

@@ -1,4 +1,4 @@
-"""The first part of the demo: the structure identified from a record of its motion, and simulated for a new force."""
+"""The first part of the demo: the structure identified from a record of its motion, simulated for a new force."""
 
 from __future__ import annotations
 
@@ -8,32 +8,35 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..analysis.tables import aligned, markdown_table
-from .records import Array
-from .structure import Structure, structure_records
+from ...analysis.tables import aligned, markdown_table
+from ..identification import SystemIdentifier
+from ..records import Array, Records
+from ..simulation import FreeRun, compare, write_report
+from ..simulation.comparison import Compared
+from ..simulation.report import table
+from ..structure import Structure, structure_records
 
 ROWS, TEST_ROWS = 768, 768
 
 
 @dataclass(frozen=True)
-class SimulationPart:
-    """What the demo says of the simulation: for the terminal, summary.md and metrics.json."""
+class Identified:
+    """The records, what models made of them, and what the demo says of it: terminal, summary.md, metrics.json."""
 
+    train: Records
+    test: Records
+    compared: list[Compared]
     lines: list[str]
     page: str
     numbers: dict[str, Any]
 
 
-def simulate_structure(folder: Path, seed: int, jobs: int, say: Callable[[str], None]) -> SimulationPart:
+def simulate_structure(folder: Path, seed: int, jobs: int, say: Callable[[str], None]) -> Identified:
     """Fit a model to force and displacements, simulate a new force, write a report into a new folder."""
-    from .identification import SystemIdentifier
-    from .simulation import FreeRun, compare, write_report
-    from .simulation.report import table
-
     structure = Structure()
-    train = structure_records(ROWS, seed, structure, "displacement")
+    train = structure_records(ROWS, seed, structure)
     new = replace(structure, band=(0.7, 8.0))
-    test = structure_records(TEST_ROWS, seed + 1, new, "displacement")
+    test = structure_records(TEST_ROWS, seed + 1, new)
     say(f"Identification: {train.source}; force and displacements, {ROWS} rows at {structure.rate:g} Hz.")
     started = time.perf_counter()
     identifier = SystemIdentifier(
@@ -73,4 +76,4 @@ def simulate_structure(folder: Path, seed: int, jobs: int, say: Callable[[str], 
     page = f"# {title}\n\n{' '.join(notes)}\n\n{markdown_table(rows)}\n\n{shown}\n```\n{identifier.describe()}\n```\n"
     numbers = {"test": free_run.as_json(), "models": {one.name: one.as_json() for one in compared}}
     lines = ["", *aligned(rows), *(f"{one.name}: {one.note}" for one in compared if one.note), ""]
-    return SimulationPart([*lines, *str(identifier.describe()).split("\n"), ""], page, numbers)
+    return Identified(train, test, compared, [*lines, *str(identifier.describe()).split("\n"), ""], page, numbers)
