@@ -40,7 +40,9 @@ def longest_gap(times: Sequence[Array]) -> tuple[float, int, int]:
 def _rounding(t: Array, step: float) -> float:
     """Return to what the times are rounded: to a decimal place, if that is fine beside the step, or to their dtype."""
     single = bool((t.astype(np.float32) == t).all())
-    finest = 4 * float(np.finfo(np.float32 if single else np.float64).eps) * float(np.abs(t).max())
+    largest = float(np.abs(t).max())
+    finest = 4 * float(np.finfo(np.float32 if single else np.float64).eps) * largest
+    t = t[np.abs(t) >= largest / 10]  # of so many significant digits, small times have more decimal places
     places = range(max(math.ceil(-math.log10(step / 10)), -15), 13)
     for r in (10.0**-k for k in places):
         if r <= finest:
