@@ -38,15 +38,19 @@ def longest_gap(times: Sequence[Array]) -> tuple[float, int, int]:
 
 
 def _rounding(t: Array, step: float) -> float:
-    """Return to what the times are rounded: to a decimal place, if that is fine beside the step, or to their dtype."""
+    """Return to what the largest times are rounded: to a decimal place that is fine beside the step, or to their dtype.
+
+    All times have as many significant digits, or fewer: programs that write so many of them round small times less.
+    """
     single = bool((t.astype(np.float32) == t).all())
-    largest = float(np.abs(t).max())
-    finest = 4 * float(np.finfo(np.float32 if single else np.float64).eps) * largest
-    t = t[np.abs(t) >= largest / 10]  # of so many significant digits, small times have more decimal places
-    places = range(max(math.ceil(-math.log10(step / 10)), -15), 13)
-    for r in (10.0**-k for k in places):
+    t = np.abs(t[t != 0])
+    finest = 4 * float(np.finfo(np.float32 if single else np.float64).eps) * float(t.max())
+    places = np.floor(np.log10(t))
+    for digits in range(1, 18):
+        r = 10.0 ** (places.max() + 1 - digits)
         if r <= finest:
             break
-        if (np.abs(t / r - np.round(t / r)) * r <= finest).all():
-            return r
+        quanta = 10.0 ** (places + 1 - digits)
+        if r <= step / 10 and (np.abs(t / quanta - np.round(t / quanta)) * quanta <= finest).all():
+            return float(r)
     return finest
