@@ -15,46 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from ..integrate import hbodeint
-from ..solution import Stats, of_batch
 from ..systems import System
 from ..updates import Update, UpdateRecord
-
-
-@dataclass(frozen=True)
-class SolverSettings:
-    """How a model solves its ODE: arguments of `hbodeint` of the same names."""
-
-    method: str = "dopri5"
-    rtol: float = 1e-3
-    atol: float = 1e-3
-    gradient: str = "discrete_adjoint"
-    compile: bool = False
-
-
-class SolveCounts:
-    """Evaluations of the field in a number of solves that step as one batch."""
-
-    def __init__(self) -> None:
-        self._stats: list[Stats] = []
-
-    def add(self, stats: Stats) -> None:
-        """Count one more solve."""
-        self._stats.append(stats)
-
-    @property
-    def nfe(self) -> int:
-        """Evaluations in the forward pass."""
-        return sum(of_batch(stats.nfe) for stats in self._stats)
-
-    @property
-    def nfe_backward(self) -> int:
-        """Evaluations in the backward pass; 0 before it, and always 0 for ``gradient="backprop"``."""
-        return sum(stats.nfe_backward or 0 for stats in self._stats)
-
-    @property
-    def rejected(self) -> int:
-        """Steps that were tried in vain."""
-        return sum(of_batch(stats.rejected) for stats in self._stats)
+from .solver import SolveCounts, SolverSettings
 
 
 @dataclass(frozen=True)
@@ -188,12 +151,8 @@ class ODERNN(nn.Module):
             h0,
             torch.cat((at[..., :1], at[..., count:]), -1),
             updates=Update(at[..., :count], self._observe, data),
-            method=self.solver.method,
-            rtol=self.solver.rtol,
-            atol=self.solver.atol,
-            gradient=self.solver.gradient,
-            compile=self.solver.compile,
             options={"first_step": math.inf},  # spans between observations are short: the first try is all of one
+            **self.solver.arguments,
         )
         cost = SolveCounts()
         cost.add(solution.stats)
