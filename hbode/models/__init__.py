@@ -1,6 +1,7 @@
 """Layers and networks built on `hbode.hbodeint`."""
 
 from .fields import SYSTEMS, DenseField, ghbnode, hbnode, make_system, node, sonode
+from .latent_ode import Bound, GRURecognition, LatentODE, ODERNNRecognition
 from .layers import ANODE, GHBNODE, HBNODE, NODE, SONODE, NesterovNODE, ODELayer
 from .ode_rnn import ODERNN, Prediction, ResidualCell
 from .published import PUBLISHED, PublishedHeavyBall, UnitInterval, published_system, scale_parameters
@@ -9,12 +10,16 @@ from .solver import SolveCounts, SolverSettings
 
 __all__ = [
     "ANODE",
+    "Bound",
     "GHBNODE",
+    "GRURecognition",
     "HBNODE",
+    "LatentODE",
     "NODE",
     "NesterovNODE",
     "ODELayer",
     "ODERNN",
+    "ODERNNRecognition",
     "PUBLISHED",
     "PublishedHeavyBall",
     "SONODE",

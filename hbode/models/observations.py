@@ -27,21 +27,18 @@ def observed_channels(x: Tensor, mask: Tensor | None) -> Tensor:
     return observed & (mask if mask.ndim == 3 else mask.unsqueeze(-1))
 
 
-def check_order(t: Tensor, present: Tensor) -> Tensor:
-    """Return the time of the latest earlier observation, (B, K), -inf before the first.
+def latest_before(t: Tensor, present: Tensor) -> Tensor:
+    """Return the latest time of the observations before each of K, (B, K), without a graph; -inf before the first."""
+    latest = torch.where(present, t.detach(), -math.inf).cummax(-1).values
+    return F.pad(latest[:, :-1], (1, 0), value=-math.inf)
 
-    Raises
-    ------
-    ValueError
-        If a time is not finite, or earlier than that, where there is an observation.
-    """
-    at = t.detach()
-    if not bool(at.isfinite()[present].all()):
+
+def check_order(t: Tensor, present: Tensor) -> None:
+    """Raise `ValueError` if a time is not finite, or earlier than one before it, where there is an observation."""
+    if not bool(t.isfinite()[present].all()):
         raise ValueError("t must be finite at observations, got NaN or Inf")
-    earlier = F.pad(torch.where(present, at, -math.inf).cummax(-1).values[:, :-1], (1, 0), value=-math.inf)
-    if bool((present & (at < earlier)).any()):
+    if bool((present & (t < latest_before(t, present))).any()):
         raise ValueError("t must not decrease from one observation of a sample to the next")
-    return earlier
 
 
 class Observations(NamedTuple):
@@ -84,7 +81,8 @@ class Observations(NamedTuple):
         since = torch.where(present, t, math.inf).amin(-1, keepdim=True)
         # What is shared by all samples is arranged once.
         times, any_present = (t[:1], present.any(0, keepdim=True)) if shared else (t, present)
-        new = any_present & (times.detach() > check_order(times, any_present))
+        check_order(times, any_present)
+        new = any_present & (times > latest_before(times, any_present))
         at = torch.where(new, times, math.nan)
         place = torch.where(new, torch.arange(t.shape[1], device=t.device), 0).cummax(-1).values
         rank = any_present.cumsum(-1)
