@@ -89,6 +89,20 @@ class Bound(NamedTuple):
     kl: Tensor
 
 
+class _Reading(NamedTuple):
+    """A series (x is 0 where it was not observed), the time (B, 1) and the distribution of its z₀."""
+
+    x: Tensor
+    observed: Tensor
+    start: Tensor
+    mean: Tensor
+    sd: Tensor
+
+    def draw(self, samples: int) -> Tensor:
+        """Return draws of z₀, (samples, B, S)."""
+        return self.mean + self.sd * torch.randn(samples, *self.mean.shape, dtype=self.sd.dtype, device=self.sd.device)
+
+
 class LatentODE(nn.Module):
     """A generative model of irregular series: z₀ ~ N(0, 1), z moves by an ODE, x = decoder(h) + noise.
 
@@ -174,8 +188,8 @@ class LatentODE(nn.Module):
 
     def posterior(self, t: Tensor, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return mean and standard deviation of z₀, (B, D) or (B, 2 D) each; arguments as for `elbo`."""
-        observed = self._checked(t, x, mask)
-        return self._posterior(t, torch.where(observed, x, 0), observed, self._start(t, observed))
+        read = self._read(t, x, mask)
+        return read.mean, read.sd
 
     def elbo(
         self, t: Tensor, x: Tensor, mask: Tensor | None = None, *, kl_weight: float = 1.0, samples: int = 1
@@ -201,18 +215,16 @@ class LatentODE(nn.Module):
         ValueError
             If the shapes or the times do not fit.
         """
-        observed = self._checked(t, x, mask)
         if samples < 1:
             raise ValueError(f"samples must be at least 1, got {samples}")
-        start, present, x = self._start(t, observed), observed.any(-1), torch.where(observed, x, 0)
-        mean, sd = self._posterior(t, x, observed, start)
-        z = mean + sd * torch.randn(samples, *mean.shape, dtype=mean.dtype, device=mean.device)
+        read = self._read(t, x, mask)
+        present = read.observed.any(-1)
         # Where there is no observation the latent state stays at the last one, unseen.
-        times = torch.maximum(torch.where(present, t, latest_before(t, present)), start)
-        predicted = self._decoded(z, start, times)
-        log_density = -0.5 * ((x - predicted) / self.log_noise.exp()).square() - self.log_noise
-        log_likelihood = torch.where(observed, log_density - 0.5 * math.log(2 * math.pi), 0).sum((-1, -2)).mean(0)
-        kl = 0.5 * (mean.square() + sd.square() - 2 * sd.log() - 1).sum(-1)
+        times = torch.maximum(torch.where(present, t, latest_before(t, present)), read.start)
+        predicted = self._decoded(read.draw(samples), read.start, times)
+        log_density = -0.5 * ((read.x - predicted) / self.log_noise.exp()).square() - self.log_noise
+        log_likelihood = torch.where(read.observed, log_density - 0.5 * math.log(2 * math.pi), 0).sum((-1, -2)).mean(0)
+        kl = 0.5 * (read.mean.square() + read.sd.square() - 2 * read.sd.log() - 1).sum(-1)
         return Bound((kl_weight * kl - log_likelihood).mean(), log_likelihood, kl)
 
     def predict(
@@ -233,31 +245,24 @@ class LatentODE(nn.Module):
         -------
         Tensor
             Shape (samples, B, H, C), or (B, H, C) from the mean of z₀. ``model.log_noise.exp()`` is the standard
-            deviation of observations about it.
-
-        Raises
-        ------
-        ValueError
-            If the shapes or the times do not fit.
+            deviation of observations about it. Raises as `elbo`.
         """
-        observed = self._checked(t, x, mask)
-        if t_new.ndim not in (1, 2) or (t_new.ndim == 2 and len(t_new) != len(x)):
-            raise ValueError(f"t_new must have shape (H,) or ({len(x)}, H), got {tuple(t_new.shape)}")
         if samples is not None and samples < 1:
             raise ValueError(f"samples must be at least 1 or None, got {samples}")
-        start, t_new = self._start(t, observed), t_new.expand(len(x), -1)
-        if bool((t_new < start).any()):
+        if t_new.ndim not in (1, 2) or (t_new.ndim == 2 and len(t_new) != len(x)):
+            raise ValueError(f"t_new must have shape (H,) or ({len(x)}, H), got {tuple(t_new.shape)}")
+        read = self._read(t, x, mask)
+        t_new = t_new.expand(len(x), -1)
+        if bool((t_new < read.start).any()):
             raise ValueError(
                 "t_new must not lie before the initial state, which `start` sets, or the first observation"
             )
-        mean, sd = self._posterior(t, torch.where(observed, x, 0), observed, start)
         if samples is None:
-            return self._decoded(mean.unsqueeze(0), start, t_new)[0]
-        noise = torch.randn(samples, *mean.shape, dtype=mean.dtype, device=mean.device)
-        return self._decoded(mean + sd * noise, start, t_new)
+            return self._decoded(read.mean.unsqueeze(0), read.start, t_new)[0]
+        return self._decoded(read.draw(samples), read.start, t_new)
 
-    def _checked(self, t: Tensor, x: Tensor, mask: Tensor | None) -> Tensor:
-        """Return what was observed, (B, K, C)."""
+    def _read(self, t: Tensor, x: Tensor, mask: Tensor | None) -> _Reading:
+        """Check a series and infer its z₀."""
         if x.ndim != 3 or x.shape[2] != self.channels or x.shape[1] < 1:
             raise ValueError(f"x must have shape (B, K, {self.channels}) with K > 0, got {tuple(x.shape)}")
         if t.shape != x.shape[:2]:
@@ -265,21 +270,15 @@ class LatentODE(nn.Module):
         observed = observed_channels(x, mask)
         present = observed.any(-1)
         check_order(t, present)
-        if self.start is None and not bool(present.any(-1).all()):
+        first = torch.where(present, t, math.inf).amin(-1, keepdim=True)
+        start = first if self.start is None else t.new_full(first.shape, self.start)
+        if not bool(start.isfinite().all()):
             raise ValueError("x must have an observation in each sample; `start` gives samples without one a time")
-        if self.start is not None and bool((t < self.start)[present].any()):
+        if bool((first < start).any()):
             raise ValueError(f"t must not lie before start={self.start:g}")
-        return observed
-
-    def _start(self, t: Tensor, observed: Tensor) -> Tensor:
-        """Return the times of z₀, (B, 1)."""
-        if self.start is not None:
-            return t.new_full((len(t), 1), self.start)
-        return torch.where(observed.any(-1), t, math.inf).amin(-1, keepdim=True)
-
-    def _posterior(self, t: Tensor, x: Tensor, observed: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
+        x = torch.where(observed, x, 0)
         mean, log_variance = self.recognition(t, x, observed, start).chunk(2, -1)
-        return mean, (0.5 * log_variance).exp()
+        return _Reading(x, observed, start, mean, (0.5 * log_variance).exp())
 
     def _decoded(self, z: Tensor, start: Tensor, t: Tensor) -> Tensor:
         """Return the decoder's means (N, B, H, C) at times (B, H), from initial states z (N, B, S) at (B, 1)."""

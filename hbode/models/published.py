@@ -80,11 +80,6 @@ def published_system(name: str, f: VectorField) -> System:
     ------
     ValueError
         If there is no system of that name.
-
-    Examples
-    --------
-    >>> from hbode.models import DenseField, ODELayer, published_system
-    >>> layer = ODELayer(published_system("ghbnode", DenseField(4, 16)))
     """
     if name not in PUBLISHED:
         raise ValueError(f"name must be one of {', '.join(PUBLISHED)}, got {name!r}")
@@ -98,15 +93,10 @@ class UnitInterval(System):
     same map; the step sizes of a solver differ. Solve with ``args=(dt,)``, dt of shape (), or (B, 1, …, 1) against
     h (B, ...).
 
-    Parameters
-    ----------
-    system
-        The system, with constant γ and ξ.
-
     Raises
     ------
     ValueError
-        If γ or ξ depend on the time.
+        If γ or ξ of the system depend on the time.
     """
 
     def __init__(self, system: System) -> None:

@@ -114,7 +114,7 @@ def test_a_linear_system_has_the_posterior_of_least_squares():
 
 @pytest.mark.parametrize(
     ("recognition", "start"),
-    [("gru", None), ("ode_rnn", None), pytest.param("ode_rnn", -0.5, marks=pytest.mark.slow), ("gru", -0.5)],
+    [("gru", None), ("ode_rnn", None), ("gru", -0.5), pytest.param("ode_rnn", -0.5, marks=pytest.mark.slow)],
 )
 def test_a_batch_with_gaps_is_each_sample_alone(recognition, start):
     t, x, mask = series()
@@ -138,6 +138,17 @@ def test_a_batch_with_gaps_is_each_sample_alone(recognition, start):
             into += grad
     for a, b in zip(sums, grads, strict=True):
         torch.testing.assert_close(b, a, rtol=1e-7, atol=1e-7 * float(a.abs().max()))
+
+
+@pytest.mark.parametrize("recognition", ["gru", "ode_rnn"])
+def test_a_sample_without_observations_says_nothing(recognition):
+    t, x, mask = series()
+    mask[1], t[1] = False, math.nan
+    learner = model(recognition, start=0.0)
+    bound = learner.elbo(t, x, mask)
+    assert bound.log_likelihood[1] == 0.0
+    bound.loss.backward()
+    assert all(p.grad.isfinite().all() for p in learner.parameters())
 
 
 @pytest.mark.parametrize("recognition", ["gru", "ode_rnn"])
