@@ -188,7 +188,7 @@ def test_it_learns_damped_oscillations():
     learner = LatentODE("hbnode", 3, 1, hidden=24)
     optimiser = torch.optim.Adam(learner.parameters(), 1e-2)
     losses = []
-    for epoch in range(60):
+    for epoch in range(90):
         bound = learner.elbo(t[:128, :18], x[:128, :18], mask[:128, :18], kl_weight=min(1.0, epoch / 30))
         optimiser.zero_grad()
         bound.loss.backward()
