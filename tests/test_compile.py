@@ -174,6 +174,26 @@ def test_a_model_compiles():
 
 
 @pytest.mark.slow
+def test_a_model_with_gaps_compiles_once_for_all_of_them():
+    torch.manual_seed(0)
+    t, x = torch.rand(3, 9, dtype=torch.float64).cumsum(1), torch.randn(3, 6, 2, dtype=torch.float64)
+    masks = torch.rand(3, *x.shape) < 0.7
+    model = ODERNN(hbnode(4, 8), 4, 2).double()
+    results, compiled = [], []
+    for compile in (False, True):
+        model.solver = SolverSettings(compile=compile, rtol=1e-6, atol=1e-6)
+        for mask in masks:
+            prediction = model(t, x, mask)
+            loss = prediction.one_step.nan_to_num().square().mean() + prediction.forecast.square().mean()
+            grads = torch.autograd.grad(loss, list(model.parameters()))
+            results.append([prediction.forecast, *grads])
+            compiled.append(graphs())
+    for a, b in zip(results[:3], results[3:], strict=True):
+        assert_same(b, a, relative=1e-9)
+    assert compiled[2] < compiled[3] == compiled[5]
+
+
+@pytest.mark.slow
 def test_parameters_that_the_field_does_not_use_have_no_gradient():
     system, h0 = HeavyBall(Net(), 0.3), start()
     system.double()

@@ -1,22 +1,42 @@
 """Layers and networks built on `hbode.hbodeint`."""
 
 from .fields import SYSTEMS, DenseField, ghbnode, hbnode, make_system, node, sonode
-from .ode_rnn import ODERNN, Prediction, ResidualCell, SolveCounts, SolverSettings
+from .latent_ode import Bound, GRURecognition, LatentODE, ODERNNRecognition
+from .layers import ANODE, GHBNODE, HBNODE, NODE, SONODE, NesterovNODE, ODELayer
+from .ode_rnn import ODERNN, Prediction, ResidualCell
+from .published import PUBLISHED, PublishedHeavyBall, UnitInterval, published_system, scale_parameters
 from .sizing import equal_sizes, parameter_count
+from .solver import SolveCounts, SolverSettings
 
 __all__ = [
+    "ANODE",
+    "Bound",
+    "GHBNODE",
+    "GRURecognition",
+    "HBNODE",
+    "LatentODE",
+    "NODE",
+    "NesterovNODE",
+    "ODELayer",
     "ODERNN",
+    "ODERNNRecognition",
+    "PUBLISHED",
+    "PublishedHeavyBall",
+    "SONODE",
     "SYSTEMS",
     "SolveCounts",
     "DenseField",
     "Prediction",
     "ResidualCell",
     "SolverSettings",
+    "UnitInterval",
     "equal_sizes",
     "ghbnode",
     "hbnode",
     "make_system",
     "node",
     "parameter_count",
+    "published_system",
+    "scale_parameters",
     "sonode",
 ]

@@ -15,51 +15,18 @@ import torch
 from torch import Tensor, nn
 
 from ..integrate import hbodeint
-from ..solution import Stats, of_batch
 from ..systems import System
 from ..updates import Update, UpdateRecord
-
-
-@dataclass(frozen=True)
-class SolverSettings:
-    """How a model solves its ODE: arguments of `hbodeint` of the same names."""
-
-    method: str = "dopri5"
-    rtol: float = 1e-3
-    atol: float = 1e-3
-    gradient: str = "discrete_adjoint"
-    compile: bool = False
-
-
-class SolveCounts:
-    """Evaluations of the field in a number of solves that step as one batch."""
-
-    def __init__(self) -> None:
-        self._stats: list[Stats] = []
-
-    def add(self, stats: Stats) -> None:
-        """Count one more solve."""
-        self._stats.append(stats)
-
-    @property
-    def nfe(self) -> int:
-        """Evaluations in the forward pass."""
-        return sum(of_batch(stats.nfe) for stats in self._stats)
-
-    @property
-    def nfe_backward(self) -> int:
-        """Evaluations in the backward pass; 0 before it, and always 0 for ``gradient="backprop"``."""
-        return sum(stats.nfe_backward or 0 for stats in self._stats)
-
-    @property
-    def rejected(self) -> int:
-        """Steps that were tried in vain."""
-        return sum(of_batch(stats.rejected) for stats in self._stats)
+from .observations import Observations
+from .solver import SolveCounts, SolverSettings
 
 
 @dataclass(frozen=True)
 class Prediction:
     """What an `ODERNN` says about a batch of windows; observations are numbered 0 … K-1.
+
+    Rows of observations that are missing entirely are NaN. No gradient is lost where a loss leaves them out, as in
+    ``(said.reconstruction - x)[observed].square().mean()``.
 
     Attributes
     ----------
@@ -68,7 +35,7 @@ class Prediction:
     reconstruction
         Shape (B, K, C): observations 0 … K-1, each after it was seen.
     forecast
-        Shape (B, H, C): what follows the last observation.
+        Shape (B, H, C): at the times asked for, each from the observations up to it.
     states
         Shape (H, B, S): the hidden states h, or (h, m), at the times of the forecast.
     cost
@@ -119,8 +86,9 @@ CELLS: dict[str, Callable[[int, int], nn.Module]] = {
 class ODERNN(nn.Module):
     """An encoder of irregular series whose hidden state moves by an ODE, and a decoder that lets it run on.
 
-    The state is h for a first-order system and (h, m) for a second-order one; the cell updates all of it, the
-    linear read-out sees h alone.
+    The state is h for a first-order system and (h, m) for a second-order one, zero until the first observation. The
+    cell updates all of it, the linear read-out sees h alone. Samples may miss channels, have times and counts of their
+    own, and several observations at one time: all are updates of one solve, which carries its step size through them.
 
     Parameters
     ----------
@@ -134,11 +102,17 @@ class ODERNN(nn.Module):
         Method, tolerances, gradient mode, and whether to compile.
     cell
         The update at observations: "residual" (`ResidualCell`, as published) or "gru" (`torch.nn.GRUCell`).
+    missing
+        What the cell sees where an observation misses some channels. "predict": what the model itself predicts for
+        them, which is no news; nothing changes where none is missing. "mask": 0, and beside x the mask, for series in
+        which the gaps tell something.
+    outputs
+        Channels of the read-out, default C; others, which no observations are compared with, go with "mask".
 
     Raises
     ------
     ValueError
-        If there is no cell of that name.
+        If there is no `cell` of that name, or `missing` and `outputs` are not as above.
     """
 
     def __init__(
@@ -148,68 +122,112 @@ class ODERNN(nn.Module):
         channels: int,
         solver: SolverSettings | None = None,
         cell: str = "residual",
+        missing: str = "predict",
+        outputs: int | None = None,
     ) -> None:
         super().__init__()
         self.system = system
         self.size = size
         self.channels = channels
         self.solver = solver or SolverSettings()
+        self.missing = missing
         if cell not in CELLS:
             raise ValueError(f"cell must be one of {', '.join(CELLS)}, got {cell!r}")
-        self.cell = CELLS[cell](2 * size if system.second_order else size, channels)
-        self.decode = nn.Linear(size, channels)
+        if missing not in ("predict", "mask"):
+            raise ValueError(f"missing must be 'predict' or 'mask', got {missing!r}")
+        if missing == "predict" and outputs not in (None, channels):
+            raise ValueError(f"outputs must be the {channels} channels that missing='predict' fills, got {outputs}")
+        state = 2 * size if system.second_order else size
+        self.cell = CELLS[cell](state, channels if missing == "predict" else 2 * channels)
+        self.decode = nn.Linear(size, channels if outputs is None else outputs)
 
-    def forward(self, t: Tensor, x: Tensor) -> Prediction:
+    def forward(self, t: Tensor, x: Tensor, mask: Tensor | None = None) -> Prediction:
         """Read a window and forecast.
 
         Parameters
         ----------
         t
-            Times of the K observations and of the H forecasts, shape (B, K + H), increasing, in the time
-            unit of γ and ξ.
+            Times of the K observations and of the H forecasts, shape (B, K + H), in the time unit of γ and ξ. They do
+            not decrease from one observation of a sample to the next, nor from one forecast to the next; the last
+            forecast is not before the last observation. Anything where an observation is missing entirely.
         x
-            Observations, shape (B, K, C), floating.
+            Observations, shape (B, K, C), floating; NaN where a channel is missing.
+        mask
+            What was observed, boolean, shape (B, K, C), or (B, K) for all channels. Default: all that is not NaN.
 
         Raises
         ------
         ValueError
-            If the shapes do not fit.
+            If the shapes or the times do not fit.
         """
-        if x.ndim != 3 or x.shape[2] != self.channels:
-            raise ValueError(f"x must have shape (B, K, {self.channels}), got {tuple(x.shape)}")
+        if x.ndim != 3 or x.shape[2] != self.channels or x.shape[1] < 1:
+            raise ValueError(f"x must have shape (B, K, {self.channels}) with K > 0, got {tuple(x.shape)}")
         count = x.shape[1]
         if t.ndim != 2 or len(t) != len(x) or t.shape[1] <= count:
             raise ValueError(f"t must have shape ({len(x)}, K + H) with K = {count}, H > 0, got {tuple(t.shape)}")
         shared = bool((t == t[:1]).all())
-        at, data = (t[0], x.transpose(0, 1)) if shared else (t, x)
-        h0 = x.new_zeros(len(x), self.size)
+        seen = Observations.of(t[:, :count], x, mask, shared)
+        ahead = t[:, count:]
+        if bool((seen.present & (t[:, :count] > ahead[:, -1:])).any()):
+            raise ValueError("t must end with a forecast that is not before the last observation")
+        start = torch.minimum(seen.since, ahead[:, :1])
+        times = torch.cat((start.amin(0), ahead[0]) if shared else (start, ahead), -1)
         solution = hbodeint(
             self.system,
-            h0,
-            torch.cat((at[..., :1], at[..., count:]), -1),
-            updates=Update(at[..., :count], self._observe, data),
-            method=self.solver.method,
-            rtol=self.solver.rtol,
-            atol=self.solver.atol,
-            gradient=self.solver.gradient,
-            compile=self.solver.compile,
+            x.new_zeros(len(x), self.size),
+            times,
+            updates=Update(seen.t, self._observe, seen.data),
             options={"first_step": math.inf},  # spans between observations are short: the first try is all of one
+            **self.solver.arguments,
         )
         cost = SolveCounts()
         cost.add(solution.stats)
-        before, after = cast(UpdateRecord, solution.updates)
-        states = (solution.h if solution.m is None else torch.cat((solution.h, solution.m), -1))[1:]
-        forecast = self._decoded(solution.h[1:])
-        one_step = torch.cat((self._decoded(before.h[1:]), forecast[:, :1]), 1)
-        return Prediction(one_step, self._decoded(after.h), forecast, states, cost)
+        before, after = self._sides(seen, cast(UpdateRecord, solution.updates))
+        states = _joined(solution.h, solution.m)[1:]
+        if not seen.complete:
+            states = torch.where((ahead < seen.since).T.unsqueeze(-1), 0, states)
+        forecast, reconstruction = self._decoded(states), seen.blanked(self._decoded(after))
+        one_step = torch.cat((seen.blanked(self._decoded(before[1:]), 1), forecast[:, :1]), 1)
+        return Prediction(one_step, reconstruction, forecast, states, cost)
 
-    def _observe(self, t: Tensor, *state_and_x: Tensor) -> Any:
-        """Return the state after an observation, h or (h, m)."""
-        *state, x = state_and_x
-        after = self.cell(x, torch.cat(state, -1))
-        return after.chunk(2, -1) if self.system.second_order else after
+    def _observe(self, t: Tensor, *state_and_data: Any) -> Any:
+        """Return the state after the observations at one time, h or (h, m)."""
+        *state, (x, observed, first) = state_and_data
+        s = torch.cat(state, -1)
+        if first is not None:
+            s = torch.where(first.unsqueeze(-1), 0, s)
+        for slot in range(x.shape[-2]):
+            s = self._updated(s, x[..., slot, :], None if observed is None else observed[..., slot, :])
+        return s.chunk(2, -1) if self.system.second_order else s
 
-    def _decoded(self, h: Tensor) -> Tensor:
-        """Return what is read out of states (K, B, D), shape (B, K, C)."""
-        out: Tensor = self.decode(h).transpose(0, 1)
+    def _updated(self, s: Tensor, x: Tensor, observed: Tensor | None) -> Tensor:
+        """Return states (..., S) after one observation (..., C) each, unchanged where nothing was observed."""
+        if self.missing == "mask":
+            x = torch.cat((x, torch.ones_like(x) if observed is None else observed.to(x)), -1)
+        elif observed is not None:
+            x = torch.where(observed, x, self.decode(s[..., : self.size]))
+        lead = s.shape[:-1]  # a GRUCell takes one axis of samples
+        after = self.cell(x.reshape(-1, x.shape[-1]), s.reshape(-1, s.shape[-1])).view(*lead, -1)
+        return torch.as_tensor(after if observed is None else torch.where(observed.any(-1, keepdim=True), after, s))
+
+    def _sides(self, seen: Observations, record: UpdateRecord) -> tuple[Tensor, Tensor]:
+        """Return the states before and after each observation, (K, B, S), finite where there is none."""
+        before, after = (_joined(side.h, side.m) for side in record)
+        if seen.complete:
+            return before, after
+        first, x, observed = (v.transpose(0, 1) for v in (seen.first, seen.x, seen.observed))
+        # Those between the observations at one time, which the solve did not show, are computed again.
+        states = [torch.where(first.unsqueeze(-1), 0, before.nan_to_num())]
+        for slot in range(x.shape[2] - 1):
+            states.append(self._updated(states[-1], x[:, :, slot], observed[:, :, slot]))
+        return seen.each(states), seen.each([*states[1:], after.nan_to_num()])
+
+    def _decoded(self, s: Tensor) -> Tensor:
+        """Return what is read out of states (K, B, S), shape (B, K, C)."""
+        out: Tensor = self.decode(s[..., : self.size]).transpose(0, 1)
         return out
+
+
+def _joined(h: Any, m: Any) -> Tensor:
+    """Return states as the cell sees them, h or (h, m), (..., S)."""
+    return torch.as_tensor(h) if m is None else torch.cat((h, m), -1)
