@@ -219,7 +219,7 @@ def _checked(times: Tensor | Sequence[float], values: Tensor) -> Tensor:
     if not bool((knots.diff() > 0).all()):
         raise ValueError("times must increase from each value to the next, without repetition")
     lead = tuple(knots.shape) if knots.ndim == 2 else (*values.shape[:-2], len(knots))
-    if values.ndim not in (2, 3) or values.shape[:-1] != lead or not values.shape[-1]:
+    if values.ndim not in (2, 3) or values.shape[:-1] != lead:
         wanted = f"({', '.join(map(str, knots.shape))}, C)" + (f" or (B, {len(knots)}, C)" if knots.ndim == 1 else "")
         raise ValueError(f"values must have shape {wanted} for these times, got {tuple(values.shape)}")
     if bool(values.isinf().any()):

@@ -20,6 +20,7 @@ __all__ = [
     "Diverged",
     "ForecastError",
     "ForecastSettings",
+    "HeavyBallForecaster",
     "History",
     "Learned",
     "MissingExtra",
@@ -48,8 +49,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name != "SystemIdentifier":  # which needs scikit-learn
+    if name not in ("HeavyBallForecaster", "SystemIdentifier"):  # which need scikit-learn
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from .forecasting import HeavyBallForecaster
     from .identification import SystemIdentifier
 
-    return SystemIdentifier
+    return HeavyBallForecaster if name == "HeavyBallForecaster" else SystemIdentifier

@@ -221,7 +221,7 @@ def test_bands_cover_what_they_promise():
     spread = rng.uniform(0.5, 2.0, (4000, 1))
     error = rng.normal(size=(4000, 1)) * np.sqrt(spread**2 + 1)
     bands = Bands.calibrated(0.9, error[:2000], np.zeros((2000, 1)), spread[:2000])
-    inside = np.abs(error[2000:]) <= bands.half_width(spread[2000:])
+    inside = np.abs(error[2000:]) <= bands.half_width(spread[2000:], np.ones(2000))
     # A share of 2,000 has a standard deviation of .0067, the order statistic of the calibration the same.
     assert abs(inside.mean() - 0.9) < 5 * 0.0067 * 2**0.5
     assert Bands.from_json(json.loads(json.dumps(bands.as_json()))).quantile == bands.quantile
@@ -234,7 +234,7 @@ def test_bands_cover_where_neighbouring_errors_are_alike():
     for _ in range(300):
         error = lfilter([1.0], [1.0, -0.97], rng.normal(size=2 * n + 200))[200:, None]
         bands = Bands.calibrated(0.9, error[:n], np.zeros((n, 1)), np.zeros((n, 1)))
-        inside.append(np.mean(np.abs(error[n:]) <= bands.half_width(np.zeros((n, 1)))))
+        inside.append(np.mean(np.abs(error[n:]) <= bands.half_width(np.zeros((n, 1)), np.ones(n))))
     # Shares of such a series have a deviation of 0.15, their mean one of 0.01. With order statistics of 200: 0.85.
     assert 0.87 < np.mean(inside) < 0.96
     assert effective_size(rng.normal(size=2000)) == pytest.approx(2000, rel=0.2)

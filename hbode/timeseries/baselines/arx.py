@@ -44,6 +44,8 @@ class LinearARX(Simulator):
     100.0
     """
 
+    needs_inputs = False
+
     def __init__(self, orders: Sequence[int] = (1, 2, 3, 4, 6, 8, 12, 16), validation: float = 0.25) -> None:
         self.orders = orders
         self.validation = validation

@@ -58,6 +58,7 @@ class LSTMSimulator(Simulator):
     165
     """
 
+    needs_inputs = False
     needs_common_step = False
 
     def __init__(

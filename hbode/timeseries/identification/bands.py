@@ -6,8 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..records import Array
+
+WIDTH = 1.25
+"""Errors of leads that differ by less than this factor count together."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,7 +26,8 @@ class Bands:
         q of each output, (Cy,): of |y - ŷ| / s on the calibration data, of order (N + 1) coverage of N. Neighbouring
         errors of a simulation depend on each other: N is how many independent ones say as much (`effective_size`).
     floor
-        The root mean square error of each output on the calibration data, (Cy,).
+        The root mean square error of each output on the calibration data, (Cy,); or by lead, (L, Cy), where errors grow
+        with the number of samples since the last that was seen.
 
     The coverage holds for data like those of calibration.
     """
@@ -32,14 +37,26 @@ class Bands:
     floor: Array
 
     @classmethod
-    def calibrated(cls, coverage: float, measured: Array, center: Array, spread: Array, repeats: float = 1.0) -> Bands:
+    def calibrated(
+        cls,
+        coverage: float,
+        measured: Array,
+        center: Array,
+        spread: Array,
+        repeats: float = 1.0,
+        lead: NDArray[np.intp] | None = None,
+    ) -> Bands:
         """Return the bands of calibration data (N, Cy) in their order in time; NaN where nothing was measured.
 
-        `repeats` is how often each measurement is among them.
+        `repeats` is how often each measurement is among them; with `lead` (N,), from 1 on, the floor grows by lead.
         """
         error = np.abs(measured - center)
-        floor = np.sqrt(np.nanmean(error**2, 0))
-        scores = error / np.sqrt(spread**2 + floor**2)
+        if lead is None:
+            floor = of_rows = np.sqrt(np.nanmean(error**2, 0))
+        else:
+            floor = growing(error, lead)
+            of_rows = floor[lead - 1]
+        scores = error / np.sqrt(spread**2 + of_rows**2)
         found = []
         for column in scores.T:
             column = column[np.isfinite(column)]
@@ -48,9 +65,12 @@ class Bands:
             found.append(np.quantile(column, level, method="higher") if len(column) else np.nan)
         return cls(coverage, np.array(found), floor)
 
-    def half_width(self, spread: Array) -> Array:
-        """Return q s(t), shape (T, Cy), for the spread of an ensemble (T, Cy)."""
-        width: Array = self.quantile * np.sqrt(spread**2 + self.floor**2)
+    def half_width(self, spread: Array, lead: NDArray[Any]) -> Array:
+        """Return q s(t), shape (T, Cy), for the spread of an ensemble (T, Cy), so many samples after the last seen."""
+        floor = self.floor
+        if floor.ndim == 2:
+            floor = np.column_stack([np.interp(lead, np.arange(1, len(floor) + 1), column) for column in floor.T])
+        width: Array = self.quantile * np.sqrt(spread**2 + floor**2)
         return width
 
     def as_json(self) -> dict[str, Any]:
@@ -61,6 +81,20 @@ class Bands:
     def from_json(cls, found: dict[str, Any]) -> Bands:
         """Return the bands that `as_json` wrote."""
         return cls(float(found["coverage"]), np.array(found["quantile"]), np.array(found["floor"]))
+
+
+def growing(error: Array, lead: NDArray[np.intp]) -> Array:
+    """Return root mean square errors by lead, (L, Cy), of errors (N, Cy): over leads of like length, not decreasing."""
+    known = ~np.isnan(error)
+    sums = np.zeros((2, int(lead.max()) + 1, error.shape[1]))
+    np.add.at(sums[0], lead, np.where(known, error**2, 0.0))
+    np.add.at(sums[1], lead, known)
+    squares, count = sums.cumsum(1)
+    at = np.arange(1, len(count))
+    low, high = np.maximum(at / WIDTH, 1).astype(int), np.minimum(np.ceil(at * WIDTH).astype(int), at[-1])
+    mean = (squares[high] - squares[low - 1]) / np.maximum(count[high] - count[low - 1], 1)
+    grown: Array = np.sqrt(np.maximum.accumulate(mean, 0))
+    return grown
 
 
 def effective_size(x: Array) -> float:

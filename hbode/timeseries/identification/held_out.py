@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +37,16 @@ def without_blocks(records: Records, initial: int, seed: int) -> tuple[Records, 
     return part(False), part(True)
 
 
+def from_the_start(rows: int, initial: int) -> list[slice]:
+    """Return a whole run."""
+    return [slice(0, rows)]
+
+
+def from_several_rows(rows: int, initial: int) -> list[slice]:
+    """Return a run from several rows of it on, so that what is held out all over it is simulated."""
+    return [slice(start, rows) for start in range(0, max(rows - 2 * initial, 1), max(rows // 5, 1))]
+
+
 @dataclass(frozen=True, eq=False)
 class Trials:
     """Free runs of all members over validation rows, without the first samples, from which their states are estimated.
@@ -54,16 +65,19 @@ class Trials:
 
     @classmethod
     def of(
-        cls, records: Records, initial: int, several: bool, simulate: Callable[[Records, int], list[Array]]
+        cls,
+        records: Records,
+        initial: int,
+        cut: Callable[[int, int], list[slice]],
+        simulate: Callable[[Records, int], list[Array]],
     ) -> Trials:
-        """Simulate each run from its start, or from several rows of it on: what is held out is then all over it."""
+        """Simulate parts of runs, which ``cut(rows, initial)`` says for a run of so many rows."""
         initial = min(initial, min(map(len, records)) - 1)
-        starts = [range(0, max(n - 2 * initial, 1), max(n // 5, 1)) if several else (0,) for n in map(len, records)]
-        places = [(number, start) for number, of_run in enumerate(starts) for start in of_run]
-        runs = tuple(records[number].take(slice(start, len(records[number]))) for number, start in places)
+        places = [(number, part) for number, run in enumerate(records) for part in cut(len(run), initial)]
+        runs = tuple(records[number].take(part) for number, part in places)
         made = simulate(replace(records, runs=runs), initial)
         return cls(
-            [(number, start + initial, start + len(run)) for (number, start), run in zip(places, runs, strict=True)],
+            [(number, part.start + initial, part.stop) for number, part in places],
             [run.y[initial:] for run in runs],
             [x[:, initial:] for x in made],
         )
@@ -84,21 +98,28 @@ class Trials:
             raise RuntimeError("no model simulates the validation rows without leaving all bounds; try hidden=0")
         return [int(i) for i in np.argsort(errors) if errors[i] <= LIKE**2 * errors.min()]
 
-    def bands(self, coverage: float, members: Sequence[int], held: Callable[[int, int], Mask] | None = None) -> Bands:
+    def bands(
+        self,
+        coverage: float,
+        members: Sequence[int],
+        held: Callable[[int, int], Mask] | None = None,
+        by_lead: bool = False,
+    ) -> Bands:
         """Return the bands of an ensemble of some members.
 
         Their errors are those of the ensemble in all rows, or, with ``held(member, run)``, (T,), those of each member
         in the rows that it held out (cross-conformal; Vovk, Annals of Mathematics and Artificial Intelligence 74,
         2015).
         """
-        parts: list[tuple[Array, Array, Array]] = []
+        parts: list[tuple[Any, ...]] = []
         distinct = set[tuple[int, int]]()
         for (run, first, end), x, y in zip(self.places, self.made, self.measured, strict=True):
             spread = x[members].std(0)
             for member in members if held else members[:1]:
                 rows = np.flatnonzero(held(member, run)[first:end]) if held else np.arange(len(y))
                 center = x[member] if held else x[members].mean(0)
-                parts.append((y[rows], center[rows], spread[rows]))
+                parts.append((y[rows], center[rows], spread[rows], rows + 1))
                 distinct |= {(run, first + int(row)) for row in rows}
-        measured, center, spread = (np.concatenate(part) for part in zip(*parts, strict=True))
-        return Bands.calibrated(coverage, measured, center, spread, len(measured) / max(len(distinct), 1))
+        measured, center, spread, lead = (np.concatenate(part) for part in zip(*parts, strict=True))
+        repeats = len(measured) / max(len(distinct), 1)
+        return Bands.calibrated(coverage, measured, center, spread, repeats, lead if by_lead else None)

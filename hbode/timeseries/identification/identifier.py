@@ -18,7 +18,7 @@ from .automatic import SMALL, choose
 from .checkpoints import place, read_member, write_member
 from .derivatives import unit_of_time
 from .description import Description, describe
-from .held_out import Mask, Trials, blocks
+from .held_out import Mask, Trials, blocks, from_several_rows, from_the_start
 from .known import Known
 from .member import Fitted, Settings, fit_member, simulate
 from .multiple_shooting import GradientSettings
@@ -142,8 +142,10 @@ class SystemIdentifier(Simulator):
     (400, 1)
     """
 
+    needs_inputs = False
     needs_common_step = False
     takes_missing_inputs = True
+    _by_lead = False
 
     def __init__(
         self,
@@ -206,7 +208,7 @@ class SystemIdentifier(Simulator):
         chosen = choose(self, records)
         first = {(chosen.penalty_, chosen.fits_[0].seed): chosen.fits_[0]}
         if self.seeds > 1:
-            chosen.set_params(seeds=self.seeds)._fit_law(records, first)
+            chosen.set_params(seeds=self.seeds, jobs=self.jobs)._fit_law(records, first)
         self.chosen_ = chosen
         for name, value in vars(chosen).items():
             if name.endswith("_"):
@@ -259,13 +261,13 @@ class SystemIdentifier(Simulator):
         self.members_ = [one.model for one in self.fits_]
         in_blocks = isinstance(held, str)
         rows = records if held_out is None else held_out
-        trials = Trials.of(rows, self.initial, in_blocks, self._of_members)
+        trials = Trials.of(rows, self.initial, self._cut(in_blocks), self._of_members)
         good = trials.like_the_best(self.scaling_.outputs.std)[: 1 if self.keep == "best" else None]
 
         def out(member: int, run: int) -> Mask:
             return blocks(len(rows[run]), self.initial, self.fits_[member].seed)
 
-        self.bands_ = trials.bands(self.coverage, good, out if in_blocks else None)
+        self.bands_ = trials.bands(self.coverage, good, out if in_blocks else None, self._by_lead)
         others = [i for i in range(len(self.fits_)) if i not in good]
         self.fits_ = [self.fits_[i] for i in (*good, *others)]
         self.members_ = [one.model for one in self.fits_[: len(good)]]
@@ -298,9 +300,14 @@ class SystemIdentifier(Simulator):
 
     def simulate_with_bands(self, records: Records, initial: int | None = None) -> Simulated:
         """Return the free runs with their bands and those of all members, from the first row on."""
-        members = self._of_members(records, self.initial if initial is None else initial)
-        widths = [self.bands_.half_width(x.std(0)) for x in members]
+        initial = self.initial if initial is None else initial
+        members = self._of_members(records, initial)
+        widths = [self.bands_.half_width(x.std(0), np.arange(x.shape[1]) - initial + 1) for x in members]
         return Simulated([x.mean(0) for x in members], widths, members)
+
+    def _cut(self, in_blocks: bool) -> Callable[[int, int], list[slice]]:
+        """Return how validation runs are cut to be simulated."""
+        return from_several_rows if in_blocks else from_the_start
 
     def _of_members(self, records: Records, initial: int) -> list[Array]:
         """Return the free runs of all members, (M, T, Cy) for each run."""

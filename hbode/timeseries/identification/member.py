@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
@@ -265,20 +265,33 @@ def simulate(model: NeuralStateSpace, records: Records, between: str, initial: i
     """Return the free runs of a model over standardised records, (T, Cy) each, from states by the first samples.
 
     Where the model has an encoder, and all the outputs that it reads are there, it gives the state at the last of the
-    first samples; what is before that is what was measured.
+    first samples; what is before that is what was measured. Else runs of one length are simulated side by side.
     """
-    return [_simulated(model, stretches(records[i : i + 1], None, between), initial) for i in range(len(records))]
+    y: dict[int, Array] = {}
+    for rows in sorted({len(run) for run in records}):
+        group = [i for i, run in enumerate(records) if len(run) == rows]
+        for some in [group] if model.encoder is None else [[i] for i in group]:
+            given = stretches(replace(records, runs=tuple(records[i] for i in some)), None, between)
+            n = None if model.encoder is None else model.encoder.samples
+            if n is None or initial < n or bool(given.y[:, initial - n : initial].isnan().any()):
+                y |= zip(some, smoothed(model, given, initial), strict=True)
+            else:
+                y[some[0]] = _encoded(model, given, initial - n)
+    return [y[i] for i in range(len(records))]
 
 
 @torch.no_grad()
-def _simulated(model: NeuralStateSpace, given: Stretches, initial: int) -> Array:
-    n = None if model.encoder is None else model.encoder.samples
-    if n is None or initial < n or bool(given.y[:, initial - n : initial].isnan().any()):
-        start = estimate(model, given.first(initial))
-        return free_run(model, given, start).y[:, 0].numpy()
-    start, behind = encode(model, given.behind(initial - n))
+def smoothed(model: NeuralStateSpace, given: Stretches, initial: int) -> list[Array]:
+    """Return the free runs (T, Cy) from the states by which their first samples fit best, these rows included."""
+    start = estimate(model, given.first(initial))
+    return list(free_run(model, given, start).y.transpose(0, 1).numpy())
+
+
+@torch.no_grad()
+def _encoded(model: NeuralStateSpace, given: Stretches, skipped: int) -> Array:
+    start, behind = encode(model, given.behind(skipped))
     y = free_run(model, behind, start).y[:, 0]
-    before = given.y[0, : initial - 1]
+    before = given.y[0, : given.y.shape[1] - len(y)]
     return torch.cat((torch.where(before.isnan(), y[0], before), y)).numpy()
 
 

@@ -1,0 +1,164 @@
+"""`HeavyBallForecaster`: from records, irregular and with gaps, to forecasts and interpolations with bands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ..identification import SystemIdentifier
+from ..identification.member import smoothed
+from ..identification.stretches import stretches
+from ..records import Array, DataError, Records, Run
+
+ORIGINS = 40
+"""Rows of a validation run from which forecasts calibrate the bands."""
+
+
+@dataclass(frozen=True, eq=False)
+class Forecast:
+    """What is said of one run, in the units of the records, at times t (H,): y (H, Cy) ± half_width, `coverage` of it.
+
+    Attributes
+    ----------
+    members
+        Of each model of the ensemble, (M, H, Cy).
+    """
+
+    t: Array
+    y: Array
+    half_width: Array
+    members: Array
+
+
+class HeavyBallForecaster(SystemIdentifier):
+    """Forecast records that nothing is known to drive, or that are driven by inputs which are known ahead.
+
+    A state-space model, h'' = f(h, h') or with inputs f(h, h', u), is identified as `SystemIdentifier` does it, with
+    the same parameters and attributes. A forecast estimates the state from the last `initial` rows of a run and
+    simulates on from there; an interpolation estimates it from the rows on both sides. Rows may be at any times, and
+    values may be missing. The bands grow with the lead, as errors of forecasts did in rows that were held out.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hbode.timeseries import HeavyBallForecaster, Records
+    >>> t = np.arange(300) / 10
+    >>> records = Records.from_arrays(t, np.exp(-t / 20) * np.sin(2 * t))
+    >>> model = HeavyBallForecaster("hbnode", degree=1, hidden=0, initial=20, seeds=1).fit(records)
+    >>> (forecast,) = model.forecast(records, horizon=30)
+    >>> forecast.y.shape, bool(abs(forecast.y[:, 0] - np.exp(-forecast.t / 20) * np.sin(2 * forecast.t)).max() < 1e-3)
+    ((30, 1), True)
+    """
+
+    _by_lead = True
+
+    def forecast(
+        self,
+        records: Records,
+        horizon: int | None = None,
+        *,
+        times: Array | Sequence[float] | None = None,
+        ahead: Records | None = None,
+    ) -> list[Forecast]:
+        """Forecast each run from its last `initial` rows.
+
+        Parameters
+        ----------
+        records
+            With the channels of training.
+        horizon
+            So many rows, the median step of the records apart.
+        times
+            Or these times, (H,), increasing, in the unit of the records, behind the end of all runs.
+        ahead
+            Or the rows of these records, as many runs, with the inputs that are known ahead; their outputs are not
+            looked at. A model with inputs needs them.
+
+        Raises
+        ------
+        DataError, ValueError
+            Unless just one of the three is given; for times that are not behind the end; for other channels than those
+            of training, and for runs that are too short.
+        """
+        self._check_simulation(records, min(self.initial, min(map(len, records))))
+        if sum(x is not None for x in (horizon, times, ahead)) != 1:
+            raise ValueError("give just one of horizon, times and ahead")
+        if ahead is None and self.inputs_:
+            raise ValueError(f"ahead must give the inputs {', '.join(map(str, self.inputs_))}, got None")
+        if ahead is not None and (ahead.inputs != self.inputs_ or len(ahead) != len(records)):
+            raise DataError(f"ahead must have the inputs of training and {len(records)} runs")
+        if horizon is not None and horizon < 1:
+            raise ValueError(f"horizon must be at least 1, got {horizon}")
+        found = []
+        for number, run in enumerate(records):
+            if ahead is not None:
+                t, u = ahead[number].t, ahead[number].u
+            else:
+                t = run.t[-1] + records.median_step * np.arange(1, 1 + (horizon or 0))
+                t = t if times is None else np.asarray(times, np.float64)
+                u = np.empty((len(t), 0))
+            if t.ndim != 1 or not len(t) or not (np.diff(t, prepend=run.t[-1]) > 0).all():
+                raise ValueError(f"times must increase from behind the end of run {run.name or number}, {run.t[-1]:g}")
+            last = run.take(slice(-self.initial, None))
+            joined = Run(
+                np.append(last.t, t),
+                np.pad(last.y, ((0, len(t)), (0, 0)), constant_values=np.nan),
+                np.concatenate((last.u, u)),
+                run.name,
+            )
+            (members,) = self._of_members(replace(records, runs=(joined,)), len(last))
+            found.append(self._with_bands(t, members[:, len(last) :], (t - run.t[-1]) / records.median_step))
+        return found
+
+    def interpolate(self, records: Records, times: Array | Sequence[float] | None = None) -> list[Forecast]:
+        """Fill in what was not measured, from the rows on both sides.
+
+        Parameters
+        ----------
+        records
+            With the channels of training.
+        times
+            (H,), increasing, in the unit of the records, within all runs. Default: those of all rows, measured or not.
+        """
+        self._check_simulation(records, min(self.initial, min(map(len, records))))
+        found = []
+        for run in records:
+            t = run.t if times is None else np.asarray(times, np.float64)
+            if t.ndim != 1 or not (np.diff(t) > 0).all() or not run.t[0] <= t[0] <= t[-1] <= run.t[-1]:
+                raise ValueError(f"times must increase within {run.t[0]:g} and {run.t[-1]:g}, those of the run")
+            every = np.union1d(run.t, t)
+            at, asked = np.searchsorted(every, run.t), np.searchsorted(every, t)
+            y, u = (np.full((len(every), x.shape[1]), np.nan) for x in (run.y, run.u))
+            y[at], u[at] = run.y, run.u
+            whole = self.scaling_.to_standard(replace(records, runs=(Run(every, y, u, run.name),)))
+            made = np.empty((len(self.members_), *y.shape))
+            # windows of 2 initial rows that were measured, the middle half of each counts
+            for first in range(0, len(at), self.initial):
+                window = slice(
+                    at[max(first - self.initial // 2, 0)], at[min(first + 3 * self.initial // 2, len(at) - 1)] + 1
+                )
+                rows = slice(at[first], at[first + self.initial] if first + self.initial < len(at) else len(every))
+                given = stretches(replace(whole, runs=(whole[0].take(window),)), None, self.law_.between)
+                inner = slice(rows.start - window.start, rows.stop - window.start)
+                for member, model in enumerate(self.members_):
+                    made[member, rows] = smoothed(model, given, given.y.shape[1])[0][inner]
+            known = run.t[~np.isnan(run.y).all(1)]
+            lead = np.abs(t[:, None] - known[None]).min(1) / records.median_step
+            found.append(self._with_bands(t, self.scaling_.outputs.from_standard(made[:, asked]), lead))
+        return found
+
+    def _with_bands(self, t: Array, members: Array, lead: Array) -> Forecast:
+        return Forecast(t, members.mean(0), self.bands_.half_width(members.std(0), lead), members)
+
+    def _cut(self, in_blocks: bool) -> Callable[[int, int], list[slice]]:
+        """Return how validation runs are cut: forecasts from many rows, over half of a run and a stretch at most."""
+
+        def parts(rows: int, initial: int) -> list[slice]:
+            ahead = max(min(self.stretch or rows, (rows - initial) // 2), 1)
+            last = rows - initial - ahead
+            starts = np.unique(np.linspace(0, last, min(ORIGINS, last + 1)).round().astype(int))
+            return [slice(int(start), int(start) + initial + ahead) for start in starts]
+
+        return parts
