@@ -58,7 +58,14 @@ def state_space(system: System, seed: int) -> Simulator:
 TANKS = {"model": "node", "states": 2, "readout": "linear", "limits": (None, 10.0)}
 KINKS = {"degree": 1, "hidden": 4, "unit": "relu", "between": "hold", "substeps": 1}
 SETTINGS: dict[str, dict[str, Any]] = {
-    "Silverbox": {"model": "hbnode", "hidden": 12, "between": "quintic", "penalty": 1e-7, "evaluations": 80},
+    "Silverbox": {
+        "model": "hbnode",
+        "hidden": 12,
+        "between": "quintic",
+        "penalty": 1e-7,
+        "evaluations": 80,
+        "rows": None,
+    },
     "cascaded tanks": TANKS | KINKS,
     "coupled drives": {"model": "hbnode", "states": 2, "readout": "square"} | KINKS,
 }
@@ -78,7 +85,7 @@ def by_default(system: System, seed: int) -> Simulator | None:
 
 def grey_box(system: System, seed: int) -> Simulator | None:
     """Return a heavy ball with a cubic force, fitted over windows of 150 samples."""
-    return SystemIdentifier("hbnode", degree=3, hidden=0, stretch=150, seeds=1, initial=system.initial)
+    return SystemIdentifier("hbnode", degree=3, hidden=0, stretch=150, rows=None, seeds=1, initial=system.initial)
 
 
 MODELS: dict[str, tuple[int, int, Build]] = {

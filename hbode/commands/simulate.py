@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from .arguments import add_table, at_least, names, reading, row_range
 
 if TYPE_CHECKING:
     from ..timeseries import SystemIdentifier
-    from ..timeseries.identification import Simulated
+    from ..timeseries.records import Array
 
 MADE_BY = "hbode simulate"
 SIMULATE = """\
@@ -62,7 +63,7 @@ def run(a: argparse.Namespace, started: float) -> None:
         simulated = identifier.simulate_with_bands(records, initial)
     except DataError as error:
         raise DataError(f"{a.data.name}: {error}") from None
-    table = _table(records, simulated)
+    table = with_bands(records, [run.t for run in records], simulated.y, simulated.half_width)
     if not all(any(run.y_mask[initial:, i].any() for run in records) for i in range(len(records.outputs))):
         table.write(a.out)
         print(f"Simulated outputs: {a.out}, after {time.perf_counter() - started:.0f} s.")
@@ -126,11 +127,11 @@ def _check(records: Records, identifier: SystemIdentifier, initial: int) -> None
                 )
 
 
-def _table(records: Records, made: Simulated) -> Records:
-    """Return simulated outputs and their bands as records without inputs."""
+def with_bands(records: Records, t: Sequence[Array], y: Sequence[Array], half_width: Sequence[Array]) -> Records:
+    """Return outputs (T, Cy) of each run at times (T,), and their bands, as records without inputs."""
     channels = tuple(Channel(c.name + suffix, c.unit) for c in records.outputs for suffix in ("", "_low", "_high"))
     runs = []
-    for run, y, half in zip(records, made.y, made.half_width, strict=True):
-        columns = np.stack((y, y - half, y + half), -1).reshape(len(run), -1)
-        runs.append(replace(run, y=columns, u=np.empty((len(run), 0))))
+    for run, at, center, half in zip(records, t, y, half_width, strict=True):
+        columns = np.stack((center, center - half, center + half), -1).reshape(len(at), -1)
+        runs.append(replace(run, t=at, y=columns, u=np.empty((len(at), 0))))
     return replace(records, runs=tuple(runs), outputs=channels, inputs=())

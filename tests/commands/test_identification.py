@@ -136,7 +136,7 @@ def test_an_interrupted_fit_goes_on(
     assert [path.name for path in tmp_path.iterdir()] == ["model.unfinished"]
     assert run(*again) == 0
     assert seeds == [0, 1, 1] and [path.name for path in tmp_path.iterdir()] == ["model"]
-    assert "chose the model" in (tmp_path / "model" / "report.md").read_text(encoding="utf-8")
+    assert "did not see" in (tmp_path / "model" / "report.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(

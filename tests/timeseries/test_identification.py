@@ -293,3 +293,31 @@ def test_the_best_of_several_starts_is_kept(grey):
         assert best_of(model, fit, 3, alike=0.01).validation[-1] == 1.0 and next(drawn) == 0.5
     finally:
         weight.data.copy_(before)
+
+
+@pytest.mark.parametrize("readout", ["position", "linear"])
+def test_a_description_is_of_outputs_in_their_units(readout):
+    """y' = 3 - 0.5 y + u: a rest at y = 6 + 2 E[u], a rate of 0.5 1/s; curves are of positions alone."""
+    t = np.arange(400) / 5
+    u = np.sin(0.6 * t) + 1
+    y = np.empty((400, 1))
+    y[0] = 4
+    for k in range(399):
+        v, last = np.linspace(u[k], u[k + 1], 200), y[k, 0]
+        for now in v:
+            last += (3 - 0.5 * last + now) / 1000
+        y[k + 1] = last
+    states = {"position": None, "linear": 1}[readout]
+    model = SystemIdentifier(
+        "node", states=states, degree=1, hidden=0, readout=readout, between="linear", initial=20, seeds=1
+    ).fit(Records.from_arrays(t, y, u, outputs=["level (V)"]))
+    found = model.describe()
+    # The record is made by Euler steps of 1 ms, which shift rates by 0.05 %.
+    assert found.equilibrium == pytest.approx(6 + 2 * u.mean(), rel=1e-2)
+    assert found.modes[0].time_constant == pytest.approx(2.0, rel=1e-2)
+    assert len(found.curves) == (readout == "position")
+    assert "inputs at their mean" in str(found)
+    if readout == "position":
+        assert found.curves[0].stiffness == pytest.approx(0.5, rel=1e-2)
+        assert "rate of return along level: 0.4" in str(found) or "rate of return along level: 0.5" in str(found)
+        assert "1/s for" in str(found)

@@ -52,6 +52,7 @@ class HeavyBallForecaster(SystemIdentifier):
     ((30, 1), True)
     """
 
+    needs_inputs = False
     _by_lead = True
 
     def forecast(

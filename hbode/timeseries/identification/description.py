@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...models.continuous import NeuralStateSpace
+from ...models.continuous import Limited, NeuralStateSpace, PositionReadout
 from ..records import Array, Channel, Scaling
 from .port import EnergyLaw, energy_law, has_energy
 
@@ -48,32 +48,37 @@ class Description:
 
     Attributes
     ----------
+    outputs
+        Of the model.
     equilibrium
-        Where the model rests with the inputs at their mean, in units of the outputs; None where it found no rest.
+        The outputs where the model rests, with the inputs at their mean; None where it found no rest.
     modes
         Of the model linearised there, by frequency.
     curves
-        One an output.
+        One an output, where these are positions of the model; else none.
     time
         The unit of time.
     energy
         Of a port-Hamiltonian model whose positions are the outputs: masses, damping, potentials; else None.
     """
 
+    outputs: tuple[Channel, ...]
     equilibrium: Array | None
     modes: tuple[Mode, ...]
     curves: tuple[Curve, ...]
     time: Channel
+    driven: bool
+    momentum: bool
+    """Whether there are inputs, and whether the law is of second order."""
     energy: EnergyLaw | None = None
 
     def __str__(self) -> str:
         lines = []
         if self.equilibrium is not None:
             rest = ", ".join(
-                f"{c.output.name} = {x:.4g} {c.output.unit}".rstrip()
-                for c, x in zip(self.curves, self.equilibrium, strict=False)
+                f"{c.name} = {x:.4g} {c.unit}".rstrip() for c, x in zip(self.outputs, self.equilibrium, strict=True)
             )
-            lines.append(f"rests at {rest}, inputs at their mean")
+            lines.append(f"rests at {rest}" + (", inputs at their mean" if self.driven else ""))
         unit = self.time.unit or "unit of time"
         per = "Hz" if unit == "s" else f"1/{unit}"
         for mode in self.modes:
@@ -85,7 +90,8 @@ class Description:
             low, high = curve.stiffness[curve.inside].min(), curve.stiffness[curve.inside].max()
             a, b = curve.position[curve.inside][[0, -1]]
             span = f"{a:.4g} to {b:.4g} {curve.output.unit}".rstrip()
-            lines.append(f"stiffness along {curve.output.name}: {low:.4g} to {high:.4g} 1/{unit}^2 for {span}")
+            what, power = ("stiffness", "^2") if self.momentum else ("rate of return", "")
+            lines.append(f"{what} along {curve.output.name}: {low:.4g} to {high:.4g} 1/{unit}{power} for {span}")
         if self.energy is not None:
             lines += self.energy.lines([curve.output.name for curve in self.curves], unit)
         return "\n".join(lines)
@@ -156,7 +162,8 @@ def describe(
                 )
             )
     curves, along = [], []
-    for i, channel in enumerate(outputs[:d]):
+    readout = model.readout.readout if isinstance(model.readout, Limited) else model.readout
+    for i, channel in enumerate(outputs if isinstance(readout, PositionReadout) else ()):
         reach = 0.25 * (seen[1, i] - seen[0, i])
         grid = np.linspace(seen[0, i] - reach, seen[1, i] + reach, 201)
         at = torch.zeros(len(grid), d, dtype=torch.float64) if rest is None else rest.repeat(len(grid), 1)
@@ -168,11 +175,16 @@ def describe(
         values = values * scaling.outputs.std[i] / tau ** (2 if momentum else 1)
         inside = (grid >= seen[0, i]) & (grid <= seen[1, i])
         curves.append(Curve(channel, position, values, -np.gradient(values, position), inside))
-    physical = None if rest is None else scaling.outputs.from_standard(rest.numpy()[: len(outputs)])
+    physical = None
+    if rest is not None:
+        with torch.no_grad():
+            y: Tensor = model.readout(rest, torch.zeros_like(rest) if momentum else rest[:0], u)
+        physical = scaling.outputs.from_standard(y.numpy())
     energy = None
     if has_energy(model):
         energy = energy_law(model, scaling, torch.zeros(d, dtype=torch.float64) if rest is None else rest, along)
-    return Description(physical, tuple(sorted(modes, key=lambda mode: mode.frequency)), tuple(curves), time, energy)
+    by_frequency = tuple(sorted(modes, key=lambda mode: mode.frequency))
+    return Description(outputs, physical, by_frequency, tuple(curves), time, inputs > 0, momentum, energy)
 
 
 def _rest(force: Any, size: int) -> Tensor | None:

@@ -101,6 +101,8 @@ class SystemIdentifier(Simulator):
         Steps of rk4 from one sample to the next.
     evaluations
         Of the least-squares problem, at most, in each of its two stages.
+    rows
+        That these look at, at most: of longer records stretches that are evenly spread over them. None: all.
     optimizer
         "least_squares"; "adam", by gradients over random stretches, from states that an encoder reads off the first
         `initial` samples, with a least-squares finish where a model has up to 300 parameters; "auto", least squares up
@@ -142,7 +144,6 @@ class SystemIdentifier(Simulator):
     (400, 1)
     """
 
-    needs_inputs = False
     needs_common_step = False
     takes_missing_inputs = True
     _by_lead = False
@@ -170,6 +171,7 @@ class SystemIdentifier(Simulator):
         coverage: float = 0.9,
         substeps: int = 2,
         evaluations: int = 60,
+        rows: int | None = 15_000,
         optimizer: str = "auto",
         steps: int = 3000,
         batch: int = 32,
@@ -183,7 +185,8 @@ class SystemIdentifier(Simulator):
         self.corrected, self.unit, self.readout, self.limits = corrected, unit, readout, limits
         self.between, self.initial, self.stretch = between, initial, stretch
         self.penalty, self.validation, self.seeds, self.random_state = penalty, validation, seeds, random_state
-        self.keep, self.coverage, self.substeps, self.evaluations = keep, coverage, substeps, evaluations
+        self.keep, self.coverage, self.substeps = keep, coverage, substeps
+        self.evaluations, self.rows = evaluations, rows
         self.optimizer, self.steps, self.batch, self.learning_rate = optimizer, steps, batch, learning_rate
         self.jobs, self.compile, self.checkpoint, self.verbose = jobs, compile, checkpoint, verbose
 
@@ -403,6 +406,7 @@ class SystemIdentifier(Simulator):
             self.between,
             penalty,
             self.evaluations,
+            self.rows,
             self.compile,
             optimizer=self.optimizer,
             gradients=GradientSettings(self.steps, self.batch, self.learning_rate, min(self.stretch or 300, 300)),
@@ -416,6 +420,7 @@ class SystemIdentifier(Simulator):
             ("seeds", self.seeds, 1),
             ("initial", self.initial, 2),
             ("stretch", self.stretch, 2),
+            ("rows", self.rows, 1),
             ("steps", self.steps, 1),
             ("batch", self.batch, 1),
         ):

@@ -48,6 +48,7 @@ class Settings:
     between: str = "cubic"
     penalty: float = 1e-3
     evaluations: int = 60
+    rows: int | None = 15_000
     compile: bool | None = None
     free_run: int = 2000
     starts: int = 8
@@ -108,8 +109,13 @@ def fit_member(
     @cache
     def cut(samples: int | None) -> tuple[Stretches, Tensor | None]:
         """Return the stretches of so many samples, and their outputs that are held out."""
+        found = stretches(train, samples, settings.between)
         out = None if others is None else stretches(others, samples, settings.between).y
-        return stretches(train, samples, settings.between), out
+        most = max((settings.rows or found.y[..., 0].numel()) // found.y.shape[1], 1)
+        if len(found) > most:
+            some = torch.linspace(0, len(found) - 1, most).round().long()
+            found, out = found.chosen(some), None if out is None else out[some]
+        return found, out
 
     def stage(
         name: str, penalty: dict[str, float], start: Tensor | None, evaluations: int, samples: int | None

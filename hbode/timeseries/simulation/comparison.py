@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from sklearn.base import clone
+
 from ...analysis.tables import plain
 from ...models import parameter_count
 from ..baselines import LinearARX, LinearStateSpace, LSTMSimulator, Persistence, Simulator
@@ -84,6 +86,9 @@ def compare(
         "linear ARX": LinearARX(tuple(p for p in LinearARX().orders if p <= initial)),
         "linear state space": LinearStateSpace(initial=initial),
     }
+    if train.step is None:  # the other linear ones need equal steps
+        law = {"model": "hbnode", "states": None, "readout": "position", "degree": 1, "hidden": 0, "seeds": 1}
+        models["linear ODE"] = clone(identifier.law_).set_params(**law, checkpoint=None, verbose=False)
     for name, model in models.items():
         say(f"Fitting for comparison: {name} …")
         found.append(_fitted(name, model, train, free_run))

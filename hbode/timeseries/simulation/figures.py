@@ -105,9 +105,7 @@ def residual_figure(free_run: FreeRun) -> Picture:
     return figure
 
 
-def curves_figure(
-    found: Description, momentum: bool, stiffness: Mapping[str, Callable[[Array], Array]] | None = None
-) -> Picture:
+def curves_figure(found: Description, stiffness: Mapping[str, Callable[[Array], Array]] | None = None) -> Picture:
     """Draw the static force and the stiffness along each output, shaded where training data were.
 
     `stiffness` gives curves that are known, by the name of the output.
@@ -116,8 +114,8 @@ def curves_figure(
     figure = Picture(11, 1.6 + 2.6 * len(curves))
     axes = figure.subplots(len(curves), 2, squeeze=False)
     unit = found.time.unit or "unit of time"
-    power = "²" if momentum else ""
-    names = ("force / mass", "stiffness / mass") if momentum else ("rate", "slope")
+    power = "²" if found.momentum else ""
+    names = ("force / mass", "stiffness / mass") if found.momentum else ("rate", "slope")
     for curve, (force, slope) in zip(curves, axes, strict=True):
         x = curve.position
         for panel, values, label in (
@@ -200,7 +198,8 @@ def headline(free_run: FreeRun, linear: Compared | None = None) -> str:
     error = 100 * free_run.scores.joined_nrmse
     outputs = free_run.records.outputs
     absolute = f"{with_unit(free_run.scores.rmse[0], outputs[0])}, " if len(outputs) == 1 else ""
-    text = f"Simulated from the input alone: off by {absolute}{short(error)} % of the standard deviation"
+    how = "Simulated from the input alone" if free_run.records.inputs else "Forecast from what was before"
+    text = f"{how}: off by {absolute}{short(error)} % of the standard deviation"
     return text + ("" if linear is None else f" ({linear.name}: {short(100 * _error(linear))} %)")
 
 

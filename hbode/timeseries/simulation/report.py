@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ...analysis.looks import Picture
 from ...analysis.tables import markdown_table, plain, short
 from ...provenance import provenance
 from ...solution import SolverError
@@ -48,6 +49,7 @@ def write_report(
     notes: Sequence[str] = (),
     settings: Mapping[str, Any] | None = None,
     stiffness: Mapping[str, Callable[[Array], Array]] | None = None,
+    first: Mapping[str, Picture] | None = None,
 ) -> list[str]:
     """Write a report into a folder that exists; return the names of its files.
 
@@ -67,13 +69,17 @@ def write_report(
         For report.json.
     stiffness
         See `curves_figure`.
+    first
+        Further figures by file name, which come first.
     """
     found = identifier.describe()
     figures = {
+        **(first or {}),
         "simulation.png": simulation_figure(free_run, compared),
         "residual.png": residual_figure(free_run),
-        "curves.png": curves_figure(found, identifier.law_.model != "node", stiffness),
     }
+    if found.curves:
+        figures["curves.png"] = curves_figure(found, stiffness)
     if found.energy is not None:
         longest = free_run.records[free_run.longest : free_run.longest + 1].rows(0, BALANCED)
         try:
@@ -102,12 +108,15 @@ def write_report(
     compared = compared or [Compared(identifier.law_.model.upper(), y=[], scores=free_run.scores)]
     remarks = [f"{one.name}: {one.note}." for one in compared if one.note]
     bullets = "\n".join(f"- {line}" for line in (*notes, *remarks))
+    seen = "the inputs, and the outputs" if free_run.records.inputs else "the outputs"
     page = f"""# {title}
 
-**{headline(free_run)}.** The model saw the inputs, and the outputs of the first {free_run.initial} samples of each run
+**{headline(free_run)}.** The model saw {seen} of the first {free_run.initial} samples of each run
 to find its initial state; errors are root mean squares of the samples behind them.
 
 {bullets}
+
+{" ".join(shown[name] for name in first or {})}
 
 {shown["simulation.png"]}
 
@@ -128,7 +137,7 @@ The bands should hold {100 * free_run.nominal:.0f} % of the measurements and hol
 {found}
 ```
 
-{shown["curves.png"]}
+{shown.get("curves.png", "")}
 
 {shown.get("energy.png", "")}
 """
