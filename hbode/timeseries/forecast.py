@@ -9,14 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from ..analysis.tables import aligned
 from ..models import SYSTEMS, SolverSettings, equal_sizes
 from ..results_folder import ResultsFolder
 from .evaluation import forecast_error, persistence
 from .figures import save_figures
-from .learners import Learned, Task, build, learn_all
+from .learners import Task, build, learn_all
 from .records import DataError, Records, read_records
 from .report import MADE_BY, failures, markdown, metrics, plain_table, stiffness_rows, time_unit
 from .stiffness import momentum
@@ -102,7 +100,7 @@ def run_forecast(
     with ResultsFolder(settings.out, MADE_BY, METRICS) as folder:
         tasks = make_tasks(settings, len(data.records.outputs))
         _introduce(data, tasks, say)
-        learned = _learn_with_bars(tasks, data, settings.jobs)
+        learned = learn_all(tasks, data, settings.jobs)
         baseline = forecast_error(
             persistence(data.test, data.protocol.observed), data.test.x[:, data.protocol.observed :]
         )
@@ -155,23 +153,3 @@ def _introduce(data: Dataset, tasks: Sequence[Task], say: Callable[[str], None])
     )
     solver, training = tasks[0].solver, tasks[0].training
     say(f"Each model: {training.epochs} epochs, {solver.method}, rtol = atol = {solver.rtol:g}, {solver.gradient}.")
-
-
-def _learn_with_bars(tasks: Sequence[Task], data: Dataset, jobs: int) -> list[Learned]:
-    # disable=None: no bars where nobody watches.
-    bars = {
-        task.name: tqdm(
-            total=task.training.epochs, desc=f"{task.name.upper():8s}", unit="epoch", position=i, disable=None
-        )
-        for i, task in enumerate(tasks)
-    }
-
-    def progress(name: str, epoch: int, error: float) -> None:
-        bars[name].set_postfix_str(f"validation error {error:.3f}", refresh=False)
-        bars[name].update(epoch - bars[name].n)
-
-    try:
-        return learn_all(tasks, data, jobs, progress)
-    finally:
-        for bar in bars.values():
-            bar.close()

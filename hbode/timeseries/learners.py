@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import queue
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
+from tqdm import tqdm
 
 from ..models import ODERNN, SolverSettings, make_system, parameter_count
 from ..solution import SolverError
 from .evaluation import ForecastError, forecast_error
 from .records import Array
+from .records.extras import optional
 from .stiffness import HiddenStiffness, hidden_stiffness
 from .training import Diverged, History, TrainSettings, predict, train
 from .windows import Dataset
-
-Progress = Callable[[str, int, float], None]
-"""Called with the model, the epoch that is done and its validation error."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +63,11 @@ def build(name: str, size: int, hidden: int, channels: int, solver: SolverSettin
     return ODERNN(make_system(name, size, hidden), size, channels, solver)
 
 
-def learn(task: Task, data: Dataset, progress: Progress | None = None) -> Learned:
-    """Train one model and forecast the test windows. The result depends on the task and the data alone."""
+def learn(task: Task, data: Dataset, row: int = 0) -> Learned:
+    """Train one model and forecast the test windows. The result depends on the task and the data alone.
+
+    A terminal shows its progress, in the row of that number.
+    """
     started = time.perf_counter()
     device = torch.device(task.device)
     data = data.to(device)
@@ -77,12 +76,16 @@ def learn(task: Task, data: Dataset, progress: Progress | None = None) -> Learne
         model = build(task.name, task.size, task.hidden, data.train.x.shape[2], task.solver).to(device)
     history, count = History(), parameter_count(model)
 
+    # disable=None: no bar where nobody watches.
+    bar = tqdm(total=task.training.epochs, desc=f"{task.name.upper():8s}", unit="epoch", position=row, disable=None)
+
     def on_epoch(epoch: int, so_far: History) -> None:
-        if progress is not None:
-            progress(task.name, epoch, so_far.validation_forecast[-1])
+        bar.set_postfix_str(f"validation error {so_far.validation_forecast[-1]:.3f}", refresh=False)
+        bar.update(epoch - bar.n)
 
     try:
-        history = train(model, data, task.training, task.seed, on_epoch)
+        with bar:
+            history = train(model, data, task.training, task.seed, on_epoch)
         observed = data.protocol.observed
         forecast = predict(model, data.test, observed)
         rates = hidden_stiffness(model, data.test, observed)
@@ -95,7 +98,7 @@ def learn(task: Task, data: Dataset, progress: Progress | None = None) -> Learne
     )
 
 
-def learn_all(tasks: Sequence[Task], data: Dataset, jobs: int, progress: Progress | None = None) -> list[Learned]:
+def learn_all(tasks: Sequence[Task], data: Dataset, jobs: int) -> list[Learned]:
     """Learn all tasks, `jobs` at a time in processes with one thread each; one job stays in this process.
 
     Parameters
@@ -106,43 +109,12 @@ def learn_all(tasks: Sequence[Task], data: Dataset, jobs: int, progress: Progres
         On the CPU.
     jobs
         Processes. What is learned does not depend on it up to rounding, the seconds per epoch may.
-    progress
-        Called in this process.
     """
     if jobs <= 1 or len(tasks) == 1:
-        return [learn(task, data, progress) for task in tasks]
-    # "spawn": a forked copy of a process that has run torch may hang in its thread pool.
-    context = multiprocessing.get_context("spawn")
-    news: Any = context.Queue()
-    waiting = list(enumerate(tasks))
-    running: dict[int, Any] = {}
-    done: dict[int, Learned] = {}
-    try:
-        while len(done) < len(tasks):
-            while waiting and len(running) < jobs:
-                index, task = waiting.pop(0)
-                running[index] = context.Process(target=_work, args=(index, task, data, news), daemon=True)
-                running[index].start()
-            try:
-                index, message = news.get(timeout=0.5)
-            except queue.Empty:
-                for index in [i for i, process in running.items() if process.exitcode]:
-                    code = running.pop(index).exitcode
-                    done[index] = Learned(
-                        tasks[index], 0, History(), 0.0, failure=f"its process ended with code {code}"
-                    )
-                continue
-            if isinstance(message, Learned):
-                done[index] = message
-                running.pop(index).join()
-            elif progress is not None:
-                progress(*message)
-    finally:
-        for process in running.values():
-            process.terminate()
-    return [done[index] for index in range(len(tasks))]
-
-
-def _work(index: int, task: Task, data: Dataset, news: Any) -> None:
-    torch.set_num_threads(1)
-    news.put((index, learn(task, data, lambda *message: news.put((index, message)))))
+        return [learn(task, data, row) for row, task in enumerate(tasks)]
+    joblib = optional("joblib")
+    with joblib.parallel_config("loky", inner_max_num_threads=1):
+        learned: list[Learned] = joblib.Parallel(n_jobs=min(jobs, len(tasks)))(
+            joblib.delayed(learn)(task, data, row) for row, task in enumerate(tasks)
+        )
+    return learned

@@ -12,7 +12,7 @@ from scipy.signal import lsim
 
 from hbode.analysis.looks import Picture
 from hbode.cli import main
-from hbode.commands import fit as fit_command
+from hbode.commands import law
 
 FREQUENCY, DAMPING, ROWS, RATE, INITIAL = 0.8, 0.1, 360, 20.0, 10
 FIGURES = {"simulation.png", "residual.png", "curves.png"}
@@ -239,5 +239,5 @@ def test_choices_are_those_of_the_library() -> None:
     from hbode.timeseries.identification.structures import READOUTS, STRUCTURES
     from hbode.timeseries.simulation import BASELINES
 
-    assert set(fit_command.MODELS) - {"auto"} <= set(STRUCTURES) and set(fit_command.READOUTS) <= set(READOUTS)
-    assert fit_command.BASELINES == BASELINES
+    assert set(law.MODELS) - {"auto"} <= set(STRUCTURES) and set(law.READOUTS) <= set(READOUTS)
+    assert law.BASELINES == BASELINES

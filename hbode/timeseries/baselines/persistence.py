@@ -27,6 +27,7 @@ class Persistence(Simulator):
     """
 
     needs_inputs = False
+    takes_missing_inputs = True
     needs_common_step = False
 
     def __init__(self, hold: str = "last") -> None:

@@ -108,15 +108,12 @@ class Simulator(BaseEstimator):  # type: ignore[misc]
             raise ValueError(f"initial must be from 0 to {shortest}, the rows of the shortest run, got {initial}")
 
     def _check(self, records: Records) -> None:
-        if self.needs_inputs:
-            if not records.inputs:
-                raise DataError(f"{self._name} needs at least one input, the records have none")
-            lost = records.missing()
-            for channel in records.inputs:
-                if channel.name in lost and not self.takes_missing_inputs:
-                    raise DataError(
-                        f"{self._name} needs all inputs, {lost[channel.name]} of {channel.name!r} are missing"
-                    )
+        if self.needs_inputs and not records.inputs:
+            raise DataError(f"{self._name} needs at least one input, the records have none")
+        lost = records.missing()
+        for channel in records.inputs:
+            if channel.name in lost and not self.takes_missing_inputs:
+                raise DataError(f"{self._name} needs all inputs, {lost[channel.name]} of {channel.name!r} are missing")
         if self.needs_common_step and records.step is None and max(map(len, records)) > 1:
             raise DataError(f"{self._name} needs rows that are one step apart; these are irregular: resample them")
 
