@@ -295,7 +295,7 @@ def test_the_best_of_several_starts_is_kept(grey):
         weight.data.copy_(before)
 
 
-@pytest.mark.parametrize("readout", ["position", "linear"])
+@pytest.mark.parametrize("readout", ["position", pytest.param("linear", marks=pytest.mark.slow)])
 def test_a_description_is_of_outputs_in_their_units(readout):
     """y' = 3 - 0.5 y + u: a rest at y = 6 + 2 E[u], a rate of 0.5 1/s; curves are of positions alone."""
     t = np.arange(400) / 5

@@ -18,6 +18,7 @@ from hbode.timeseries import (
     train,
 )
 from hbode.timeseries.evaluation import typical_window
+from hbode.timeseries.learners import learn_all
 
 
 def dataset():
@@ -31,19 +32,27 @@ def task(epochs: int = 6, name: str = "hbnode") -> Task:
 
 
 def test_training_lowers_the_error_and_is_reproducible() -> None:
-    data, seen = dataset(), []
-    first = learn(task(), data, lambda *news: seen.append(news))
+    data = dataset()
+    first = learn(task(), data)
     again = learn(task(), data)
     assert first.failure is None and first.error is not None and again.error is not None
     assert first.error == again.error
     history = first.history
     assert history.loss[-1] < 0.9 * history.loss[0]
     assert [len(values) for values in vars(history).values()] == [6] * len(vars(history))
-    assert [epoch for _, epoch, _ in seen] == [1, 2, 3, 4, 5, 6]
     # dopri5: six evaluations a step and one at the start, at least one step in each of the six solves.
     assert min(history.nfe_forward) >= 7 * 6 and min(history.nfe_backward) >= 7 * 6
     assert 0 < (first.gamma or 0) < 1 and first.xi is None
     assert first.forecast is not None and first.forecast.shape == (len(data.test), 3, 2)
+
+
+@pytest.mark.slow
+def test_models_side_by_side_are_those_one_by_one() -> None:
+    tasks, data = [task(2, name) for name in ("node", "hbnode", "ghbnode")], dataset()
+    for alone, beside in zip(learn_all(tasks, data, 1), learn_all(tasks, data, 2), strict=True):
+        assert alone.task == beside.task and alone.error is not None and beside.error is not None
+        # float32, two epochs of six steps; another number of threads sums in another order.
+        assert beside.error.mse == pytest.approx(alone.error.mse, rel=1e-3)
 
 
 def test_the_best_epoch_is_kept() -> None:
