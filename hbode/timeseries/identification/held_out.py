@@ -90,9 +90,11 @@ class Trials:
         RuntimeError
             Where no member simulates all rows.
         """
-        squares = [
-            np.where(np.isnan(x), np.inf, x - y) ** 2 / std**2 for x, y in zip(self.made, self.measured, strict=True)
-        ]
+        with np.errstate(over="ignore"):  # of members that run away
+            squares = [
+                np.where(np.isnan(x), np.inf, x - y) ** 2 / std**2
+                for x, y in zip(self.made, self.measured, strict=True)
+            ]
         errors = np.nanmean(np.concatenate(squares, 1), (1, 2))
         if not np.isfinite(errors.min()):
             raise RuntimeError("no model simulates the validation rows without leaving all bounds; try hidden=0")
