@@ -141,6 +141,18 @@ def test_what_is_asked_for_is_checked(fitted, given, message):
         fitted.forecast(record(), **given)
 
 
+def test_pieces_without_values_are_no_place_to_start_from(fitted):
+    records = record()
+    y = records[0].y.copy()
+    y[100:130] = np.nan
+    gappy = replace(records, runs=(replace(records[0], y=y),))
+    model = HeavyBallForecaster(**SETTINGS).fit(gappy)
+    (forecast,) = model.forecast(gappy, 20)
+    assert np.abs(forecast.y - truth(forecast.t)).max() < 1e-3
+    with pytest.raises(DataError, match="'a' has 0 values in the last 20 rows of run 0"):
+        model.forecast(gappy.rows(0, 130), 20)
+
+
 def test_other_records_are_refused(fitted):
     with pytest.raises(ValueError, match="times must increase within"):
         fitted.interpolate(record(), [-1.0])

@@ -13,6 +13,7 @@ from hbode.timeseries import DataError, Records
 from hbode.timeseries.identification import Bands, SystemIdentifier
 from hbode.timeseries.identification.automatic import saturation
 from hbode.timeseries.identification.bands import effective_size
+from hbode.timeseries.identification.derivatives import derivatives
 from hbode.timeseries.identification.least_squares import LeastSquaresResult
 from hbode.timeseries.identification.member import best_of
 from hbode.timeseries.identification.structures import Structure
@@ -321,3 +322,31 @@ def test_a_description_is_of_outputs_in_their_units(readout):
         assert found.curves[0].stiffness == pytest.approx(0.5, rel=1e-2)
         assert "rate of return along level: 0.4" in str(found) or "rate of return along level: 0.5" in str(found)
         assert "1/s for" in str(found)
+
+
+def test_derivatives_at_irregular_times_are_exact_for_cubics():
+    rng = np.random.default_rng(3)
+    t = np.cumsum(rng.uniform(0.02, 0.3, 80))
+    y = np.stack((1 + 2 * t - 0.3 * t**2 + 0.01 * t**3, 5 - t), -1)
+    run = Records.from_arrays(t, y)[0]
+    found = derivatives(run, 9)
+    expected = y[4:-4], np.stack((2 - 0.6 * t + 0.03 * t**2, -1 + 0 * t), -1)[4:-4]
+    curvature = np.stack((-0.6 + 0.06 * t, 0 * t), -1)[4:-4]
+    # Normal equations of condition 1e3 squared, values of ten, divided by a reach of half squared: 1e-8 at most.
+    for x, of in zip(found[:3], (*expected, curvature), strict=True):
+        assert np.abs(x - of).max() < 1e-6
+
+
+def test_long_noisy_stretches_do_not_end_whole_periods_off():
+    """Twenty periods at irregular times, noise of 1 %: fitted to the noise, at the rates that made them."""
+    rng = np.random.default_rng(0)
+    t = np.sort(rng.choice(np.arange(1000), 600, replace=False)) / 10
+    u = np.zeros((600, 1))
+    u[:, 0] = np.sin(0.11 * t)
+    y = np.exp(-t / 50) * np.sin(1.5 * t) + 0.01 * rng.normal(size=600)
+    model = SystemIdentifier("hbnode", hidden=0, initial=30, seeds=1, between="linear").fit(
+        Records.from_arrays(t, y, u)
+    )
+    mode = model.describe().modes[0]
+    assert mode.frequency == pytest.approx((1.5**2 + 1 / 50**2) ** 0.5 / (2 * np.pi), rel=1e-2)
+    assert mode.damping_ratio == pytest.approx(1 / (50 * 1.5), rel=0.1)

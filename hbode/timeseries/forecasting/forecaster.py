@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ..identification import SystemIdentifier
+from ..identification.held_out import Cut, measured
 from ..identification.member import smoothed
 from ..identification.stretches import stretches
 from ..records import Array, DataError, Records, Run
@@ -103,6 +104,12 @@ class HeavyBallForecaster(SystemIdentifier):
             if t.ndim != 1 or not len(t) or not (np.diff(t, prepend=run.t[-1]) > 0).all():
                 raise ValueError(f"times must increase from behind the end of run {run.name or number}, {run.t[-1]:g}")
             last = run.take(slice(-self.initial, None))
+            for channel, known in zip(self.outputs_, last.y_mask.sum(0), strict=True):
+                if known < 2:
+                    raise DataError(
+                        f"column {channel.name!r} has {known} values in the last {len(last)} rows of run "
+                        f"{run.name or number}, from which it is forecast; it needs 2 at least"
+                    )
             joined = Run(
                 np.append(last.t, t),
                 np.pad(last.y, ((0, len(t)), (0, 0)), constant_values=np.nan),
@@ -153,13 +160,14 @@ class HeavyBallForecaster(SystemIdentifier):
     def _with_bands(self, t: Array, members: Array, lead: Array) -> Forecast:
         return Forecast(t, members.mean(0), self.bands_.half_width(members.std(0), lead), members)
 
-    def _cut(self, in_blocks: bool) -> Callable[[int, int], list[slice]]:
+    def _cut(self, in_blocks: bool) -> Cut:
         """Return how validation runs are cut: forecasts from many rows, over half of a run and a stretch at most."""
 
-        def parts(rows: int, initial: int) -> list[slice]:
-            ahead = max(min(self.stretch or rows, (rows - initial) // 2), 1)
-            last = rows - initial - ahead
-            starts = np.unique(np.linspace(0, last, min(ORIGINS, last + 1)).round().astype(int))
-            return [slice(int(start), int(start) + initial + ahead) for start in starts]
+        def parts(run: Run, initial: int) -> list[slice]:
+            ahead = max(min(self.stretch or len(run), (len(run) - initial) // 2), 1)
+            last = len(run) - initial - ahead
+            starts = [start for start in range(last + 1) if measured(run, start, initial)] or [0]
+            chosen = np.linspace(0, len(starts) - 1, min(ORIGINS, len(starts))).round().astype(int)
+            return [slice(starts[i], starts[i] + initial + ahead) for i in np.unique(chosen)]
 
         return parts

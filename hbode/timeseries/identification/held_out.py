@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..records import Array, Records
+from ..records import Array, Records, Run
 from .bands import Bands
 
 Mask = npt.NDArray[np.bool_]
@@ -37,14 +37,25 @@ def without_blocks(records: Records, initial: int, seed: int) -> tuple[Records, 
     return part(False), part(True)
 
 
-def from_the_start(rows: int, initial: int) -> list[slice]:
+Cut = Callable[[Run, int], list[slice]]
+"""``cut(run, initial)``: the parts of a run that are simulated, each from its first `initial` rows."""
+
+
+def from_the_start(run: Run, initial: int) -> list[slice]:
     """Return a whole run."""
-    return [slice(0, rows)]
+    return [slice(0, len(run))]
 
 
-def from_several_rows(rows: int, initial: int) -> list[slice]:
+def from_several_rows(run: Run, initial: int) -> list[slice]:
     """Return a run from several rows of it on, so that what is held out all over it is simulated."""
-    return [slice(start, rows) for start in range(0, max(rows - 2 * initial, 1), max(rows // 5, 1))]
+    rows = len(run)
+    starts = range(0, max(rows - 2 * initial, 1), max(rows // 5, 1))
+    return [slice(start, rows) for start in starts if start == 0 or measured(run, start, initial)]
+
+
+def measured(run: Run, start: int, initial: int) -> bool:
+    """Return whether a state can be found from so many rows: half of the values of each output are there."""
+    return bool((run.y_mask[start : start + initial].mean(0) >= 0.5).all())
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,12 +79,12 @@ class Trials:
         cls,
         records: Records,
         initial: int,
-        cut: Callable[[int, int], list[slice]],
+        cut: Cut,
         simulate: Callable[[Records, int], list[Array]],
     ) -> Trials:
-        """Simulate parts of runs, which ``cut(rows, initial)`` says for a run of so many rows."""
+        """Simulate parts of runs."""
         initial = min(initial, min(map(len, records)) - 1)
-        places = [(number, part) for number, run in enumerate(records) for part in cut(len(run), initial)]
+        places = [(number, part) for number, run in enumerate(records) for part in cut(run, initial)]
         runs = tuple(records[number].take(part) for number, part in places)
         made = simulate(replace(records, runs=runs), initial)
         return cls(

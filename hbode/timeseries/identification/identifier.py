@@ -18,7 +18,7 @@ from .automatic import SMALL, choose
 from .checkpoints import place, read_member, write_member
 from .derivatives import unit_of_time
 from .description import Description, describe
-from .held_out import Mask, Trials, blocks, from_several_rows, from_the_start
+from .held_out import Cut, Mask, Trials, blocks, from_several_rows, from_the_start
 from .known import Known
 from .member import Fitted, Settings, fit_member, simulate
 from .multiple_shooting import GradientSettings
@@ -308,7 +308,7 @@ class SystemIdentifier(Simulator):
         widths = [self.bands_.half_width(x.std(0), np.arange(x.shape[1]) - initial + 1) for x in members]
         return Simulated([x.mean(0) for x in members], widths, members)
 
-    def _cut(self, in_blocks: bool) -> Callable[[int, int], list[slice]]:
+    def _cut(self, in_blocks: bool) -> Cut:
         """Return how validation runs are cut to be simulated."""
         return from_several_rows if in_blocks else from_the_start
 

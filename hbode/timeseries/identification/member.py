@@ -160,7 +160,7 @@ def fit_member(
             progress=None if progress is None else lambda *news: progress("by gradients", *news),
         )
 
-    whole = settings.stretch
+    whole, brief = settings.stretch, 2 * settings.initial
     given, _ = cut(whole)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -175,6 +175,8 @@ def fit_member(
                 _random_start(structure, model, given)
             else:
                 _start(structure, model, train, given, settings)
+                if brief < given.y.shape[1]:  # long stretches have minima in which phases are off by whole periods
+                    stage("linear law and polynomial, short", {}, None, TRIAL, brief)
             return stage("linear law and polynomial", {}, None, settings.evaluations, whole)
 
         drawn = [x.detach().clone() for x in network.values()]
