@@ -12,21 +12,23 @@ from .stretches import Stretches
 
 @torch.no_grad()
 def guess(model: NeuralStateSpace, given: Stretches) -> Tensor:
-    """Return states with the first outputs as positions, and their slopes as momenta: (2, B, d) or (B, d)."""
-    y, d = given.y.nan_to_num(0.0), model.size
-    h = torch.nn.functional.pad(y[:, 0], (0, max(0, d - y.shape[-1])))[:, :d]
-    if not model.system.second_order:
-        return h
-    if y.shape[1] < 2:
-        return torch.stack((h, torch.zeros_like(h)))
-    # the slope at the first sample of the parabola through the first three, or of the line through two
-    t = (given.t if given.t.ndim == 2 else given.t.expand(len(y), -1)).to(y.dtype).unsqueeze(-1)
-    slope = (y[:, 1] - y[:, 0]) / (t[:, 1] - t[:, 0])
-    if y.shape[1] > 2:
-        later = (y[:, 2] - y[:, 1]) / (t[:, 2] - t[:, 1])
-        slope = slope - (later - slope) / (t[:, 2] - t[:, 0]) * (t[:, 1] - t[:, 0])
-    m = torch.nn.functional.pad(slope, (0, max(0, d - y.shape[-1])))[:, :d]
-    return torch.stack((h, m))
+    """Return states with the first outputs as positions, and their slopes as momenta: (2, B, d) or (B, d).
+
+    By the parabola through the first three values of each output, the line through two; 0 for what was not measured.
+    """
+    known = ~given.y.isnan()
+    t = (given.t if given.t.ndim == 2 else given.t.expand(len(given), -1)).to(given.y).unsqueeze(-1).expand_as(given.y)
+    first = (~known).to(torch.uint8).argsort(dim=1, stable=True)[:, :3]
+    (y, *later), (t0, *times) = (x.gather(1, first).unbind(1) for x in (given.y.nan_to_num(0.0), t))
+    count, slope = known.sum(1), torch.zeros_like(y)
+    if later:
+        slope = torch.where(count > 1, (later[0] - y) / (times[0] - t0), 0.0)
+    if len(later) > 1:
+        bend = (later[1] - later[0]) / (times[1] - times[0]) - slope
+        slope = torch.where(count > 2, slope - bend / (times[1] - t0) * (times[0] - t0), slope)
+    y = y - slope * (t0 - t[:, 0])
+    h, m = (torch.nn.functional.pad(x, (0, max(0, model.size - x.shape[-1])))[:, : model.size] for x in (y, slope))
+    return torch.stack((h, m)) if model.system.second_order else h
 
 
 NOISE = 0.03
