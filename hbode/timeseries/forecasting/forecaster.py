@@ -153,7 +153,8 @@ class HeavyBallForecaster(SystemIdentifier):
                 for member, model in enumerate(self.members_):
                     made[member, rows] = smoothed(model, given, given.y.shape[1])[0][inner]
             known = run.t[~np.isnan(run.y).all(1)]
-            lead = np.abs(t[:, None] - known[None]).min(1) / records.median_step
+            after = np.searchsorted(known, t).clip(1, len(known) - 1)
+            lead = np.minimum(np.abs(t - known[after - 1]), np.abs(known[after] - t)) / records.median_step
             found.append(self._with_bands(t, self.scaling_.outputs.from_standard(made[:, asked]), lead))
         return found
 
