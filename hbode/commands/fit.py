@@ -12,7 +12,7 @@ from ..analysis.tables import aligned
 from ..results_folder import ResultsFolder
 from ..timeseries import DataError, Records, read_records
 from .arguments import add_table, names, reading, row_range
-from .law import add_law, asked, identifier_of
+from .law import add_law, asked, fit_or_say, identifier_of
 
 if TYPE_CHECKING:
     from ..timeseries import SystemIdentifier
@@ -85,15 +85,7 @@ def run(a: argparse.Namespace, started: float) -> None:
         raise DataError(f"{records.source}: {error}") from None
     print(f"{records!r}\n", flush=True)
     with ResultsFolder(a.out, MADE_BY, NUMBERS) as folder:
-        began = time.perf_counter()
-        try:
-            identifier.fit(parts.train)
-        except DataError as error:
-            raise DataError(f"{records.source}: {error}") from None
-        except KeyboardInterrupt:
-            more = f"; models that are done are kept in {kept}, the same command goes on from them"
-            raise KeyboardInterrupt(f"interrupted{more if kept.exists() else ''}; {a.out} was not written") from None
-        seconds = time.perf_counter() - began
+        seconds = fit_or_say(identifier, parts.train, kept, a.out)
         identifier.save(folder)
         free_run = FreeRun.of(identifier, parts.test, parts.initial)
         compared = compare(identifier, parts.train, free_run, seconds, a.baselines)

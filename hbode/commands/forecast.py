@@ -15,7 +15,7 @@ from ..analysis.tables import aligned
 from ..results_folder import ResultsFolder
 from ..timeseries import DataError, Records, read_records
 from .arguments import add_table, names, positive_int, reading
-from .law import add_law, asked, identifier_of
+from .law import add_law, asked, fit_or_say, identifier_of
 from .simulate import with_bands
 
 MADE_BY = "hbode forecast"
@@ -73,14 +73,15 @@ def run(a: argparse.Namespace, started: float) -> None:
     forecaster = identifier_of(HeavyBallForecaster, a, kept)
     print(f"{records!r}\n", flush=True)
     with ResultsFolder(a.out, MADE_BY, NUMBERS) as folder:
-        began = time.perf_counter()
+        initial = forecaster.initial
         try:
             train, _ = split_runs(records, 1 - HELD)
-            initial = forecaster.initial
             shown = min(horizon, *(max(len(run) - len(part), 1) for run, part in zip(records, train, strict=True)))
             rest = backtest_records(records, [len(run) for run in train], initial, shown)
-            forecaster.fit(train)
-            seconds = time.perf_counter() - began
+        except (DataError, ValueError) as error:
+            raise DataError(f"{records.source}: {error}") from None
+        seconds = fit_or_say(forecaster, train, kept, a.out)
+        try:
             free_run = FreeRun.of(forecaster, rest, initial)
             compared = compare(forecaster, train, free_run, seconds, a.baselines)
             made = forecaster.forecast(records, None if ahead else horizon, ahead=ahead)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ..timeseries import DataError, Records
 from .arguments import at_least, cores, positive_int, seed
 
 if TYPE_CHECKING:
@@ -111,6 +113,19 @@ def _limits(text: str) -> tuple[float | None, float | None]:
     if (low is None and high is None) or (low is not None and high is not None and not low < high):
         raise argparse.ArgumentTypeError(f"must be LOW:HIGH, either may be left out, got {text!r}")
     return low, high
+
+
+def fit_or_say(identifier: SystemIdentifier, train: Records, kept: Path, out: Path) -> float:
+    """Fit, and return the seconds; say from which record an error is, and where an interrupted fit goes on."""
+    began = time.perf_counter()
+    try:
+        identifier.fit(train)
+    except (DataError, ValueError) as error:
+        raise DataError(f"{train.source}: {error}") from None
+    except KeyboardInterrupt:
+        more = f"; models that are done are kept in {kept}, the same command goes on from them"
+        raise KeyboardInterrupt(f"interrupted{more if kept.exists() else ''}; {out} was not written") from None
+    return time.perf_counter() - began
 
 
 def asked(a: argparse.Namespace) -> dict[str, Any]:
