@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import torch
@@ -29,6 +30,8 @@ class StateTree:
     ----------
     spec
         How tuples, lists and dicts hold the parts.
+    plain
+        Type and keys of a state that is one tuple, list or dict of tensors: most are, and need no walk over a tree.
     paths
         How each part is reached, as ``['a'][0]``.
     shapes, dtypes
@@ -40,6 +43,7 @@ class StateTree:
     """
 
     spec: TreeSpec
+    plain: tuple[Any, tuple[Any, ...]] | None
     paths: tuple[str, ...]
     shapes: tuple[torch.Size, ...]
     dtypes: tuple[torch.dtype, ...]
@@ -61,8 +65,10 @@ class StateTree:
                 raise ValueError(
                     f"h0{path} must have as many samples as h0{paths[0]}, {len(parts[0])}, got {len(part)}"
                 )
+        plain = type(h0) in (tuple, list, dict) and all(len(path) == 1 for path, _ in entries)
         return cls(
             spec,
+            (type(h0), tuple(h0) if isinstance(h0, dict) else tuple(range(len(h0)))) if plain else None,
             paths,
             tuple(part.shape[1:] if samples else part.shape for part in parts),
             tuple(part.dtype for part in parts),
@@ -78,11 +84,11 @@ class StateTree:
             if not isinstance(part, Tensor) or part.shape != whole or part.dtype != dtype:
                 got = f"{tuple(part.shape)}, {part.dtype}" if isinstance(part, Tensor) else type(part).__name__
                 raise ValueError(f"{name}{path} must have the shape and dtype of h0{path}, {whole}, {dtype}; got {got}")
-        return self._joined(parts, self.batch)
+        return self._joined(parts)
 
     def split(self, y: Tensor) -> State:
         """Return a state (N,) or (B, N), or several, (..., N), in the user's form."""
-        return self.spec.unflatten(self._divided(y))
+        return self._tree(self._divided(y))
 
     def numbers(self, name: str, value: Any) -> Any:
         """Return an argument that is a number, or a tree of numbers and tensors that broadcast to the parts of h0.
@@ -109,7 +115,7 @@ class StateTree:
                 raise ValueError(
                     f"{name}{path} must broadcast to h0{path}, {whole}, got shape {tuple(entries.shape)}"
                 ) from None
-        return self._joined(wide, self.batch)
+        return self._joined(wide)
 
     def options(self, options: Mapping[str, Any] | None) -> dict[str, Any]:
         """Return options whose functions of states get them in the user's form."""
@@ -131,8 +137,7 @@ class StateTree:
     def _field(self, f: VectorField, further: int) -> VectorField:
         def field(t: Tensor, *rest: Any) -> Tensor:
             count = len(rest) - further  # of states: h, or h and m
-            states = [self._divided(y) for y in rest[:count]]
-            return self._returned("func(t, h)", f(t, *map(self.spec.unflatten, states), *rest[count:]), states[0])
+            return self._returned("func(t, h)", f(t, *map(self.split, rest[:count]), *rest[count:]))
 
         return field
 
@@ -141,31 +146,58 @@ class StateTree:
         count = 2 if second_order else 1
 
         def updated(t: Tensor, *rest: Any) -> Any:
-            states = [self._divided(y) for y in rest[:count]]
-            out = fn(t, *map(self.spec.unflatten, states), *rest[count:])
+            out = fn(t, *map(self.split, rest[:count]), *rest[count:])
             if second_order and isinstance(out, tuple) and len(out) == 2:
-                return tuple(self._returned(name, state, states[0]) for state in out)
-            return out if second_order else self._returned(name, out, states[0])
+                return tuple(self._returned(name, state) for state in out)
+            return out if second_order else self._returned(name, out)
 
         return updated
 
-    def _returned(self, name: str, state: Any, like: list[Tensor]) -> Tensor:
+    def _returned(self, name: str, state: Any) -> Tensor:
         """Return what the user's function `name` returned, as one tensor, if its parts fit those of a state."""
-        parts = zip(self._parts(name, state), like, self.paths, strict=True)
-        return self._joined([checked(*x, name.partition("(")[0]) for x in parts], self.batch)
+        function = name.partition("(")[0]
+        parts = zip(self._parts(name, state), self._like, self.paths, strict=True)
+        return self._joined([checked(part, like, path, function) for part, like, path in parts])
 
-    def _divided(self, y: Tensor) -> list[Tensor]:
+    @cached_property
+    def _like(self) -> list[Tensor]:
+        """Tensors of the shapes and dtypes of the parts, with the batch axis of samples, that take no memory."""
+        parts = zip(self.shapes, self.dtypes, strict=True)
+        return [torch.zeros((), dtype=x, device=self.device).expand((*self.batch, *shape)) for shape, x in parts]
+
+    @cached_property
+    def _uniform(self) -> bool:
+        """Whether a state is its parts one after the other, so that one call of the library divides and joins them."""
+        return not self.batch and len(set(self.dtypes)) == 1
+
+    def _divided(self, y: Tensor) -> Sequence[Tensor]:
+        if self._uniform and y.ndim == 1:
+            return torch._C._nn.unflatten_dense_tensors(y, self._like)
         pieces = y.split([shape.numel() for shape in self.shapes], -1)
         return [
             piece.reshape((*y.shape[:-1], *shape)).to(dtype)
             for piece, shape, dtype in zip(pieces, self.shapes, self.dtypes, strict=True)
         ]
 
-    def _joined(self, parts: Sequence[Tensor], lead: Sequence[int]) -> Tensor:
-        return torch.cat([x.reshape((*lead, shape.numel())) for x, shape in zip(parts, self.shapes, strict=True)], -1)
+    def _joined(self, parts: list[Tensor]) -> Tensor:
+        if self._uniform:
+            return torch._C._nn.flatten_dense_tensors(parts)
+        sizes = (shape.numel() for shape in self.shapes)
+        return torch.cat([x.reshape((*self.batch, size)) for x, size in zip(parts, sizes, strict=True)], -1)
+
+    def _tree(self, parts: Sequence[Tensor]) -> State:
+        if self.plain is None:
+            return self.spec.unflatten(parts)
+        kind, keys = self.plain
+        return dict(zip(keys, parts, strict=True)) if kind is dict else kind(parts)
 
     def _parts(self, name: str, tree: Any) -> list[Any]:
         """Return the parts of a tree that has the structure of h0."""
+        if self.plain is not None:
+            kind, keys = self.plain
+            same = type(tree) is kind and len(tree) == len(keys)
+            if same and (kind is not dict or all(map(tree.__contains__, keys))):
+                return [tree[key] for key in keys]
         try:
             return self.spec.flatten_up_to(tree)
         except ValueError:
