@@ -65,7 +65,7 @@ class StateTree:
                 raise ValueError(
                     f"h0{path} must have as many samples as h0{paths[0]}, {len(parts[0])}, got {len(part)}"
                 )
-        plain = type(h0) in (tuple, list, dict) and all(len(path) == 1 for path, _ in entries)
+        plain = type(h0) in (tuple, list, dict) and len(h0) == sum(len(path) == 1 for path, _ in entries)
         return cls(
             spec,
             (type(h0), tuple(h0) if isinstance(h0, dict) else tuple(range(len(h0)))) if plain else None,
