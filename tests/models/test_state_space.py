@@ -17,7 +17,7 @@ from hbode.models.continuous import (
     solve_all_steps,
 )
 from hbode.models.continuous.sensitivities import affine_scan, trained
-from hbode.timeseries import Records
+from hbode.timeseries import Records, Run
 from hbode.timeseries.identification import Force
 from hbode.timeseries.identification.initial_states import estimate
 from hbode.timeseries.identification.stretches import pieces, stretches
@@ -173,6 +173,21 @@ def test_quintics_are_those_of_scipy_and_meet_the_samples():
     # Six terms, each of the size of u or of its derivatives times a power of the step.
     assert np.abs(found - spline(at)).max() <= 1e5 * EPS * np.abs(table).max()
     assert np.abs(table[:, :, 0] - u).max() <= 1e5 * EPS * np.abs(table).max()
+
+
+@pytest.mark.parametrize("between", ["hold", "linear", "cubic", "quintic"])
+def test_rows_that_fill_gaps_change_no_input(between):
+    rng = np.random.default_rng(0)
+    t = np.delete(np.arange(40) / 10, slice(12, 20))
+    run = Run(t, rng.normal(size=(32, 1)), rng.normal(size=(32, 2)))
+    filled, rows = run.filled(0.2)
+    assert len(filled) == 32 + 4 and np.diff(filled.t).max() < 0.2
+    np.testing.assert_array_equal(filled.t[rows], t)
+    table, whole = pieces(filled, between), pieces(run, between)
+    np.testing.assert_allclose(table[rows], whole, atol=1e-9)
+    new = np.setdiff1d(np.arange(len(filled)), rows)
+    powers = (filled.t[new] - t[11])[:, None] ** np.arange(whole.shape[2])
+    np.testing.assert_allclose(table[new, :, 0], np.einsum("tk,ck->tc", powers, whole[11]), atol=1e-9)
 
 
 def test_an_encoder_starts_linear():

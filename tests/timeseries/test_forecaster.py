@@ -51,6 +51,30 @@ def test_an_exact_law_forecasts_and_interpolates(fitted):
     assert middle.members.shape == (1, len(between), 2)
 
 
+def test_a_record_with_gaps_of_seconds_gives_the_law():
+    """Two steps of rk4 across a gap of a period would blow up."""
+    records = record()
+    kept = np.ones(300, bool)
+    kept[60:90] = kept[200:240] = False
+    records = replace(records, runs=(records[0].take(np.flatnonzero(kept)),))
+    assert np.diff(records[0].t).max() > 20 * records.median_step
+    model = HeavyBallForecaster(**SETTINGS).fit(records)
+    (forecast,) = model.forecast(records, 40)
+    assert np.abs(forecast.y - truth(forecast.t)).max() < 1e-3
+    (filled,) = model.interpolate(records, record()[0].t)  # 6 s of 300 rows without any, from 20 rows on both sides
+    assert np.abs(filled.y - truth(filled.t)).max() < 1e-2
+
+
+def test_one_time_far_ahead_is_simulated_as_finely_as_any(fitted):
+    records = record()
+    (many,) = fitted.forecast(records, 80)
+    (one,) = fitted.forecast(records, times=many.t[-1:])
+    # The steps between are placed otherwise: twice the error of each.
+    np.testing.assert_allclose(one.y[0], many.y[-1], atol=2e-3)
+    with pytest.raises(DataError, match="too long"):
+        fitted.forecast(records, times=[1e9])
+
+
 def test_forecasts_at_times_are_those_of_rows(fitted):
     records = record()
     (by_rows,) = fitted.forecast(records, 10)
@@ -112,9 +136,9 @@ def test_inputs_that_are_known_ahead():
 def test_runs_are_simulated_side_by_side_as_alone(fitted):
     whole = fitted.scaling_.to_standard(record())
     runs = [whole[0].take(slice(a, a + n)) for a, n in ((0, 40), (50, 60), (120, 40), (200, 60))]
-    together = simulate(fitted.members_[0], replace(whole, runs=tuple(runs)), "cubic", 20)
+    together = simulate(fitted.members_[0], replace(whole, runs=tuple(runs)), "cubic", 20, np.inf)
     for run, y in zip(runs, together, strict=True):
-        (alone,) = simulate(fitted.members_[0], replace(whole, runs=(run,)), "cubic", 20)
+        (alone,) = simulate(fitted.members_[0], replace(whole, runs=(run,)), "cubic", 20, np.inf)
         assert np.abs(alone - y).max() < 1e-6  # the estimates of both end at moves of 1e-9
 
 

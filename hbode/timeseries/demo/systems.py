@@ -166,7 +166,7 @@ def fit_system(name: str, hidden: int, train: Records, test: Records, seed: int,
     )
     seconds = (time.perf_counter() - started) / len(found.train)
     new = scaling.to_standard(test)
-    y = scaling.outputs.from_standard(simulate(model, new, BETWEEN, INITIAL)[0])
+    y = scaling.outputs.from_standard(simulate(model, new, BETWEEN, INITIAL, np.inf)[0])
     nfe, largest, ratio = cost(model, new)
     unit = scaling.time_unit
     gamma, xi = (None if c is None else float(c.detach()) for c in model.system.coefficients())

@@ -137,6 +137,8 @@ class HeavyBallForecaster(SystemIdentifier):
             if t.ndim != 1 or not (np.diff(t) > 0).all() or not run.t[0] <= t[0] <= t[-1] <= run.t[-1]:
                 raise ValueError(f"times must increase within {run.t[0]:g} and {run.t[-1]:g}, those of the run")
             every = np.union1d(run.t, t)
+            blank = Run(every, np.empty((len(every), 0)), np.empty((len(every), 0)), run.name)
+            every = blank.filled(self.longest_ * self.scaling_.time_unit)[0].t
             at, asked = np.searchsorted(every, run.t), np.searchsorted(every, t)
             y, u = (np.full((len(every), x.shape[1]), np.nan) for x in (run.y, run.u))
             y[at], u[at] = run.y, run.u
@@ -151,7 +153,7 @@ class HeavyBallForecaster(SystemIdentifier):
                 given = stretches(replace(whole, runs=(whole[0].take(window),)), None, self.law_.between)
                 inner = slice(rows.start - window.start, rows.stop - window.start)
                 for member, model in enumerate(self.members_):
-                    made[member, rows] = smoothed(model, given, given.y.shape[1])[0][inner]
+                    made[member, rows] = smoothed(model, given, [given.y.shape[1]])[0][inner]
             known = run.t[~np.isnan(run.y).all(1)]
             after = np.searchsorted(known, t).clip(1, len(known) - 1)
             lead = np.minimum(np.abs(t - known[after - 1]), np.abs(known[after] - t)) / records.median_step

@@ -15,6 +15,8 @@ SMALL = 4000
 """Rows up to which blocks of them are held out, and other laws than the first are tried."""
 GOOD = 1e-3
 """The share of the variance that a model may miss without others being tried."""
+NOISE = 0.5
+"""Nor where so many of the errors of its free runs are independent: what a law does not explain stays for a while."""
 AUTO: tuple[dict[str, Any], ...] = (
     {"model": "hbnode"},
     {"model": "node", "states": 2, "readout": "linear"},
@@ -42,7 +44,8 @@ def choose(identifier: Any, records: Records) -> Any:
 
     first = fitted(AUTO[0])
     tried = [] if first is None else [first]
-    if not (tried and first.fits_[0].validation < GOOD) and records.total_rows <= SMALL:
+    good = tried and (first.fits_[0].validation < GOOD or bool((first.bands_.independent > NOISE).all()))
+    if not good and records.total_rows <= SMALL:
         joblib = optional("joblib")
         others = joblib.Parallel(n_jobs=min(identifier.jobs, len(AUTO) - 1))(
             joblib.delayed(fitted)(law) for law in AUTO[1:]

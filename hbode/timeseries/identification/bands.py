@@ -28,6 +28,8 @@ class Bands:
     floor
         The root mean square error of each output on the calibration data, (Cy,); or by lead, (L, Cy), where errors grow
         with the number of samples since the last that was seen.
+    independent
+        The share of the errors that are as good as independent, (Cy,): 1 where they are noise.
 
     The coverage holds for data like those of calibration.
     """
@@ -35,6 +37,7 @@ class Bands:
     coverage: float
     quantile: Array
     floor: Array
+    independent: Array
 
     @classmethod
     def calibrated(
@@ -57,13 +60,14 @@ class Bands:
             floor = growing(error, lead)
             of_rows = floor[lead - 1]
         scores = error / np.sqrt(spread**2 + of_rows**2)
-        found = []
-        for column in scores.T:
-            column = column[np.isfinite(column)]
+        found, independent = [], []
+        for column, signed in zip(scores.T, (measured - center).T, strict=True):
+            column, signed = (x[np.isfinite(x)] for x in (column, signed))
+            independent.append(effective_size(signed) / max(len(signed), 1))
             size = effective_size(column) / repeats
             level = min((size + 1) * coverage / size, 1.0) if len(column) else 1.0
             found.append(np.quantile(column, level, method="higher") if len(column) else np.nan)
-        return cls(coverage, np.array(found), floor)
+        return cls(coverage, np.array(found), floor, np.array(independent))
 
     def half_width(self, spread: Array, lead: NDArray[Any]) -> Array:
         """Return q s(t), shape (T, Cy), for the spread of an ensemble (T, Cy), so many samples after the last seen."""
@@ -75,12 +79,13 @@ class Bands:
 
     def as_json(self) -> dict[str, Any]:
         """Return JSON types."""
-        return {"coverage": self.coverage, "quantile": self.quantile.tolist(), "floor": self.floor.tolist()}
+        arrays = {name: getattr(self, name).tolist() for name in ("quantile", "floor", "independent")}
+        return {"coverage": self.coverage, **arrays}
 
     @classmethod
     def from_json(cls, found: dict[str, Any]) -> Bands:
         """Return the bands that `as_json` wrote."""
-        return cls(float(found["coverage"]), np.array(found["quantile"]), np.array(found["floor"]))
+        return cls(float(found["coverage"]), *(np.array(found[name]) for name in ("quantile", "floor", "independent")))
 
 
 def growing(error: Array, lead: NDArray[np.intp]) -> Array:

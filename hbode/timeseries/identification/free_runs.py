@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from scipy.interpolate import PchipInterpolator
 from torch import Tensor
 
 from ...models.continuous import NeuralStateSpace, PositionReadout, Simulation, solve_all_steps
@@ -26,12 +28,26 @@ def free_run(
 
 
 def measured_states(model: NeuralStateSpace, given: Stretches) -> Tensor | None:
-    """Return the states that outputs are, with differences for momenta, as a guess; None where outputs show none."""
+    """Return the states that outputs are, with their slopes for momenta, as a guess; None where outputs show none.
+
+    What was not measured is bridged by monotone cubics, and held before the first and behind the last value.
+    """
     readout, count = model.readout, given.y.shape[1]
     seen = isinstance(readout, PositionReadout) and not readout.absolute and readout.outputs == model.size
-    if not seen or count < 3 or given.t.ndim == 2 or bool(given.y.isnan().any()):
+    known = ~given.y.isnan()
+    if not seen or count < 3 or bool((known.sum(1) < 2).any()):
         return None
-    y = given.y.transpose(0, 1)
-    if not model.system.second_order:
-        return y
-    return torch.stack((y, torch.gradient(y, spacing=(given.t.to(y),), dim=0)[0]), 1)
+    if given.t.ndim == 1 and bool(known.all()):
+        y = given.y.transpose(0, 1)
+        slope = torch.gradient(y, spacing=(given.t.to(y),), dim=0)[0]
+    else:
+        t = given.t.expand(len(given), -1).numpy()
+        made = np.zeros((2, count, len(given), given.y.shape[2]))
+        for b, i in np.ndindex(*made.shape[2:]):
+            rows = known[b, :, i].numpy()
+            curve = PchipInterpolator(t[b][rows], given.y[b, :, i].numpy()[rows])
+            inside = (t[b] >= curve.x[0]) & (t[b] <= curve.x[-1])
+            made[0, :, b, i] = curve(t[b].clip(curve.x[0], curve.x[-1]))
+            made[1, inside, b, i] = curve(t[b][inside], 1)
+        y, slope = torch.as_tensor(made, dtype=given.y.dtype)
+    return torch.stack((y, slope), 1) if model.system.second_order else y

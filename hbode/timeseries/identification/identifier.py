@@ -20,7 +20,7 @@ from .derivatives import unit_of_time
 from .description import Description, describe
 from .held_out import Cut, Mask, Trials, blocks, from_several_rows, from_the_start
 from .known import Known
-from .member import Fitted, Settings, fit_member, simulate
+from .member import LONGEST, Fitted, Settings, fit_member, simulate
 from .multiple_shooting import GradientSettings
 from .port import energy_balance, has_energy
 from .saving import load, save
@@ -54,9 +54,9 @@ class SystemIdentifier(Simulator):
         "hbnode", second order in time, or "node", first order; "port", second order with an energy that never rises
         without input: M h'' = -∇V(h) - D h' + G u with a polynomial V, D positive definite, a mass in M for each
         output, and small networks that correct them (`PortHamiltonian`). "auto": the first is tried, and where its
-        free runs miss more than `GOOD` of the variance of the validation rows, the laws of `AUTO` too, with what they
-        say of states, network, read-out and input; the one whose free runs miss the validation rows least is taken,
-        `chosen_`. An output that often has the same extreme value is taken to be limited there then.
+        free runs miss more than `GOOD` of the variance of the validation rows, by more than noise, the laws of `AUTO`
+        too, with what they say of states, network, read-out and input; the one whose free runs miss the validation rows
+        least is taken, `chosen_`. An output that often has the same extreme value is taken to be limited there then.
     states
         Channels of h (default: one an output).
     degree
@@ -127,6 +127,8 @@ class SystemIdentifier(Simulator):
         The fitted models that are kept, the best first.
     scaling_, bands_, outputs_, inputs_, time_
         Of the training records.
+    longest_
+        Standardised time between two rows of a simulation, at most: rows are put into longer gaps.
     validation_error_
         Root mean square errors on the validation rows of the free run of the ensemble, or, where each member held out
         blocks of its own, of the members, in physical units, (Cy,).
@@ -237,6 +239,7 @@ class SystemIdentifier(Simulator):
         self.step_ = records.step
         self.scaling_ = replace(Scaling.fit(train), time_unit=unit_of_time(train))
         scaled = self.scaling_.to_standard(train)
+        self.longest_ = LONGEST * scaled.median_step
         held: Any = None if held_out is None else self.scaling_.to_standard(held_out)
         if held_out is None and isinstance(chosen_by, str):
             held = chosen_by
@@ -245,7 +248,7 @@ class SystemIdentifier(Simulator):
         structure = self._structure()
         penalties = [float(x) for x in np.atleast_1d(np.asarray(self.penalty, dtype=float))]
         tasks = [
-            (structure, self._settings(penalty), scaled, held, seed)
+            (structure, self._settings(penalty), scaled, held, seed, self.longest_)
             for penalty in penalties
             for seed in range(self.random_state, self.random_state + self.seeds)
             if (penalty, seed) not in done
@@ -318,7 +321,7 @@ class SystemIdentifier(Simulator):
             raise ValueError(f"initial must be at least 2, got {initial}")
         self._check_simulation(records, initial)
         scaled = self.scaling_.to_standard(records)
-        runs = [simulate(model, scaled, self.law_.between, initial) for model in self.members_]
+        runs = [simulate(model, scaled, self.law_.between, initial, self.longest_) for model in self.members_]
         return [self.scaling_.outputs.from_standard(np.stack(one)) for one in zip(*runs, strict=True)]
 
     @property
@@ -354,10 +357,12 @@ class SystemIdentifier(Simulator):
         if not has_energy(best):
             raise ValueError("model must be 'port', with outputs that are its positions, to have an energy in a unit")
         self._check_simulation(records, initial)
-        scaled = self.scaling_.to_standard(records)
-        runs = [stretches(scaled[i : i + 1], None, self.law_.between) for i in range(len(records))]
-        begins = [float(run.t[0]) for run in records]
-        return [energy_balance(best, self.scaling_, run, initial, t) for run, t in zip(runs, begins, strict=True)]
+        scaled, found = self.scaling_.to_standard(records), []
+        for run, one in zip(scaled, records, strict=True):
+            filled, rows = run.filled(self.longest_)
+            given = stretches(replace(scaled, runs=(filled,)), None, self.law_.between)
+            found.append(energy_balance(best, self.scaling_, given, int(rows[initial - 1]) + 1, float(one.t[0])))
+        return found
 
     def save(self, folder: str | Path) -> None:
         """Write the fitted models to a folder, weights as safetensors and everything else as JSON.
@@ -437,7 +442,7 @@ class SystemIdentifier(Simulator):
 
 def _fit_one(task: Any, known: Known | None, place: Path | None, verbose: bool) -> Fitted:
     """Fit one model, or take it from where it was kept."""
-    structure, settings, train, held, seed = task
+    structure, settings, train, held, seed, longest = task
 
     if place is not None and place.exists():
         return read_member(place, structure, known)
@@ -446,7 +451,7 @@ def _fit_one(task: Any, known: Known | None, place: Path | None, verbose: bool) 
         print(f"seed {seed}, {stage}, {number}: training {error**0.5:.4g}, validation {against**0.5:.4g}", flush=True)
 
     training = None if place is None else place.with_suffix(".training")
-    fitted = fit_member(structure, settings, train, held, seed, known, tell if verbose else None, training)
+    fitted = fit_member(structure, settings, train, held, seed, longest, known, tell if verbose else None, training)
     if place is not None:
         write_member(place, fitted)
         place.with_suffix(".training").unlink(missing_ok=True)

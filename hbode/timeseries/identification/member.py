@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ...models.continuous import NeuralStateSpace, StateBank
+from ...models.continuous import NeuralStateSpace, StateBank, solve_all_steps
 from ...models.continuous.sensitivities import trained as trained_parameters
 from ..records import Array, Records
 from . import gradient_stage
 from .derivatives import derivatives
 from .free_runs import free_run, measured_states
-from .held_out import blocks, without_blocks
+from .held_out import without_blocks
 from .initial_states import estimate
 from .least_squares import LeastSquaresResult, fit_least_squares
 from .multiple_shooting import GradientResult, GradientSettings, encode
@@ -33,6 +33,8 @@ BOUND = 30.0
 """What a random linear law may reach, in standardised outputs."""
 NETWORKS, TRIAL, SHORT = 4, 25, 200
 """Where the state is hidden, so many networks are tried, by so many evaluations of stretches of so many samples."""
+LONGEST = 2.0
+"""Median steps of training between two rows of a simulation, at most: longer ones get rows without values."""
 LARGE = 300
 """Parameters from which on a model is trained by gradients: the time of a least-squares problem grows with them."""
 COMPILED_FROM = 20_000
@@ -77,6 +79,7 @@ def fit_member(
     train: Records,
     validation: Records | str | None,
     seed: int,
+    longest: float,
     known: nn.Module | None = None,
     progress: Progress | None = None,
     checkpoint: Path | None = None,
@@ -96,14 +99,17 @@ def fit_member(
         error decides.
     seed
         Of the weights, and of which blocks.
+    longest
+        Time between two rows of a simulation, at most: longer gaps are filled with rows without values.
     checkpoint
         Where a training by gradients is kept while it goes on.
     """
     started = time.perf_counter()
     records, others = train, None
     if isinstance(validation, str):
-        train, others = without_blocks(records, settings.initial, seed)
-    runs = validation if isinstance(validation, Records) else None
+        train, others = (one.filled(longest) for one in without_blocks(records, settings.initial, seed))
+    runs = validation.filled(longest) if isinstance(validation, Records) else None
+    records, train = records.filled(longest), train.filled(longest)
     elsewhere = None if runs is None else stretches(runs, settings.free_run, settings.between)
 
     @cache
@@ -111,9 +117,10 @@ def fit_member(
         """Return the stretches of so many samples, and their outputs that are held out."""
         found = stretches(train, samples, settings.between)
         out = None if others is None else stretches(others, samples, settings.between).y
+        known = (~found.y.isnan()).flatten(1).any(1).nonzero()[:, 0]  # the others fill gaps
         most = max((settings.rows or found.y[..., 0].numel()) // found.y.shape[1], 1)
-        if len(found) > most:
-            some = torch.linspace(0, len(found) - 1, most).round().long()
+        if len(known) > most or len(known) < len(found):
+            some = known[torch.linspace(0, len(known) - 1, min(most, len(known))).round().long()]
             found, out = found.chosen(some), None if out is None else out[some]
         return found, out
 
@@ -139,9 +146,7 @@ def fit_member(
         )
 
     def train_stage(penalty: dict[str, float], states: Tensor | None) -> GradientResult:
-        held = None
-        if others is not None:
-            held = np.concatenate([blocks(len(run), settings.initial, seed) for run in records])
+        held = None if others is None else np.concatenate([run.y_mask.any(1) for run in others])
         return gradient_stage.train(
             model,
             records,
@@ -269,30 +274,35 @@ def free_run_error(model: NeuralStateSpace, given: Stretches, initial: int) -> f
     return mean_square(y[:, initial:], given.y[:, initial:])
 
 
-def simulate(model: NeuralStateSpace, records: Records, between: str, initial: int) -> list[Array]:
+def simulate(model: NeuralStateSpace, records: Records, between: str, initial: int, longest: float) -> list[Array]:
     """Return the free runs of a model over standardised records, (T, Cy) each, from states by the first samples.
 
     Where the model has an encoder, and all the outputs that it reads are there, it gives the state at the last of the
     first samples; what is before that is what was measured. Else runs of one length are simulated side by side.
     """
     y: dict[int, Array] = {}
-    for rows in sorted({len(run) for run in records}):
-        group = [i for i, run in enumerate(records) if len(run) == rows]
+    filled = [run.filled(longest) for run in records]
+    for length in sorted({len(run) for run in records}):
+        group = [i for i, run in enumerate(records) if len(run) == length]
         for some in [group] if model.encoder is None else [[i] for i in group]:
-            given = stretches(replace(records, runs=tuple(records[i] for i in some)), None, between)
+            given = stretches(replace(records, runs=tuple(filled[i][0] for i in some)), None, between)
+            firsts = [int(filled[i][1][initial - 1]) + 1 for i in some]
             n = None if model.encoder is None else model.encoder.samples
-            if n is None or initial < n or bool(given.y[:, initial - n : initial].isnan().any()):
-                y |= zip(some, smoothed(model, given, initial), strict=True)
+            if n is None or firsts[0] < n or bool(given.y[:, firsts[0] - n : firsts[0]].isnan().any()):
+                y |= zip(some, smoothed(model, given, firsts), strict=True)
             else:
-                y[some[0]] = _encoded(model, given, initial - n)
-    return [y[i] for i in range(len(records))]
+                y[some[0]] = _encoded(model, given, firsts[0] - n)
+    return [y[i][rows] for i, (_, rows) in enumerate(filled)]
 
 
 @torch.no_grad()
-def smoothed(model: NeuralStateSpace, given: Stretches, initial: int) -> list[Array]:
-    """Return the free runs (T, Cy) from the states by which their first samples fit best, these rows included."""
-    start = estimate(model, given.first(initial))
-    return list(free_run(model, given, start).y.transpose(0, 1).numpy())
+def smoothed(model: NeuralStateSpace, given: Stretches, initial: Sequence[int]) -> list[Array]:
+    """Return the free runs (T, Cy) from the states by which so many first samples of each fit best, these included."""
+    first = given.first(max(initial))
+    seen = torch.arange(max(initial)) < torch.tensor(initial).unsqueeze(1)
+    first = replace(first, y=torch.where(seen.unsqueeze(-1), first.y, torch.nan))
+    guess = measured_states(model, given)
+    return list(free_run(model, given, estimate(model, first), guess).y.transpose(0, 1).numpy())
 
 
 @torch.no_grad()
@@ -308,10 +318,10 @@ def _random_start(structure: Structure, model: NeuralStateSpace, given: Stretche
     rest = model.whole(given.y.new_zeros(len(given), model.size * (1 + model.system.second_order)))
     for _ in range(draws):
         structure.random_start(model)
+        states = solve_all_steps(model, given.t, given.u, rest)
         with torch.no_grad():
-            y = model.simulate(given.t, given.inputs, rest).y
-        if bool((y.abs() < BOUND).all()):
-            break
+            if states is not None and bool((model.read(states, given.values).abs() < BOUND).all()):
+                break
 
 
 def _start(structure: Structure, model: NeuralStateSpace, train: Records, given: Stretches, settings: Settings) -> None:

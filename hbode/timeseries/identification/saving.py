@@ -18,7 +18,7 @@ from .bands import Bands
 from .member import Fitted
 from .structures import Structure
 
-FORMAT = "hbode system identifier 1"
+FORMAT = "hbode system identifier 2"
 MODEL, WEIGHTS = "model.json", "weights.safetensors"
 
 
@@ -38,6 +38,7 @@ def save(identifier: Any, folder: Path) -> None:
         "seen": identifier.seen_.tolist(),
         "bands": identifier.bands_.as_json(),
         "penalty": identifier.penalty_,
+        "longest": identifier.longest_,
         "members": [
             {"seed": one.seed, "validation": one.validation, "seconds": one.seconds} for one in identifier.fits_
         ],
@@ -85,6 +86,7 @@ def load(kind: Any, folder: Path, known: Callable[..., Tensor] | None) -> Any:
         identifier.scaling_ = Scaling.from_json(found["scaling"])
         identifier.seen_, identifier.bands_ = np.array(found["seen"]), Bands.from_json(found["bands"])
         identifier.penalty_, identifier.validation_error_ = found["penalty"], identifier.bands_.floor
+        identifier.longest_ = float(found["longest"])
         identifier.members_ = []
         term = identifier._known()
         structure = identifier._structure()

@@ -148,10 +148,11 @@ def pieces(run: Run, between: str) -> Array:
     if count == 1:
         out[0, :, 0] = run.u[0]
         return out
-    if between == "quintic" and count >= 6:
-        if np.isnan(run.u).any():
+    known = ~np.isnan(run.u).all(1) | ~np.isnan(run.y).all(1)  # others fill a gap
+    if between == "quintic" and known.sum() >= 6:
+        if np.isnan(run.u[known]).any():
             raise DataError("inputs with missing values cannot be interpolated by quintics; take between='cubic'")
-        spline = make_interp_spline(run.t, run.u, k=5)
+        spline = make_interp_spline(run.t[known], run.u[known], k=5)
         table = np.stack([spline(run.t[:-1], nu=k) / math.factorial(k) for k in range(width)], -1)
     else:
         kind = {"hold": HoldInput, "linear": LinearInput}.get(between, CubicInput)

@@ -258,6 +258,10 @@ class Records:
             runs += [run] if len(parts) == 1 else [run.take(p, f"{run.name}/{i}") for i, p in enumerate(parts)]
         return replace(self, runs=tuple(runs))
 
+    def filled(self, longest: float) -> Records:
+        """Return records with rows without values where more time than `longest` passes between rows."""
+        return replace(self, runs=tuple(run.filled(longest)[0] for run in self.runs))
+
     def missing(self) -> dict[str, int]:
         """Return how many values are missing of each channel that misses any."""
         lost = sum(np.isnan(np.concatenate((run.u, run.y), 1)).sum(0) for run in self.runs)

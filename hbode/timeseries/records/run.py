@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+MOST = 20_000_000
+"""Rows of a run whose gaps are filled."""
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
@@ -85,6 +87,25 @@ class Run:
     def u_mask(self) -> Mask:
         """True where an input was measured, (T, Cu)."""
         return ~np.isnan(self.u)
+
+    def filled(self, longest: float) -> tuple[Run, NDArray[np.intp]]:
+        """Return the run with blank rows where more time than `longest` passes, and the places of its own rows.
+
+        Raises
+        ------
+        DataError
+            For more than `MOST` rows.
+        """
+        parts = np.maximum(np.ceil(np.diff(self.t) / longest * (1 - 1e-9)), 1)
+        if parts.sum() >= MOST:
+            raise DataError(
+                f"run {self.name!r}: {self.t[-1] - self.t[0]:.6g} is too long, {parts.sum():.3g} steps of {longest:.3g}"
+            )
+        rows = np.append(0, parts.astype(np.intp).cumsum())
+        y, u = (np.full((rows[-1] + 1, x.shape[1]), np.nan) for x in (self.y, self.u))
+        t = np.interp(np.arange(rows[-1] + 1), rows, self.t)
+        t[rows], y[rows], u[rows] = self.t, self.y, self.u
+        return Run(t, y, u, self.name), rows
 
     def take(self, rows: slice | NDArray[np.intp], name: str | None = None) -> Run:
         """Return some of the rows, in their order."""
