@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from .batches import Means, Number, Samples, Shard
 from .checkpoint import check_same, read_state, write_state
 from .objective import Loss, Objective
-from .processes import rank
+from .processes import of_first, rank
 from .settings import Diverged, History, TrainingSettings
 
 Progress = Callable[[int, History], None]
@@ -67,7 +67,7 @@ class Run:
         self.generator = torch.Generator().manual_seed(seed)
         if checkpoint is not None:
             own = self.state()
-            state = read_state(checkpoint, own)
+            state = of_first(read_state(checkpoint, own) if rank() == 0 else None)
             if state is not None:
                 check_same(checkpoint, *({kind: s[kind] for kind in ("settings", "shapes")} for s in (state, own)))
                 self.restore(state)
