@@ -112,7 +112,7 @@ def _started(devices: int, backend: str, task: Callable[[], object]) -> Iterator
         raise TypeError(
             f"model and loss must be of a module, not lambdas or local functions, for devices={devices}: {error}"
         ) from None
-    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
     group = {"MASTER_ADDR": store.host, "MASTER_PORT": store.port, "TORCHELASTIC_USE_AGENT_STORE": True}
     group |= {"WORLD_SIZE": devices, "LOCAL_WORLD_SIZE": devices}
     places = [{k: str(v) for k, v in {**group, "RANK": i, "LOCAL_RANK": i}.items()} for i in range(devices)]

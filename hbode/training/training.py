@@ -122,8 +122,12 @@ def train(
 
 
 def _engine(engine: str | Engine) -> Engine:
+    if engine == "plain":
+        return Plain()
+    if engine == "lightning":
+        from .lightning_engine import Lightning
+
+        return Lightning()
     if isinstance(engine, str):
-        if engine == "plain":
-            return Plain()
         raise ValueError(f"engine must be 'plain' or 'lightning', got {engine!r}")
     return engine

@@ -80,8 +80,10 @@ assert not torch.distributed.is_initialized()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("engine", ["plain"])
+@pytest.mark.parametrize("engine", ["plain", "lightning"])
 def test_torchrun(tmp_path, engine):
+    if engine == "lightning":
+        pytest.importorskip("lightning", reason="the extra hbode[train] is not installed")
     (tmp_path / "script.py").write_text(SCRIPT)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     paths = os.pathsep.join([str(Path(__file__).parents[1]), str(Path(__file__).parents[2])])
