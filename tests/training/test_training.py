@@ -38,7 +38,7 @@ def test_steps_are_those_of_a_loop_written_out():
     # The schedule in closed form, there by a recursion: roundoff of 16 steps of size 1e-2, in float64.
     assert torch.allclose(weights(ours), weights(theirs), rtol=0, atol=1e-13)
     assert history.train["loss"] == pytest.approx(losses, rel=1e-12)
-    assert history.best == history.epochs == 4 and history.validation == {}
+    assert history.best == history.epochs == 4 and history.validation == {} and ours.training
 
 
 def test_gradient_descent_reaches_the_least_squares_solution():
