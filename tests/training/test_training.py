@@ -258,6 +258,17 @@ def test_mixed_precision_is_near_full_precision():
     assert losses[0] != losses[1] and losses[0] == pytest.approx(losses[1], rel=0.05)
 
 
+def test_mixed_precision_of_a_field_inside_a_solve():
+    found = []
+    for precision in ("full", "bf16-mixed"):
+        model = layer("dopri5", tolerance=1e-2).float()
+        data = tuple(x.float() for x in ode_data())
+        found.append(train(model, ode_loss, data, settings(precision=precision)).train)
+    # Eight bits of the field are finer than the tolerance.
+    assert found[1]["loss"] != found[0]["loss"] and found[1]["loss"] == pytest.approx(found[0]["loss"], rel=0.05)
+    assert max(found[1]["nfe"]) <= 2 * max(found[0]["nfe"])
+
+
 def test_solver_costs_sum():
     one, two = layer(), layer()
     one(ode_data()[0]), two(ode_data()[0])
