@@ -45,6 +45,8 @@ def test_an_exact_law_forecasts_and_interpolates(fitted):
     assert np.abs(forecast.y - truth(forecast.t)).max() < 1e-3
     (filled,) = fitted.interpolate(records)
     assert filled.y.shape == records[0].y.shape and np.abs(filled.y - truth(filled.t)).max() < 1e-3
+    (rounded,) = fitted.interpolate(records, records[0].t * (1 + 1e-15))
+    np.testing.assert_array_equal(rounded.y, filled.y)
     between = (records[0].t[:-1] + records[0].t[1:]) / 2
     (middle,) = fitted.interpolate(records, between)
     assert np.abs(middle.y - truth(between)).max() < 1e-3

@@ -134,6 +134,8 @@ class HeavyBallForecaster(SystemIdentifier):
         found = []
         for run in records:
             t = run.t if times is None else np.asarray(times, np.float64)
+            row = np.searchsorted(run.t, t - 1e-6 * records.median_step).clip(max=len(run) - 1)
+            t = np.where(np.abs(run.t[row] - t) <= 1e-6 * records.median_step, run.t[row], t)  # a row, but for rounding
             if t.ndim != 1 or not (np.diff(t) > 0).all() or not run.t[0] <= t[0] <= t[-1] <= run.t[-1]:
                 raise ValueError(f"times must increase within {run.t[0]:g} and {run.t[-1]:g}, those of the run")
             every = np.union1d(run.t, t)

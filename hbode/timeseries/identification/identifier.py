@@ -248,7 +248,7 @@ class SystemIdentifier(Simulator):
         structure = self._structure()
         penalties = [float(x) for x in np.atleast_1d(np.asarray(self.penalty, dtype=float))]
         tasks = [
-            (structure, self._settings(penalty), scaled, held, seed, self.longest_)
+            (structure, self._settings(penalty), scaled, held, seed)
             for penalty in penalties
             for seed in range(self.random_state, self.random_state + self.seeds)
             if (penalty, seed) not in done
@@ -413,6 +413,7 @@ class SystemIdentifier(Simulator):
             self.evaluations,
             self.rows,
             self.compile,
+            longest=self.longest_,
             optimizer=self.optimizer,
             gradients=GradientSettings(self.steps, self.batch, self.learning_rate, min(self.stretch or 300, 300)),
         )
@@ -442,7 +443,7 @@ class SystemIdentifier(Simulator):
 
 def _fit_one(task: Any, known: Known | None, place: Path | None, verbose: bool) -> Fitted:
     """Fit one model, or take it from where it was kept."""
-    structure, settings, train, held, seed, longest = task
+    structure, settings, train, held, seed = task
 
     if place is not None and place.exists():
         return read_member(place, structure, known)
@@ -451,7 +452,7 @@ def _fit_one(task: Any, known: Known | None, place: Path | None, verbose: bool) 
         print(f"seed {seed}, {stage}, {number}: training {error**0.5:.4g}, validation {against**0.5:.4g}", flush=True)
 
     training = None if place is None else place.with_suffix(".training")
-    fitted = fit_member(structure, settings, train, held, seed, longest, known, tell if verbose else None, training)
+    fitted = fit_member(structure, settings, train, held, seed, known, tell if verbose else None, training)
     if place is not None:
         write_member(place, fitted)
         place.with_suffix(".training").unlink(missing_ok=True)

@@ -43,7 +43,13 @@ COMPILED_FROM = 20_000
 
 @dataclass(frozen=True)
 class Settings:
-    """How a model is fitted; see `SystemIdentifier`."""
+    """How a model is fitted; see `SystemIdentifier`.
+
+    Attributes
+    ----------
+    longest
+        Standardised time between two rows of a simulation, at most: longer gaps are filled with rows without values.
+    """
 
     initial: int = 50
     stretch: int | None = 500
@@ -54,6 +60,7 @@ class Settings:
     compile: bool | None = None
     free_run: int = 2000
     starts: int = 8
+    longest: float = np.inf
     optimizer: str = "auto"
     gradients: GradientSettings = field(default_factory=GradientSettings)
 
@@ -79,7 +86,6 @@ def fit_member(
     train: Records,
     validation: Records | str | None,
     seed: int,
-    longest: float,
     known: nn.Module | None = None,
     progress: Progress | None = None,
     checkpoint: Path | None = None,
@@ -99,17 +105,15 @@ def fit_member(
         error decides.
     seed
         Of the weights, and of which blocks.
-    longest
-        Time between two rows of a simulation, at most: longer gaps are filled with rows without values.
     checkpoint
         Where a training by gradients is kept while it goes on.
     """
     started = time.perf_counter()
     records, others = train, None
     if isinstance(validation, str):
-        train, others = (one.filled(longest) for one in without_blocks(records, settings.initial, seed))
-    runs = validation.filled(longest) if isinstance(validation, Records) else None
-    records, train = records.filled(longest), train.filled(longest)
+        train, others = (one.filled(settings.longest) for one in without_blocks(records, settings.initial, seed))
+    runs = validation.filled(settings.longest) if isinstance(validation, Records) else None
+    records, train = records.filled(settings.longest), train.filled(settings.longest)
     elsewhere = None if runs is None else stretches(runs, settings.free_run, settings.between)
 
     @cache
@@ -298,11 +302,10 @@ def simulate(model: NeuralStateSpace, records: Records, between: str, initial: i
 @torch.no_grad()
 def smoothed(model: NeuralStateSpace, given: Stretches, initial: Sequence[int]) -> list[Array]:
     """Return the free runs (T, Cy) from the states by which so many first samples of each fit best, these included."""
-    first = given.first(max(initial))
-    seen = torch.arange(max(initial)) < torch.tensor(initial).unsqueeze(1)
-    first = replace(first, y=torch.where(seen.unsqueeze(-1), first.y, torch.nan))
-    guess = measured_states(model, given)
-    return list(free_run(model, given, estimate(model, first), guess).y.transpose(0, 1).numpy())
+    seen = torch.arange(given.y.shape[1]) < torch.tensor(initial).unsqueeze(1)
+    given = replace(given, y=torch.where(seen.unsqueeze(-1), given.y, torch.nan))
+    start, guess = estimate(model, given.first(max(initial))), measured_states(model, given)
+    return list(free_run(model, given, start, guess).y.transpose(0, 1).numpy())
 
 
 @torch.no_grad()
