@@ -1,4 +1,4 @@
-"""A results folder that is either whole or not there."""
+"""A results folder, or a file, that is either whole or not there."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
@@ -72,3 +74,15 @@ class ResultsFolder:
         except (OSError, ValueError):
             return False
         return isinstance(numbers, dict) and numbers.get("made_by") == self.made_by
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Give a file to write, which takes the place of `path` at the end: at once whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(f".{os.getpid()}.part")
+    try:
+        yield part
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)

@@ -35,10 +35,11 @@ CORE = {
 }
 CORE |= {"progress", "reference_solvers", "solution", "state_tree", "systems", "updates", "_compat"}
 LAYERS = [
-    {"solvers", "provenance", "results_folder"},
+    {"solvers", "provenance", "results_folder", "extras"},
     {"gradients"},
     CORE,
     {"models", "analysis"},
+    {"training"},
     {"timeseries"},
     {"commands"},
     {"cli"},

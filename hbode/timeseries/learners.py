@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import torch
 from tqdm import tqdm
 
+from ..extras import optional
 from ..models import ODERNN, SolverSettings, make_system, parameter_count
 from ..solution import SolverError
 from .evaluation import ForecastError, forecast_error
 from .records import Array
-from .records.extras import optional
 from .stiffness import HiddenStiffness, hidden_stiffness
 from .training import Diverged, History, TrainSettings, predict, train
 from .windows import Dataset

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ...analysis import stiffness_at
 from ...analysis.tables import median, plain, short
+from ...extras import optional
 from ...integrate import hbodeint
 from ...models import equal_sizes, parameter_count
 from ...models.continuous import DrivenField, LinearReadout, NeuralStateSpace
@@ -25,7 +26,6 @@ from ..identification.least_squares import fit_least_squares
 from ..identification.member import free_run_error, simulate
 from ..identification.stretches import stretches
 from ..records import Array, Records, Scaling
-from ..records.extras import optional
 from ..scores import SimulationScores, simulation_scores
 
 HIDDEN = 16

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from sklearn.base import clone
 
+from ...extras import optional
 from ..records import Records
-from ..records.extras import optional
 
 SMALL = 4000
 """Rows up to which blocks of them are held out, and other laws than the first are tried."""

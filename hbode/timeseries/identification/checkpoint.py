@@ -1,31 +1,16 @@
-"""Trainings under way, on disk: tensors, numbers and lists of them, read without running code."""
+"""Trainings by gradients under way, on disk."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from ...training.checkpoint import CheckpointError, read_state, write_state
 from ..records import DataError
 
+NAMES = ("model", "optimizer", "train", "validation", "best", "kept", "since", "failed")
 
-@contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """Give a file to write, which takes the place of `path` at the end: at once whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(f".{os.getpid()}.part")
-    yield part
-    os.replace(part, path)
-
-
-def write_training(path: Path, state: dict[str, Any]) -> None:
-    """Write the state of a training."""
-    with written_whole(path) as part:
-        torch.save(state, part)
+write_training = write_state
 
 
 def read_training(path: Path) -> dict[str, Any] | None:
@@ -36,13 +21,7 @@ def read_training(path: Path) -> dict[str, Any] | None:
     DataError
         For a file that is not whole, or none of these.
     """
-    if not path.exists():
-        return None
     try:
-        state: dict[str, Any] = torch.load(path, weights_only=True)
-        missing = {"model", "optimizer", "train", "validation", "best", "kept", "since", "failed"} - set(state)
-    except Exception as error:
-        raise DataError(f"{path}: no training that goes on can be read from it ({error}); remove it") from None
-    if missing:
-        raise DataError(f"{path}: not a training of this version of hbode; remove it")
-    return state
+        return read_state(path, NAMES)
+    except CheckpointError as error:
+        raise DataError(str(error)) from None

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...extras import optional
+from ...results_folder import written_whole
 from ..records import Records
-from ..records.extras import optional
-from .checkpoint import written_whole
 from .least_squares import LeastSquaresResult
 from .member import Fitted
 from .saving import put

@@ -10,10 +10,10 @@ from typing import Any, Self
 import numpy as np
 from torch import Tensor
 
+from ...extras import optional
 from ...models.continuous import EnergyBalance
 from ..baselines.simulator import Simulator, split_runs
 from ..records import Array, Records, Run, Scaling, check_for_training
-from ..records.extras import optional
 from .automatic import SMALL, choose
 from .checkpoints import place, read_member, write_member
 from .derivatives import unit_of_time

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from ...extras import MissingExtra, optional
 from ...models.continuous import NeuralStateSpace, StateBank, StateEncoder
 from ..records import Channel, DataError, Scaling
-from ..records.extras import MissingExtra, optional
 from .bands import Bands
 from .member import Fitted
 from .structures import Structure

@@ -1,7 +1,7 @@
 """Measured runs: reading them, holding them, standardising them."""
 
+from ...extras import MissingExtra
 from .container import Records
-from .extras import MissingExtra
 from .files import read_records
 from .run import Array, Channel, DataError, Run
 from .scaling import Affine, Scaling, check_for_training

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .extras import optional
+from ...extras import optional
 from .run import Array, Channel, DataError, Run, channel_of, disorder
 from .sampling import LONG_GAP, longest_gap, median_step
 from .stamps import could_be_times, times_of

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from ...extras import optional
 from .arrays import Runs, channels_of, runs_of
 from .columns import Columns
-from .extras import optional
 from .run import Channel, DataError, Run
 from .sampling import LONG_GAP, common_step, longest_gap, median_step
 from .writing import write_frame

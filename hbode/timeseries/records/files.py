@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...extras import optional
 from .columns import RATE_NAMES
 from .container import Records
-from .extras import optional
 from .run import DataError
 from .text_tables import line_of, text_table
 

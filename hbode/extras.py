@@ -1,4 +1,4 @@
-"""Libraries of the extra ``hbode[timeseries]``, which load where they are used."""
+"""Libraries of the optional extras, which load where they are used."""
 
 from __future__ import annotations
 
