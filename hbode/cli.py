@@ -12,6 +12,7 @@ from .commands import demo, diagnose, fit, forecast, reproduce, simulate
 from .commands.loading import LoadError
 from .results_folder import OutputError
 from .timeseries import DataError, MissingExtra
+from .training import CheckpointError
 
 
 class _Parser(argparse.ArgumentParser):
@@ -27,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         arguments.run(arguments, started)
-    except (DataError, LoadError, MissingExtra, OutputError) as error:
+    except (CheckpointError, DataError, LoadError, MissingExtra, OutputError) as error:
         return _complain(arguments.command, error, 2)
     except KeyboardInterrupt as interrupt:
         return _complain(arguments.command, str(interrupt) or "interrupted; nothing was written", 130)

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -25,13 +25,18 @@ Measured = tuple[Tensor, dict[str, Number]]
 """A loss, and what is measured beside it, by name."""
 
 
-class Splits(NamedTuple):
+@dataclass(frozen=True)
+class Splits:
     """The data: `notes` say what is not as published, one sentence each."""
 
     train: Part
     validation: Part
     test: Part
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = field(default=(), kw_only=True)
+
+    @property
+    def parts(self) -> tuple[Part, Part, Part]:
+        return self.train, self.validation, self.test
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from pathlib import Path
 from typing import cast
 
@@ -77,9 +78,13 @@ class Images(Experiment):
             system = make(name, field, self.code.get(name) if code else None, xi=2.127)  # softplus(2), as published
             return Solved(start, system, read, settings.solver)
 
+        def count(width: int) -> int:
+            return parameter_count(build(width))
+
         with torch.random.fork_rng(devices=()):
             target = parameter_count(build(settings.width, "hbnode"))
-            width = min(range(1, 3 * settings.width + 3), key=lambda w: abs(parameter_count(build(w)) - target))
+            above = bisect_left(range(3 * settings.width), target, lo=2, key=count)
+            width = min(above - 1, above, key=lambda w: abs(count(w) - target))
         return build(width)
 
     def loss(self, model: nn.Module, batch: Part) -> Measured:
@@ -131,4 +136,4 @@ def in_order(images: np.ndarray, labels: np.ndarray, cuts: tuple[float, float], 
     at = [round(cut * len(x)) for cut in cuts]
     parts = zip(x.tensor_split(at), y.tensor_split(at), strict=True)
     train, validation, test = (cast(Part, part) for part in parts)
-    return Splits(train, validation, test, (note,))
+    return Splits(train, validation, test, notes=(note,))

@@ -26,13 +26,14 @@ SPAN, SCALE = 64, 100.0
 class Driven(nn.Module):
     """h of one channel (an ANODE has two), the field linear in the state and the input u(t) between its samples."""
 
+    stats: Stats
+
     def __init__(self, name: str, code: str | None, solver: SolverSettings) -> None:
         super().__init__()
         second, self.size, self.solver = is_second_order(name), (2 if name == "anode" else 1), solver
         field = Dense([self.size + 1 + (name == "sonode"), self.size])
         self.system = make(name, field, code, sigma="hardtanh")
         self.velocity = nn.Linear(1, 1, bias=False) if second else None
-        self.stats: Stats | None = None
 
     def forward(self, u: Tensor, start: Tensor) -> Tensor:
         """Return ‖(h, m)‖ at t = 0, 1, …, shape (T,), for an input (T, 1) and the first output, shape (1, 1)."""
@@ -42,7 +43,8 @@ class Driven(nn.Module):
         solution = hbodeint(self.system, h, t, m0=m, inputs=LinearInput(t, u), **self.solver.arguments)
         self.stats = solution.stats
         found: Any = solution
-        return torch.cat((found.h,) if m is None else (found.h, found.m), -1).norm(dim=(1, 2))
+        whole = torch.cat((found.h,) if m is None else (found.h, found.m), -1)
+        return torch.as_tensor(whole.norm(dim=(1, 2)))
 
 
 class Initialisation(Experiment):

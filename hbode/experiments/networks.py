@@ -72,16 +72,24 @@ def make(name: str, f: nn.Module, code: str | None = None, *, xi: float | None =
         return published_system(code, f)
     if name == "ghbnode":
         return GeneralizedHeavyBall(f, xi=xi, activation=sigma)
-    return {"sonode": SecondOrder, "hbnode": HeavyBall}.get(name, FirstOrder)(f)
+    kinds: dict[str, Callable[[nn.Module], System]] = {"sonode": SecondOrder, "hbnode": HeavyBall}
+    return kinds.get(name, FirstOrder)(f)
 
 
 class Solved(nn.Module):
-    """A start (h, m) or h made of the input, on axis 1; the solve over 0 ≤ t ≤ 1; a read-out of h at its end."""
+    """A start (h, m) or h made of the input, on axis 1; the solve over 0 ≤ t ≤ 1; a read-out of h at its end.
+
+    Attributes
+    ----------
+    stats
+        Of the last solve.
+    """
+
+    stats: Stats
 
     def __init__(self, start: nn.Module, system: System, read: nn.Module, solver: SolverSettings) -> None:
         super().__init__()
         self.start, self.system, self.read, self.solver = start, system, read, solver
-        self.stats: Stats | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.as_tensor(self.read(self.path(x)[-1]))

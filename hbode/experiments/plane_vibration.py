@@ -9,6 +9,7 @@ from typing import cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.interpolate import CubicSpline
 from torch import Tensor, nn
 
@@ -120,7 +121,7 @@ class PlaneVibration(Experiment):
         return figure
 
 
-def windows(kept: Array, values: Array) -> Part:
+def windows(kept: NDArray[np.int_], values: Array) -> Part:
     """Return times (W, 72) in rows, what is seen (W, 64, C) and the rows that are to be forecast (W, 8, C)."""
     rows = kept[: len(kept) // (SEEN + 1) * (SEEN + 1)].reshape(-1, SEEN + 1).astype(int)
     ahead = rows[:, -1:] + np.arange(AHEAD)

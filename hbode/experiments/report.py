@@ -117,7 +117,7 @@ class Report:
 - NFE: evaluations of the field in a batch, means over the last epoch. Backward: what the gradient
   ({self.settings.solver.gradient}) evaluates again.
 - s/epoch, s: seconds of training, of an epoch and of all, without the validation."""
-        parts = " / ".join(str(len(part[0])) for part in self.data[:3])
+        parts = " / ".join(str(len(part[0])) for part in self.data.parts)
         notes = "\n".join(f"- {line}" for line in self.remarks())
         return f"""# {e.title}
 

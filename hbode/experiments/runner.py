@@ -77,16 +77,16 @@ def reproduce(
     DataError
         If the data are missing or cannot be used.
     OutputError, CheckpointError
-        If the folder cannot be written, or holds unfinished trainings of other settings.
+        If the folder cannot be written, or an unfinished training cannot be read.
     RuntimeError
         If no model could be trained.
     """
-    if (data is None) if experiment.needed else (data is not None and not experiment.takes):
-        raise DataError(
-            f"{experiment.name} {'needs' if experiment.needed else 'takes no'} --data {experiment.takes}".rstrip()
-        )
+    if data is None and experiment.needed:
+        raise DataError(f"{experiment.name} needs --data: {experiment.takes}")
+    if data is not None and not experiment.takes:
+        raise DataError(f"{experiment.name} takes no --data, got {data}: its data are drawn")
     splits = experiment.load(data, settings)
-    splits = Splits(*(tuple(x.to(device) for x in part) for part in splits[:3]), notes=splits.notes)
+    splits = Splits(*(tuple(x.to(device) for x in part) for part in splits.parts), notes=splits.notes)
     kept = out.with_name(f"{out.name}.unfinished")
     started = time.perf_counter()
     with ResultsFolder(out, MADE_BY, NUMBERS) as folder:
@@ -144,8 +144,8 @@ def learn(
                 seed=seed,
                 checkpoint=path,
             )
-            cost = {key: history.train[key][-1] for key in ("nfe", "nfe_backward")}
-            trial = replace(trial, history=history, seconds=sum(history.seconds), **cost)
+            nfe, back = (history.train[key][-1] for key in ("nfe", "nfe_backward"))
+            trial = replace(trial, history=history, seconds=sum(history.seconds), nfe=nfe, nfe_backward=back)
         chosen, shown = test(experiment, model, data.test), experiment.show(model, data)
         last = chosen
         if trial.history is None:
