@@ -137,7 +137,7 @@ class ODERNN(nn.Module):
         self.solver = solver or SolverSettings()
         self.missing = missing
         if isinstance(cell, str) and cell not in CELLS:
-            raise ValueError(f"cell must be a module or one of {', '.join(CELLS)}, got {cell!r}")
+            raise ValueError(f"cell must be one of {', '.join(CELLS)}, or a module, got {cell!r}")
         if missing not in ("predict", "mask"):
             raise ValueError(f"missing must be 'predict' or 'mask', got {missing!r}")
         if missing == "predict" and outputs not in (None, channels):
