@@ -11,14 +11,15 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from ..analysis.looks import LINES, Picture
+from ..analysis.looks import LINES, SYSTEM_LINES, Picture
 from ..models import SolverSettings
 from ..training import History, TrainingSettings
 from ..training.batches import Number
 
 MODELS = ("node", "anode", "sonode", "hbnode", "ghbnode")
 """The models that are compared, in the order of Xia et al. (2021)."""
-LOOKS: dict[str, dict[str, Any]] = dict(zip(("node", "sonode", "hbnode", "ghbnode", "anode"), LINES, strict=False))
+LOOKS: dict[str, dict[str, Any]] = {name: SYSTEM_LINES.get(name, LINES[4]) for name in MODELS}
+"""How they are drawn."""
 Part = tuple[Tensor, ...]
 """Tensors whose first axis are the samples; what a model is given, then what is compared with."""
 Measured = tuple[Tensor, dict[str, Number]]

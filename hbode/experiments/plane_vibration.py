@@ -40,7 +40,7 @@ class PlaneVibration(Experiment):
             3,
         ),
         "short": Settings(
-            TrainingSettings(12, SEEN, 1e-3, ((50, 1e-4),), 1.0, monitor="forecast", validation_batch=512),
+            TrainingSettings(8, SEEN, 1e-2, "constant", 1.0, monitor="forecast", validation_batch=512),
             SolverSettings("dopri5", 1e-3, 1e-3),
             1,
         ),

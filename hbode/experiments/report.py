@@ -98,12 +98,14 @@ class Report:
 
     def differences(self) -> list[str]:
         """Return what is not as in the paper, in words."""
-        own, full = (
-            {**asdict(s.solver), **(asdict(s.training) if s.training else {}), "width": s.width}
-            for s in (self.settings, self.experiment.settings["full"])
-        )
-        same = ("compile", "gradient")  # change what it takes, not what is computed
-        return [f"{key} {own[key]} ({full[key]})" for key in full if own[key] != full[key] and key not in same]
+
+        def told(s: Settings) -> dict[str, Any]:
+            training = {} if s.training is None else asdict(s.training)
+            tolerance = max(s.solver.rtol, s.solver.atol)
+            return {**training, "method": s.solver.method, "tolerance": tolerance, "width": s.width}
+
+        own, full = told(self.settings), told(self.experiment.settings["full"])
+        return [f"{name} {own[name]} ({full[name]})" for name in full if own[name] != full[name]]
 
     def markdown(self, figures: Sequence[str]) -> str:
         """Return summary.md."""

@@ -28,9 +28,6 @@ from .experiment import Experiment, Part, Settings, Splits, Trial
 from .figures import save_figures
 from .report import MADE_BY, NUMBERS, Report
 
-BATCH = 512
-"""Samples a batch of the test."""
-
 
 def reproduce(
     experiment: Experiment,
@@ -146,24 +143,25 @@ def learn(
             )
             nfe, back = (history.train[key][-1] for key in ("nfe", "nfe_backward"))
             trial = replace(trial, history=history, seconds=sum(history.seconds), nfe=nfe, nfe_backward=back)
-        chosen, shown = test(experiment, model, data.test), experiment.show(model, data)
+        chosen, shown = test(experiment, model, data.test, settings), experiment.show(model, data)
         last = chosen
         if trial.history is None:
             trial = replace(trial, nfe=chosen["nfe"], seconds=time.perf_counter() - began)
         elif trial.history.best != trial.history.epochs:
             model.load_state_dict((read_state(path, ["model"]) or {})["model"])
-            last = test(experiment, model, data.test)
+            last = test(experiment, model, data.test, settings)
     except (Diverged, SolverError) as error:
         return replace(trial, failure=str(error))
     return replace(trial, chosen=chosen, last=last, shown=None if shown is None else shown.cpu())
 
 
 @torch.no_grad()
-def test(experiment: Experiment, model: nn.Module, part: Part) -> dict[str, float]:
-    """Return means over a part of what the loss measures."""
+def test(experiment: Experiment, model: nn.Module, part: Part, settings: Settings) -> dict[str, float]:
+    """Return means over a part of what the loss measures, in batches as those of the validation."""
     model.eval()
-    means = Means()
-    for batch in zip(*(x.split(BATCH) for x in part), strict=True):
+    means, training = Means(), settings.training
+    size = len(part[0]) if training is None else training.validation_batch or training.batch
+    for batch in zip(*(x.split(size) for x in part), strict=True):
         loss, measured = experiment.loss(model, batch)
         means.add({"loss": loss, **measured}, len(batch[0]))
     return means.result()
@@ -171,7 +169,7 @@ def test(experiment: Experiment, model: nn.Module, part: Part) -> dict[str, floa
 
 def digest(settings: Settings, data: Splits, code: bool) -> str:
     """Return a name for everything but model and seed that a training depends on."""
-    found = hashlib.sha256(repr((settings, code)).encode())
+    found = hashlib.sha256(repr((replace(settings, seeds=1), code)).encode())
     for x in (*data.train, *data.validation):
         found.update(x.cpu().contiguous().numpy().tobytes())
     return found.hexdigest()[:12]

@@ -38,7 +38,7 @@ class Walker2D(Experiment):
         "full": Settings(
             TrainingSettings(500, 256, 1e-3, ((50, 3e-3),), 1.0), SolverSettings("dopri5", 1e-7, 1e-7, compile=True), 3
         ),
-        "short": Settings(TrainingSettings(5, 256, 3e-3, "constant", 1.0), SolverSettings("dopri5", 1e-3, 1e-3), 1),
+        "short": Settings(TrainingSettings(3, 256, 1e-2, "constant", 1.0), SolverSettings("dopri5", 1e-3, 1e-3), 1),
     }
     published = {"published": {"node": "2.470", "anode": "2.344", "hbnode": "1.168", "ghbnode": "1.181"}}
     code = {"hbnode": "hbnode-frozen-xi", "ghbnode": "ghbnode"}
