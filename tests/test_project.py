@@ -52,19 +52,22 @@ RANK = {room: rank for rank, layer in enumerate(LAYERS) for room in layer}
 COMPILER = "torch._inductor"
 """A part of torch that is loaded where something is compiled."""
 LATE = {"diffrax", "equinox", "jax", "scipy", "torchdiffeq"}
-ROOMS_OF_EXTRAS = tuple(
-    f"hbode.timeseries.{room}"
-    for room in (
-        "identification",
-        "baselines",
-        "simulation",
-        "forecasting",
-        "demo.figure",
-        "demo.identify",
-        "demo.systems",
-    )
+ROOMS_OF_EXTRAS = (
+    "hbode.training.lightning_engine",
+    *(
+        f"hbode.timeseries.{room}"
+        for room in (
+            "identification",
+            "baselines",
+            "simulation",
+            "forecasting",
+            "demo.figure",
+            "demo.identify",
+            "demo.systems",
+        )
+    ),
 )
-"""They need libraries of hbode[timeseries]; others import them where they are used."""
+"""They need libraries of hbode[timeseries] or hbode[train]; others import them where they are used."""
 
 
 def module_name(path: Path) -> str:

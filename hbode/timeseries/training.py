@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import mse_loss
 
-from ..analysis import CostRecorder
+from .. import training
 from ..models import ODERNN, Prediction
+from ..training import Diverged, TrainingSettings, solver_costs
 from .windows import Dataset, Part
+
+__all__ = ["Diverged", "History", "TrainSettings", "loss_of", "predict", "train"]
+
+PREDICTED = 128
+"""Windows that are forecast at a time."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +34,7 @@ class TrainSettings:
 
 @dataclass
 class History:
-    """One entry an epoch; evaluations are means per training batch, errors are mean squares in standardised units."""
+    """One entry an epoch; evaluations are means per training window, errors are mean squares in standardised units."""
 
     loss: list[float] = field(default_factory=list)
     train_forecast: list[float] = field(default_factory=list)
@@ -41,10 +46,6 @@ class History:
     xi: list[float | None] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     """Of training alone, without the validation."""
-
-
-class Diverged(RuntimeError):
-    """Training that reached a loss that is not finite."""
 
 
 def loss_of(prediction: Prediction, x: Tensor, side_weight: float) -> tuple[Tensor, Tensor]:
@@ -64,6 +65,23 @@ def loss_of(prediction: Prediction, x: Tensor, side_weight: float) -> tuple[Tens
     one_step = mse_loss(prediction.one_step, x[:, 1 : count + 1])
     reconstruction = mse_loss(prediction.reconstruction, x[:, :count])
     return side_weight * (one_step + reconstruction) + forecast, forecast
+
+
+@dataclass(frozen=True)
+class _ForecastLoss:
+    """The loss of `hbode.training.train`, which measures the forecast error, the cost, and γ and ξ where constant."""
+
+    observed: int
+    side_weight: float
+
+    def __call__(self, model: ODERNN, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, dict[str, training.Number]]:
+        t, x = batch
+        prediction = model(t, x[:, : self.observed])
+        loss, forecast = loss_of(prediction, x, self.side_weight)
+        varying = any(function is not None for function in model.system.varying)
+        coefficients = zip(("gamma", "xi"), (None, None) if varying else model.system.coefficients(), strict=True)
+        own = {name: value for name, value in coefficients if value is not None}
+        return loss, {"forecast": forecast, **own, **solver_costs(prediction.cost)}
 
 
 def train(
@@ -91,56 +109,42 @@ def train(
     Diverged
         If the loss is not finite.
     """
-    generator = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.Adam(model.parameters(), lr=settings.learning_rate)
-    steps = settings.epochs * -(-len(data.train) // settings.batch)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(steps, 1))
-    history = History()
-    observed = data.protocol.observed
-    best, weights = float("inf"), _copy(model)
-    for epoch in range(1, settings.epochs + 1):
-        started = time.perf_counter()
-        sums, windows, costs = [0.0, 0.0], 0, CostRecorder()
-        for t, x in data.train.batches(settings.batch, generator):
-            prediction = model(t, x[:, :observed])
-            loss, forecast = loss_of(prediction, x, settings.side_weight)
-            optimizer.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
-            optimizer.step()
-            schedule.step()
-            value = float(loss.detach())
-            if not value < float("inf"):
-                raise Diverged(f"the loss became {value} in epoch {epoch}; try a smaller --rtol or another --seed")
-            sums = [sums[0] + value * len(x), sums[1] + float(forecast.detach()) * len(x)]
-            costs.record(prediction.cost)
-            windows += len(x)
-        history.seconds.append(time.perf_counter() - started)
-        history.loss.append(sums[0] / windows)
-        history.train_forecast.append(sums[1] / windows)
-        mean = costs.means(len(costs))
-        history.nfe_forward += mean["nfe"]
-        history.nfe_backward += mean["nfe_backward"]
-        history.rejected += mean["rejected"]
-        varying = any(function is not None for function in model.system.varying)
-        gamma, xi = (None, None) if varying else model.system.coefficients()
-        history.gamma.append(None if gamma is None else float(gamma.detach()))
-        history.xi.append(None if xi is None else float(xi.detach()))
-        error = float((predict(model, data.validation, observed) - data.validation.x[:, observed:]).square().mean())
-        history.validation_forecast.append(error)
-        if error < best:
-            best, weights = error, _copy(model)
-        if on_epoch is not None:
-            on_epoch(epoch, history)
-    model.load_state_dict(weights)
-    return history
+    found = training.train(
+        model,
+        _ForecastLoss(data.protocol.observed, settings.side_weight),
+        (data.train.t, data.train.x),
+        TrainingSettings(
+            epochs=settings.epochs,
+            batch=settings.batch,
+            learning_rate=settings.learning_rate,
+            clip=settings.clip,
+            monitor="forecast",
+            validation_batch=PREDICTED,
+        ),
+        validation=(data.validation.t, data.validation.x),
+        seed=seed,
+        progress=None if on_epoch is None else lambda epoch, so_far: on_epoch(epoch, _history(so_far)),
+    )
+    return _history(found)
+
+
+def _history(found: training.History) -> History:
+    """Return what was measured under the names of a forecast; coefficients are those after the epoch."""
+    none: list[float | None] = [None] * found.epochs
+    return History(
+        loss=found.train["loss"],
+        train_forecast=found.train["forecast"],
+        validation_forecast=found.validation["forecast"],
+        nfe_forward=found.train["nfe"],
+        nfe_backward=found.train["nfe_backward"],
+        rejected=found.train["rejected"],
+        gamma=[*found.validation.get("gamma", none)],
+        xi=[*found.validation.get("xi", none)],
+        seconds=found.seconds,
+    )
 
 
 @torch.no_grad()
-def predict(model: ODERNN, part: Part, observed: int, batch: int = 128) -> Tensor:
+def predict(model: ODERNN, part: Part, observed: int, batch: int = PREDICTED) -> Tensor:
     """Return the forecasts of all windows, shape (W, H, C), standardised."""
     return torch.cat([model(t, x[:, :observed]).forecast for t, x in part.batches(batch)])
-
-
-def _copy(model: nn.Module) -> dict[str, Tensor]:
-    return {key: value.detach().clone() for key, value in model.state_dict().items()}

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
+
+from .processes import gathered, rank, world
 
 Batch = Tensor | tuple[Tensor, ...] | Mapping[str, Tensor]
 """Tensors whose first axis is that of the samples."""
@@ -29,7 +30,7 @@ class Shard:
         How many they are. Where a batch has fewer samples than there are processes, some get one that counts as none,
         because all have to take part in the step.
     share
-        What their mean is multiplied with, such that the mean over processes is that over the batch.
+        The part of the batch that they are: means times shares, summed over processes, are the mean over the batch.
     """
 
     data: Any
@@ -77,11 +78,10 @@ class Samples:
 
     def shards(self, order: Tensor, size: int, device: torch.device) -> Iterator[Shard]:
         """Yield the part of this process of each batch of `size` samples."""
-        rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
         for batch in order.split(size):
-            rows = batch.tensor_split(world)[rank]
+            rows = batch.tensor_split(world())[rank()]
             data = self.take(rows if len(rows) else batch[:1], device)
-            yield Shard(data, len(rows), len(rows) * world / len(batch))
+            yield Shard(data, len(rows), len(rows) / len(batch))
 
 
 class Means:
@@ -103,9 +103,6 @@ class Means:
 
     def result(self) -> dict[str, float]:
         """Return the means, the same in all processes; empty if nothing was added."""
-        every = [(self.samples, self.sums)]
-        if dist.is_initialized():
-            every = [(0, {})] * dist.get_world_size()
-            dist.all_gather_object(every, (self.samples, self.sums))
+        every = gathered((self.samples, self.sums))
         samples = sum(count for count, _ in every)
         return {name: math.fsum(sums[name] for _, sums in every) / samples for name in self.sums if samples}

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
 
-from .processes import distributed
+from .processes import sum_gradients
 from .run import Run
 
 
 class Plain:
-    """A loop over epochs and batches; several processes average their gradients by `DistributedDataParallel`."""
+    """A loop over epochs and batches; several processes add up the gradients of their parts of a batch."""
 
     def run(self, run: Run) -> None:
         """Train until the run has its epochs."""
-        objective: nn.Module = distributed(run.objective)
         while run.goes_on:
             run.start_epoch()
             for shard in run.train_shards():
-                loss, measured = objective(shard.data)
+                loss, measured = run.objective(shard.data)
                 run.optimizer.zero_grad()
                 (loss * shard.share).backward()
+                sum_gradients(run.parameters)
                 run.check_and_clip(float(loss.detach()))
                 run.optimizer.step()
                 run.schedule.step()

@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from .batches import Means, Number, Samples, Shard
 from .checkpoint import check_same, read_state, write_state
 from .objective import Loss, Objective
-from .processes import rank
+from .processes import of_first, rank
 from .settings import Diverged, History, TrainingSettings
 
 Progress = Callable[[int, History], None]
@@ -39,6 +39,8 @@ class Run:
         The loss as a module.
     parameters, optimizer, schedule
         What is trained, and by what. The schedule makes a step after each of the optimizer.
+    steps, validation_steps
+        Batches an epoch.
     history
         What was measured so far.
     """
@@ -60,14 +62,16 @@ class Run:
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.device = self.parameters[0].device
         self.optimizer = settings.optimizer(self.parameters, lr=settings.learning_rate)
-        steps = math.ceil(len(samples) / settings.batch)
-        self.schedule = LambdaLR(self.optimizer, lambda step: settings.rate(step / steps) / settings.learning_rate)
+        self.steps = math.ceil(len(samples) / settings.batch)
+        self.validation_batch = settings.validation_batch or settings.batch
+        self.validation_steps = 0 if validation is None else math.ceil(len(validation) / self.validation_batch)
+        self.schedule = LambdaLR(self.optimizer, lambda step: settings.rate(step / self.steps) / settings.learning_rate)
         self.history = History()
         self.best: dict[str, Tensor] | None = None
         self.generator = torch.Generator().manual_seed(seed)
         if checkpoint is not None:
             own = self.state()
-            state = read_state(checkpoint, own)
+            state = of_first(read_state(checkpoint, own) if rank() == 0 else None)
             if state is not None:
                 check_same(checkpoint, *({kind: s[kind] for kind in ("settings", "shapes")} for s in (state, own)))
                 self.restore(state)
@@ -124,7 +128,7 @@ class Run:
         if self.validation is None:
             return iter(())
         order = torch.arange(len(self.validation))
-        return self.validation.shards(order, self.settings.validation_batch or self.settings.batch, self.device)
+        return self.validation.shards(order, self.validation_batch, self.device)
 
     def validated(self, measured: Mapping[str, Number], shard: Shard) -> None:
         """Take what a batch of the validation measured."""

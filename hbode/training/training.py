@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 from .batches import Batch, Samples
 from .objective import Loss
 from .plain import Plain
+from .processes import joined, start_alike
 from .run import Engine, Progress, Run
 from .settings import History, TrainingSettings
 
@@ -105,20 +107,27 @@ def train(
     samples = Samples("batches", batches)
     others = None if validation is None else Samples("validation", validation)
     chosen = _engine(engine)
-    device = next(model.parameters()).device
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        run = Run(
-            model, loss, samples, others, settings, seed, None if checkpoint is None else Path(checkpoint), progress
-        )
-        if run.goes_on:
-            chosen.run(run)
-        run.finish()
+    if not isinstance(devices, int) or devices < 1:
+        raise ValueError(f"devices must be a whole number, at least 1, got {devices!r}")
+    file = None if checkpoint is None else Path(checkpoint)
+    also = partial(train, validation=validation, seed=seed, engine=engine, checkpoint=file)
+    with joined(devices, next(model.parameters()).device, partial(also, model, loss, batches, settings)) as device:
+        start_alike(model.to(device))
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            run = Run(model, loss, samples, others, settings, seed, file, progress)
+            if run.goes_on:
+                chosen.run(run)
+            run.finish()
     return run.history
 
 
 def _engine(engine: str | Engine) -> Engine:
+    if engine == "plain":
+        return Plain()
+    if engine == "lightning":
+        from .lightning_engine import Lightning
+
+        return Lightning()
     if isinstance(engine, str):
-        if engine == "plain":
-            return Plain()
         raise ValueError(f"engine must be 'plain' or 'lightning', got {engine!r}")
     return engine

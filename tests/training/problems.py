@@ -38,7 +38,7 @@ def noisy(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
 def layer(method: str = "rk4", gradient: str = "discrete_adjoint", tolerance: float = 1e-10) -> HBNODE:
     torch.manual_seed(2)
     solver = SolverSettings(method=method, rtol=tolerance, atol=tolerance, gradient=gradient)
-    return HBNODE(DenseField(2, 8), solver=solver).double()
+    return HBNODE(DenseField(2, 8, activation=nn.Tanh), solver=solver).double()
 
 
 def ode_data(samples: int = 11) -> tuple[Tensor, Tensor]:
@@ -54,3 +54,21 @@ def ode_loss(model: ODELayer, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, dic
 
 def settings(**changes) -> TrainingSettings:
     return TrainingSettings(**{"epochs": 4, "batch": 6, "learning_rate": 1e-2, "clip": 1.0, **changes})
+
+
+def failing_beside(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+    """With an error in one of two processes: the one that has fewer samples of five."""
+    if len(batch[0]) == 2:
+        raise ArithmeticError("of the second")
+    return squared(model, batch)
+
+
+class PartlyUsed(nn.Module):
+    """With parameters that only batches with a positive first entry reach, or none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.never = linear(), linear(), linear()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.first(x) if bool(x[0, 0] > 0) else self.second(x)

@@ -49,7 +49,7 @@ def test_gradient_descent_reaches_the_least_squares_solution():
         model,
         squared,
         (x, y),
-        settings(epochs=400, batch=30, learning_rate=0.3, schedule="constant", clip=None, optimizer=SGD),
+        settings(epochs=100, batch=30, learning_rate=0.3, schedule="constant", clip=None, optimizer=SGD),
     )
     exact = torch.linalg.lstsq(torch.cat((x, torch.ones(30, 1, dtype=x.dtype)), 1), y).solution
     assert torch.allclose(weights(model), exact[:, 0], atol=1e-10)
