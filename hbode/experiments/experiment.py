@@ -13,8 +13,7 @@ from torch import Tensor, nn
 
 from ..analysis.looks import LINES, SYSTEM_LINES, Picture
 from ..models import SolverSettings
-from ..training import History, TrainingSettings
-from ..training.batches import Number
+from ..training import History, Number, TrainingSettings
 
 MODELS = ("node", "anode", "sonode", "hbnode", "ghbnode")
 """The models that are compared, in the order of Xia et al. (2021)."""
