@@ -176,7 +176,7 @@ class Toy(Experiment):
     """A line through points; counts how often the test part is looked at, and can be interrupted."""
 
     name, title, label = "toy", "Toy", "MSE"
-    settings = {"full": Settings(TrainingSettings(9, 4, 0.1, "constant"), FAST, 3)}
+    settings = {"full": Settings(TrainingSettings(9, 4, 0.1, "constant", validation_batch=8), FAST, 3)}
     published = {"published": {"node": ".5"}}
     notes = ("A note.",)
 
@@ -228,9 +228,9 @@ def test_runner_tests_once_and_reports(tmp_path):
 
 def test_interrupted_runs_go_on_to_the_same_numbers(tmp_path):
     whole = run(Toy(), tmp_path / "whole")
-    # 2 training and 2 validation batches an epoch, then one or two tests: the second trial stops in its third epoch.
+    # 2 training batches and 1 of validation an epoch, then one or two tests: the second trial stops in its third epoch.
     with pytest.raises(KeyboardInterrupt, match="the same command goes on"):
-        run(Toy(interrupt=36), tmp_path / "parts")
+        run(Toy(interrupt=28), tmp_path / "parts")
     assert not (tmp_path / "parts").exists() and len([*(tmp_path / "parts.unfinished").iterdir()]) == 2
     rest = run(Toy(), tmp_path / "parts")
     for one, other in zip(whole["trials"], rest["trials"], strict=True):
