@@ -49,6 +49,8 @@ class Settings:
     seeds: int
     width: int = 0
     """Units of the field of the HBNODE, where an experiment sets the others by it."""
+    nystrom: str | None = None
+    """The method of the HBNODE, the one whose momentum is damped linearly; None for that of all."""
 
 
 @dataclass(frozen=True)

@@ -102,7 +102,8 @@ class Report:
         def told(s: Settings) -> dict[str, Any]:
             training = {} if s.training is None else asdict(s.training)
             tolerance = max(s.solver.rtol, s.solver.atol)
-            return {**training, "method": s.solver.method, "tolerance": tolerance, "width": s.width}
+            methods = {"method": s.solver.method, "method of the HBNODE": s.nystrom or s.solver.method}
+            return {**training, **methods, "tolerance": tolerance, "width": s.width}
 
         own, full = told(self.settings), told(self.experiment.settings["full"])
         return [f"{name} {own[name]} ({full[name]})" for name in full if own[name] != full[name]]
@@ -127,7 +128,7 @@ class Report:
 {chosen}
 {notes}
 - {parts} samples for training, validation and test. Solver: {self.settings.solver.method or "as the system needs"},
-  tolerance {self.settings.solver.rtol:g}.
+  tolerance {self.settings.solver.rtol:g}{f"; HBNODE: {self.settings.nystrom}" if self.settings.nystrom else ""}.
 - The whole took {self.seconds:.0f} s on {os.cpu_count()} cores.
 
 {chr(10).join(f"![{name.removesuffix('.png')}]({name})" for name in figures)}
@@ -150,6 +151,7 @@ class Report:
                 "solver": asdict(self.settings.solver),
                 "seeds": self.settings.seeds,
                 "width": self.settings.width,
+                "nystrom": self.settings.nystrom,
                 "published_code": self.code,
             },
             "seconds": self.seconds,

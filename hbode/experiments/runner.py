@@ -125,6 +125,8 @@ def learn(
 ) -> Trial:
     """Train one model from one seed, and test it at the end."""
     began = time.perf_counter()
+    if name == "hbnode" and settings.nystrom is not None:
+        settings = replace(settings, solver=replace(settings.solver, method=settings.nystrom))
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = experiment.model(name, data, settings, code).to(data.train[0].device)

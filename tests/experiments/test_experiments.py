@@ -260,6 +260,7 @@ def test_failed_models_are_named_and_do_not_stop_others(tmp_path):
 def test_command_on_data_of_its_own(name, tmp_path, capsys):
     out = tmp_path / "out"
     given = ["--epochs", "1", "--seeds", "1", "--tol", "0.1", "--models", "node,hbnode", "--jobs", "1"]
+    given += ["--nystrom", "dprkn6"] if name == "point-cloud" else ["--published-code"]
     data = []
     if name == "images":
         np.savez(tmp_path / "own.npz", images=np.eye(4)[None].repeat(20, 0), labels=np.arange(20) % 2)
@@ -268,6 +269,8 @@ def test_command_on_data_of_its_own(name, tmp_path, capsys):
     said = capsys.readouterr().out
     assert "HBNODE" in said and "A single seed has no spread" in said and "epochs 1" in said
     found = json.loads((out / "results.json").read_text())
+    asked = "method of the HBNODE dprkn6 (dopri5)" if name == "point-cloud" else "systems as in the published code"
+    assert any(asked in line for line in found["remarks"])
     assert all(one["nfe"] > 0 and one["nfe_backward"] > 0 for one in found["trials"])
 
 
@@ -302,6 +305,7 @@ def test_command_on_files(name, tmp_path, capsys):
         (["point-cloud", "--data", "x.csv"], "point-cloud takes no --data"),
         (["walker2d", "--data", "nowhere"], "walker2d_train.npz"),
         (["images", "--data", "nowhere.npz"], "nowhere.npz"),
+        (["point-cloud", "--nystrom", "dprkn8", "--published-code"], "--nystrom is for the formulas"),
     ],
 )
 def test_data_that_cannot_be_had_are_named(given, message, tmp_path, capsys, monkeypatch):
