@@ -132,6 +132,6 @@ def windows(kept: NDArray[np.int_], values: Array) -> Part:
 
 def equidistant(part: Part, order: int) -> Tensor:
     """Return the last rows of what is seen, (W, order · C), those that were dropped filled in by cubic splines."""
-    t, x, _ = part
+    t, x = part[0].numpy(), part[1].numpy()
     filled = [CubicSpline(at[:SEEN], y)(at[SEEN - 1] - np.arange(order)) for at, y in zip(t, x, strict=True)]
     return torch.from_numpy(np.stack(filled)).flatten(1)
