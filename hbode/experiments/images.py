@@ -105,8 +105,8 @@ def digits() -> Splits:
     """Return scikit-learn's 1,797 digits, 8 × 8."""
     found = optional("sklearn.datasets").load_digits()
     note = (
-        "scikit-learn's 1,797 digits of 8 × 8 pixels, the first 60 % for training, then 20 % each for validation and "
-        "test (other writers). The published numbers are of MNIST (--data), and not comparable."
+        "scikit-learn's 1,797 digits of 8 × 8 pixels, in their order: 60 % for training, then 20 % each for validation "
+        "and test. The published numbers are of MNIST (--data), and not comparable."
     )
     return in_order(found.images / 16, found.target, (0.6, 0.8), note)
 
