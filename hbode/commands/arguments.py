@@ -6,10 +6,13 @@ import argparse
 import math
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from ..training import TrainingSettings
 
 
 def cores() -> int:
@@ -105,3 +108,25 @@ def reading(a: argparse.Namespace) -> dict[str, Any]:
     """Return what `add_table` added, as keywords of `read_records`."""
     table = ("time", "columns", "rate", "delimiter", "decimal")
     return {name: getattr(a, name) for name in table} | {"run": a.runs}
+
+
+def add_training(parser: Any) -> None:
+    """Add how a model is trained; what is not given is left to the job."""
+    add = parser.add_argument
+    add("--epochs", type=positive_int, metavar="N", help="passes over the training data")
+    add("--batch", type=positive_int, metavar="N", help="samples a step, over all devices")
+    add("--learning-rate", type=positive, metavar="R", help="of the first step")
+    add("--engine", choices=("plain", "lightning"), default="plain", help="what makes the steps (default: %(default)s)")
+    add("--devices", type=positive_int, default=1, metavar="N", help="processes, or GPUs, that share each batch")
+    add("--checkpoint", type=Path, metavar="FILE", help="written after each epoch; if it exists, the training goes on")
+
+
+def training_settings(a: argparse.Namespace, default: TrainingSettings) -> TrainingSettings:
+    """Return settings with what was given by the options of `add_training`."""
+    given = {name: getattr(a, name) for name in ("epochs", "batch", "learning_rate")}
+    return replace(default, **{name: value for name, value in given.items() if value is not None})
+
+
+def training_keywords(a: argparse.Namespace) -> dict[str, Any]:
+    """Return the other options of `add_training`, as keywords of `hbode.training.train`."""
+    return {name: getattr(a, name) for name in ("engine", "devices", "checkpoint")}

@@ -12,7 +12,6 @@ __all__ = [
     "CheckpointError",
     "Diverged",
     "History",
-    "Lightning",
     "Loss",
     "Number",
     "TrainingSettings",
@@ -22,7 +21,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name != "Lightning":  # which needs lightning
+    if name != "Lightning":  # not in __all__: it needs the extra
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from .lightning_engine import Lightning
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from typing import Any
 
@@ -13,7 +13,8 @@ from ..analysis.recorder import Cost
 from ..solution import of_batch
 from .batches import Number
 
-Loss = Callable[[nn.Module, Any], Tensor | tuple[Tensor, dict[str, Number]]]
+Loss = Callable[[Any, Any], Tensor | tuple[Tensor, Mapping[str, Number]]]
+"""loss(model, batch): the model and the data come as they were given to `train`."""
 
 
 class Objective(nn.Module):

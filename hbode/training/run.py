@@ -57,7 +57,7 @@ class Run:
         progress: Progress | None,
     ) -> None:
         self.model, self.samples, self.validation, self.settings, self.seed = model, samples, validation, settings, seed
-        self.checkpoint, self.progress = checkpoint, progress
+        self.checkpoint, self.progress, self.mode = checkpoint, progress, model.training
         self.objective = Objective(model, loss, settings.precision)
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.device = self.parameters[0].device
@@ -155,7 +155,8 @@ class Run:
                 self.progress(history.epochs, history)
 
     def finish(self) -> None:
-        """Leave the best weights in the model."""
+        """Leave the best weights in the model, and the mode that it came in."""
+        self.model.train(self.mode)
         if self.best is not None:
             self.model.load_state_dict(self.best)
 

@@ -38,7 +38,7 @@ def test_steps_are_those_of_a_loop_written_out():
     # The schedule in closed form, there by a recursion: roundoff of 16 steps of size 1e-2, in float64.
     assert torch.allclose(weights(ours), weights(theirs), rtol=0, atol=1e-13)
     assert history.train["loss"] == pytest.approx(losses, rel=1e-12)
-    assert history.best == history.epochs == 4 and history.validation == {}
+    assert history.best == history.epochs == 4 and history.validation == {} and ours.training
 
 
 def test_gradient_descent_reaches_the_least_squares_solution():
@@ -256,6 +256,17 @@ def test_mixed_precision_is_near_full_precision():
         assert all(p.dtype == torch.float32 for p in model.parameters())
     # bfloat16 has eight bits, and the loss is a square.
     assert losses[0] != losses[1] and losses[0] == pytest.approx(losses[1], rel=0.05)
+
+
+def test_mixed_precision_of_a_field_inside_a_solve():
+    found = []
+    for precision in ("full", "bf16-mixed"):
+        model = layer("dopri5", tolerance=1e-2).float()
+        data = tuple(x.float() for x in ode_data())
+        found.append(train(model, ode_loss, data, settings(precision=precision)).train)
+    # Eight bits of the field are finer than the tolerance.
+    assert found[1]["loss"] != found[0]["loss"] and found[1]["loss"] == pytest.approx(found[0]["loss"], rel=0.05)
+    assert max(found[1]["nfe"]) <= 2 * max(found[0]["nfe"])
 
 
 def test_solver_costs_sum():
