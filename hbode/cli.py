@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import NoReturn
 
-from .commands import demo, diagnose, fit, forecast, simulate
+from .commands import demo, diagnose, fit, forecast, reproduce, simulate
 from .commands.loading import LoadError
 from .results_folder import OutputError
 from .timeseries import DataError, MissingExtra
@@ -45,6 +45,6 @@ def _complain(command: str, error: Exception | str, code: int) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="hbode", description="Neural ODEs with heavy-ball (momentum) dynamics.")
     commands = parser.add_subparsers(required=True, metavar="command", dest="command", parser_class=_Parser)
-    for command in (fit, simulate, forecast, demo, diagnose):
+    for command in (fit, simulate, forecast, demo, diagnose, reproduce):
         command.add(commands)
     return parser

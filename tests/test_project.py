@@ -41,6 +41,7 @@ LAYERS = [
     {"models", "analysis"},
     {"training"},
     {"timeseries"},
+    {"experiments"},
     {"commands"},
     {"cli"},
     {"__main__"},

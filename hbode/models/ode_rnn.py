@@ -101,13 +101,17 @@ class ODERNN(nn.Module):
     solver
         Method, tolerances, gradient mode, and whether to compile.
     cell
-        The update at observations: "residual" (`ResidualCell`, as published) or "gru" (`torch.nn.GRUCell`).
+        The update at observations: "residual" (`ResidualCell`, as published), "gru" (`torch.nn.GRUCell`), or a module
+        of x (B, C) and the state (B, S) that returns the state.
     missing
         What the cell sees where an observation misses some channels. "predict": what the model itself predicts for
         them, which is no news; nothing changes where none is missing. "mask": 0, and beside x the mask, for series in
         which the gaps tell something.
     outputs
         Channels of the read-out, default C; others, which no observations are compared with, go with "mask".
+    start
+        A module that makes the state (B, S) before the first observation of the whole window x (B, K, C), in which
+        nothing may be missing then. None: zero.
 
     Raises
     ------
@@ -121,9 +125,10 @@ class ODERNN(nn.Module):
         size: int,
         channels: int,
         solver: SolverSettings | None = None,
-        cell: str = "residual",
+        cell: str | nn.Module = "residual",
         missing: str = "predict",
         outputs: int | None = None,
+        start: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.system = system
@@ -131,14 +136,16 @@ class ODERNN(nn.Module):
         self.channels = channels
         self.solver = solver or SolverSettings()
         self.missing = missing
-        if cell not in CELLS:
-            raise ValueError(f"cell must be one of {', '.join(CELLS)}, got {cell!r}")
+        if isinstance(cell, str) and cell not in CELLS:
+            raise ValueError(f"cell must be one of {', '.join(CELLS)}, or a module, got {cell!r}")
         if missing not in ("predict", "mask"):
             raise ValueError(f"missing must be 'predict' or 'mask', got {missing!r}")
         if missing == "predict" and outputs not in (None, channels):
             raise ValueError(f"outputs must be the {channels} channels that missing='predict' fills, got {outputs}")
         state = 2 * size if system.second_order else size
-        self.cell = CELLS[cell](state, channels if missing == "predict" else 2 * channels)
+        seen = channels if missing == "predict" else 2 * channels
+        self.cell = CELLS[cell](state, seen) if isinstance(cell, str) else cell
+        self.start = start
         self.decode = nn.Linear(size, channels if outputs is None else outputs)
 
     def forward(self, t: Tensor, x: Tensor, mask: Tensor | None = None) -> Prediction:
@@ -170,12 +177,18 @@ class ODERNN(nn.Module):
         ahead = t[:, count:]
         if bool((seen.present & (t[:, :count] > ahead[:, -1:])).any()):
             raise ValueError("t must end with a forecast that is not before the last observation")
-        start = torch.minimum(seen.since, ahead[:, :1])
-        times = torch.cat((start.amin(0), ahead[0]) if shared else (start, ahead), -1)
+        if self.start is not None and not seen.complete:
+            raise ValueError("x must be complete, at different times, for a start that is made of all of it")
+        since = torch.minimum(seen.since, ahead[:, :1])
+        times = torch.cat((since.amin(0), ahead[0]) if shared else (since, ahead), -1)
+        second_order = self.system.second_order
+        state = x.new_zeros(len(x), self.size * (1 + second_order)) if self.start is None else self.start(x)
+        h0, m0 = state.chunk(2, -1) if second_order else (state, None)
         solution = hbodeint(
             self.system,
-            x.new_zeros(len(x), self.size),
+            h0,
             times,
+            m0=m0,
             updates=Update(seen.t, self._observe, seen.data),
             options={"first_step": math.inf},  # spans between observations are short: the first try is all of one
             **self.solver.arguments,

@@ -163,3 +163,30 @@ def test_errors_name_the_argument():
         learner(FirstOrder, missing="forward")
     with pytest.raises(ValueError, match="outputs must be the 2 channels"):
         learner(FirstOrder, outputs=3)
+
+
+def test_a_start_is_the_state_before_the_first_observation_and_a_cell_may_be_a_module() -> None:
+    """A cell that changes nothing leaves the solve from the start alone; one that reads x out of it does not."""
+
+    class Still(nn.Module):
+        def forward(self, x: Tensor, s: Tensor) -> Tensor:
+            return s
+
+    class Start(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.cat((x[:, 0], x[:, 1], x[:, 2], x[:, 3]), -1)  # (B, 4 C) = (B, 2 SIZE)
+
+    t, x, _ = series(shared=False)
+    t = torch.arange(t.shape[1], dtype=t.dtype) + t[:, :1].nan_to_num()
+    x = x.nan_to_num()
+    model = learner(GeneralizedHeavyBall, cell=Still(), start=Start())
+    said = model(t, x)
+    h, m = Start()(x).chunk(2, -1)
+    for k in range(len(x)):
+        exact = hbodeint(model.system, h[k : k + 1], t[k], m0=m[k : k + 1], **TIGHT)
+        rows = model.decode(exact.h[:, 0])
+        torch.testing.assert_close(said.reconstruction[k], rows[:OBSERVED], rtol=0, atol=CLOSE)
+        torch.testing.assert_close(said.forecast[k], rows[OBSERVED:], rtol=0, atol=CLOSE)
+    x[0, 1] = math.nan
+    with pytest.raises(ValueError, match="x must be complete"):
+        model(t, x)

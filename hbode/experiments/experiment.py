@@ -1,0 +1,148 @@
+"""What an experiment is: data in three parts, five models, a loss, errors, and what was published."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from ..analysis.looks import LINES, SYSTEM_LINES, Picture
+from ..models import SolverSettings
+from ..training import History, Number, TrainingSettings
+
+MODELS = ("node", "anode", "sonode", "hbnode", "ghbnode")
+"""The models that are compared, in the order of Xia et al. (2021)."""
+LOOKS: dict[str, dict[str, Any]] = {name: SYSTEM_LINES.get(name, LINES[4]) for name in MODELS}
+"""How they are drawn."""
+Part = tuple[Tensor, ...]
+"""Tensors whose first axis are the samples; what a model is given, then what is compared with."""
+Measured = tuple[Tensor, dict[str, Number]]
+"""A loss, and what is measured beside it, by name."""
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The data: `notes` say what is not as published, one sentence each."""
+
+    train: Part
+    validation: Part
+    test: Part
+    notes: tuple[str, ...] = field(default=(), kw_only=True)
+
+    @property
+    def parts(self) -> tuple[Part, Part, Part]:
+        return self.train, self.validation, self.test
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How long and how exactly: those of the paper, or shorter ones."""
+
+    training: TrainingSettings | None
+    """None where nothing is trained."""
+    solver: SolverSettings
+    seeds: int
+    width: int = 0
+    """Units of the field of the HBNODE, where an experiment sets the others by it."""
+    nystrom: str | None = None
+    """The method of the HBNODE, the one whose momentum is damped linearly; None for that of all."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One model trained from one seed; one with a `failure` has no errors.
+
+    Attributes
+    ----------
+    history
+        Of the training; None where nothing is trained.
+    chosen, last
+        Test errors by name, of the weights with the least validation error and of those of the last epoch.
+    nfe, nfe_backward
+        Evaluations of the field in a batch, means over the last epoch.
+    seconds
+        Wall time.
+    shown
+        What the figure of the experiment draws.
+    """
+
+    model: str
+    seed: int
+    parameters: int
+    seconds: float
+    history: History | None = None
+    chosen: dict[str, float] = field(default_factory=dict)
+    last: dict[str, float] = field(default_factory=dict)
+    nfe: float = math.nan
+    nfe_backward: float = math.nan
+    shown: Tensor | None = None
+    failure: str = ""
+
+
+class Experiment(ABC):
+    """An experiment of Xia et al. (2021): a subclass is all that there is to know about one.
+
+    Attributes
+    ----------
+    name, title
+        On the command line, and in reports.
+    takes, needed
+        What `--data` names, and whether it must be named; empty where nothing can be.
+    metric, label, higher
+        The error that counts: its name among what the loss measures, in words, and whether more of it is better.
+    settings
+        By "full", the published length, and "short".
+    published
+        Columns of the published table, by their heads: numbers by model, as they are written.
+    code
+        The systems of the published code (`hbode.models.PUBLISHED`) by model, where they are not the formulas.
+    notes
+        What a reader of the table must know.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    takes: ClassVar[str] = ""
+    needed: ClassVar[bool] = False
+    metric: ClassVar[str] = "loss"
+    label: ClassVar[str] = "MSE"
+    higher: ClassVar[bool] = False
+    settings: ClassVar[Mapping[str, Settings]]
+    published: ClassVar[Mapping[str, Mapping[str, str]]] = {}
+    code: ClassVar[Mapping[str, str]] = {}
+    notes: ClassVar[Sequence[str]] = ()
+
+    @abstractmethod
+    def load(self, data: Path | None, settings: Settings) -> Splits:
+        """Return the data; `DataError` where they cannot be had."""
+
+    @abstractmethod
+    def model(self, name: str, data: Splits, settings: Settings, code: bool) -> nn.Module:
+        """Return an untrained model; `code`: as the published code has it."""
+
+    @abstractmethod
+    def loss(self, model: nn.Module, batch: Part) -> Measured:
+        """Return the loss and what is measured beside it, the evaluations among it."""
+
+    @abstractmethod
+    def baselines(self, data: Splits) -> dict[str, float]:
+        """Return the test errors of the naive guess and of a linear model."""
+
+    def show(self, model: nn.Module, data: Splits) -> Tensor | None:
+        """Return what `figure` draws of a trained model."""
+        return None
+
+    def figure(self, data: Splits, trials: Sequence[Trial]) -> Picture | None:
+        """Draw what is particular to the experiment; trials without failure."""
+        return None
+
+
+def first_of_each(trials: Sequence[Trial]) -> dict[str, Trial]:
+    """Return the first trial of each model, by name, in the order of `MODELS`."""
+    found = {one.model: one for one in reversed(trials)}
+    return {name: found[name] for name in MODELS if name in found}

@@ -1,0 +1,104 @@
+"""What the models of several experiments are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..integrate import hbodeint
+from ..models import SolverSettings, published_system
+from ..models.continuous.networks import dense_network
+from ..solution import Stats
+from ..systems import FirstOrder, GeneralizedHeavyBall, HeavyBall, SecondOrder, System
+
+
+class Dense(nn.Module):
+    """f(t, h), f(t, h, m) or f(t, h, u) of dense layers; `sizes` begin with the channels of all of them together."""
+
+    def __init__(self, sizes: Sequence[int], activation: Callable[[], nn.Module] = nn.ReLU) -> None:
+        super().__init__()
+        self.layers = dense_network(sizes, activation)
+
+    def forward(self, t: Tensor, *state: Tensor) -> Tensor:
+        lead = state[0].shape[:-1]
+        return torch.as_tensor(self.layers(torch.cat([x.expand(*lead, -1) for x in state], -1)))
+
+
+class ResidualDense(nn.Module):
+    """The update s + W(s, x) of an ODE-RNN, W of dense layers with tanh between them."""
+
+    def __init__(self, state: int, channels: int, hidden: Sequence[int] = ()) -> None:
+        super().__init__()
+        self.layers = dense_network([state + channels, *hidden, state])
+
+    def forward(self, x: Tensor, s: Tensor) -> Tensor:
+        return s + torch.as_tensor(self.layers(torch.cat((s, x), -1)))
+
+
+class Padded(nn.Module):
+    """Zeros behind what a module returns, on axis 1."""
+
+    def __init__(self, module: nn.Module, zeros: int) -> None:
+        super().__init__()
+        self.module, self.zeros = module, zeros
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = self.module(x)
+        return torch.cat((found, found.new_zeros(len(found), self.zeros, *found.shape[2:])), 1)
+
+
+class Beside(nn.Module):
+    """The input, and what a module makes of it, on axis 1."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat((x, self.module(x)), 1)
+
+
+def is_second_order(name: str) -> bool:
+    """Return whether a model of `MODELS` has a momentum."""
+    return name not in ("node", "anode")
+
+
+def make(name: str, f: nn.Module, code: str | None = None, *, xi: float | None = None, sigma: str = "tanh") -> System:
+    """Return a system of `MODELS` around a field; `code` names one of `PUBLISHED` to take in its place."""
+    if code is not None:
+        return published_system(code, f)
+    if name == "ghbnode":
+        return GeneralizedHeavyBall(f, xi=xi, activation=sigma)
+    kinds: dict[str, Callable[[nn.Module], System]] = {"sonode": SecondOrder, "hbnode": HeavyBall}
+    return kinds.get(name, FirstOrder)(f)
+
+
+class Solved(nn.Module):
+    """A start (h, m) or h made of the input, on axis 1; the solve over 0 ≤ t ≤ 1; a read-out of h at its end.
+
+    Attributes
+    ----------
+    stats
+        Of the last solve.
+    """
+
+    stats: Stats
+
+    def __init__(self, start: nn.Module, system: System, read: nn.Module, solver: SolverSettings) -> None:
+        super().__init__()
+        self.start, self.system, self.read, self.solver = start, system, read, solver
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.as_tensor(self.read(self.path(x)[-1]))
+
+    def path(self, x: Tensor, points: int = 2) -> Tensor:
+        """Return h at as many times, (points, B, ...)."""
+        state = self.start(x)
+        h, m = state.chunk(2, 1) if self.system.second_order else (state, None)
+        solution = hbodeint(self.system, h, torch.linspace(0, 1, points), m0=m, **self.solver.arguments)
+        self.stats = solution.stats
+        found: Any = solution.h
+        return torch.as_tensor(found)

@@ -1,0 +1,159 @@
+"""What an experiment found: a table beside the published one, a page of Markdown, numbers for results.json."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from statistics import mean, stdev
+from typing import Any
+
+from ..analysis.tables import markdown_table, plain, short
+from ..provenance import provenance
+from .experiment import Experiment, Settings, Splits, Trial
+
+MADE_BY = "hbode reproduce"
+NUMBERS = "results.json"
+
+
+def spread(values: Sequence[float]) -> str:
+    """Return mean ± standard deviation over seeds; of one seed the value alone."""
+    if not values or math.isnan(mean(values)):
+        return "–"
+    return f"{short(mean(values))} ± {short(stdev(values))}" if len(values) > 1 else short(values[0])
+
+
+def verdict(found: dict[str, list[float]], higher: bool) -> str:
+    """Return which model is best, and from which it does not differ by more than the spread over seeds.
+
+    Two means differ clearly if they are further apart than the root of the sum of the variances over the seeds.
+    """
+    if min(map(len, found.values())) < 2:
+        return "A single seed has no spread: no ranking."
+    best = (max if higher else min)(found, key=lambda name: mean(found[name]))
+
+    def alike(name: str) -> bool:
+        far = abs(mean(found[name]) - mean(found[best]))
+        return far <= math.hypot(stdev(found[name]), stdev(found[best]))
+
+    near = [name.upper() for name in found if name != best and alike(name)]
+    if len(near) == len(found) - 1 > 0:
+        return "No clear difference between the models: all lie within the spread over seeds."
+    clear = f"; no clear difference from {', '.join(near)}" if near else ", by more than the spread over seeds"
+    return f"{'Highest' if higher else 'Lowest'} mean: {best.upper()}{clear}."
+
+
+@dataclass(frozen=True)
+class Report:
+    """An experiment, what was set, and what it found; `baselines` are test errors by name."""
+
+    experiment: Experiment
+    settings: Settings
+    data: Splits
+    trials: Sequence[Trial]
+    baselines: dict[str, float]
+    code: bool
+    seconds: float
+
+    def of(self, model: str) -> list[Trial]:
+        """Return the trials of a model that did not fail."""
+        return [one for one in self.trials if one.model == model and not one.failure]
+
+    @property
+    def models(self) -> list[str]:
+        """The names of the models, in their order."""
+        return list(dict.fromkeys(one.model for one in self.trials))
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """Return the cells of the table, its head first."""
+        e, trained = self.experiment, self.settings.training is not None
+        errors = [f"test {e.label}", "last epoch", "train, last epoch"] if trained else [e.label]
+        head = ("model", "parameters", "seeds", *errors, *e.published, "NFE forward", "NFE backward", "s/epoch", "s")
+        rows: list[tuple[str, ...]] = [head]
+        for name in self.models:
+            good, tried = self.of(name), [one for one in self.trials if one.model == name]
+            histories = [one.history for one in good if one.history is not None]
+            seeds = f"{len(tried)}" + (f", {len(tried) - len(good)} failed" if len(good) < len(tried) else "")
+            measured = [[one.chosen[e.metric] for one in good]]
+            if trained:
+                measured += [[one.last[e.metric] for one in good], [h.train[e.metric][-1] for h in histories]]
+            cost = ([one.nfe for one in good], [one.nfe_backward for one in good])
+            times = ([mean(h.seconds) for h in histories], [one.seconds for one in good])
+            published = (table.get(name, "–") for table in e.published.values())
+            cells = (*map(spread, measured), *published, *map(spread, (*cost, *times)))
+            rows.append((name.upper(), str(tried[0].parameters), seeds, *cells))
+        blank = ["–"] * (len(head) - 4)
+        return [*rows, *((name, "–", "–", short(error), *blank) for name, error in self.baselines.items())]
+
+    def remarks(self) -> list[str]:
+        """Return what a reader of the table must know, one sentence a line."""
+        e, of_code = self.experiment, ", systems as in the published code" if self.code else ""
+        found = {name: [one.chosen[e.metric] for one in self.of(name)] for name in self.models if self.of(name)}
+        less = self.differences()
+        own = f", except {'; '.join(less)}" if less else " and length"
+        settings = f"Hyperparameters: the published ones{own}{of_code}."
+        failed = [f"{one.model.upper()}, seed {one.seed} failed: {one.failure}" for one in self.trials if one.failure]
+        return [verdict(found, e.higher), settings, *e.notes, *self.data.notes, *failed]
+
+    def differences(self) -> list[str]:
+        """Return what is not as in the paper, in words."""
+
+        def told(s: Settings) -> dict[str, Any]:
+            training = {} if s.training is None else asdict(s.training)
+            tolerance = max(s.solver.rtol, s.solver.atol)
+            methods = {"method": s.solver.method, "method of the HBNODE": s.nystrom or s.solver.method}
+            return {**training, **methods, "tolerance": tolerance, "width": s.width}
+
+        own, full = told(self.settings), told(self.experiment.settings["full"])
+        return [f"{name} {own[name]} ({full[name]})" for name in full if own[name] != full[name]]
+
+    def markdown(self, figures: Sequence[str]) -> str:
+        """Return summary.md."""
+        e, chosen = self.experiment, ""
+        if self.settings.training is not None:
+            monitor = self.settings.training.monitor
+            chosen = f"""
+- test {e.label}: of the weights of the epoch with the least validation error ({monitor}), on test data that were looked
+  at once; last epoch: of the weights at the end, which published figures are mostly of. mean ± standard deviation over
+  seeds (of weights and batches; the data are the same); one seed has no spread.
+- NFE: evaluations of the field in a batch, means over the last epoch. Backward: what the gradient
+  ({self.settings.solver.gradient}) evaluates again.
+- s/epoch, s: seconds of training, of an epoch and of all, without the validation."""
+        parts = " / ".join(str(len(part[0])) for part in self.data.parts)
+        notes = "\n".join(f"- {line}" for line in self.remarks())
+        return f"""# {e.title}
+
+{markdown_table(self.rows())}
+{chosen}
+{notes}
+- {parts} samples for training, validation and test. Solver: {self.settings.solver.method or "as the system needs"},
+  tolerance {self.settings.solver.rtol:g}{f"; HBNODE: {self.settings.nystrom}" if self.settings.nystrom else ""}.
+- The whole took {self.seconds:.0f} s on {os.cpu_count()} cores.
+
+{chr(10).join(f"![{name.removesuffix('.png')}]({name})" for name in figures)}
+"""
+
+    def numbers(self) -> dict[str, Any]:
+        """Return what results.json holds, in types of JSON."""
+        trials = [{key: value for key, value in asdict(one).items() if key != "shown"} for one in self.trials]
+        training = self.settings.training
+        return {
+            "made_by": MADE_BY,
+            "experiment": self.experiment.name,
+            "metric": self.experiment.metric,
+            "trials": plain(trials),
+            "baselines": plain(self.baselines),
+            "published": {head: dict(table) for head, table in self.experiment.published.items()},
+            "remarks": self.remarks(),
+            "settings": {
+                "training": None if training is None else training.as_text(),
+                "solver": asdict(self.settings.solver),
+                "seeds": self.settings.seeds,
+                "width": self.settings.width,
+                "nystrom": self.settings.nystrom,
+                "published_code": self.code,
+            },
+            "seconds": self.seconds,
+            **provenance(),
+        }

@@ -1,0 +1,177 @@
+"""Every model of an experiment from every seed: trained, tested once, compared."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..analysis.tables import aligned
+from ..extras import optional
+from ..models import parameter_count
+from ..results_folder import ResultsFolder
+from ..solution import SolverError
+from ..timeseries import DataError
+from ..training import Diverged, train
+from ..training.batches import Means
+from ..training.checkpoint import read_state
+from .experiment import Experiment, Part, Settings, Splits, Trial
+from .figures import save_figures
+from .report import MADE_BY, NUMBERS, Report
+
+
+def reproduce(
+    experiment: Experiment,
+    settings: Settings,
+    out: Path,
+    *,
+    data: Path | None = None,
+    models: Sequence[str],
+    seed: int = 0,
+    code: bool = False,
+    jobs: int = 1,
+    device: str = "cpu",
+    say: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """Run an experiment and write its results folder.
+
+    Parameters
+    ----------
+    experiment, settings
+        What, and how long. Seeds are `seed`, `seed` + 1, …, of weights and batches; the data are the same for all.
+    out
+        The results folder. Trainings under way are kept in ``OUT.unfinished``, where the same call goes on from them,
+        until all are done.
+    data
+        What `Experiment.takes` says.
+    models
+        Out of `MODELS`.
+    code
+        Take the systems of the published code in the place of the formulas.
+    jobs
+        Trainings at a time, in processes with one thread each.
+    device
+        Of the models and the data.
+    say
+        Takes lines of text for the user.
+
+    Returns
+    -------
+    dict
+        What results.json holds.
+
+    Raises
+    ------
+    DataError
+        If the data are missing or cannot be used.
+    OutputError, CheckpointError
+        If the folder cannot be written, or an unfinished training cannot be read.
+    RuntimeError
+        If no model could be trained.
+    """
+    if data is None and experiment.needed:
+        raise DataError(f"{experiment.name} needs --data: {experiment.takes}")
+    if data is not None and not experiment.takes:
+        raise DataError(f"{experiment.name} takes no --data, got {data}: its data are drawn")
+    splits = experiment.load(data, settings)
+    splits = Splits(*(tuple(x.to(device) for x in part) for part in splits.parts), notes=splits.notes)
+    kept = out.with_name(f"{out.name}.unfinished")
+    started = time.perf_counter()
+    with ResultsFolder(out, MADE_BY, NUMBERS) as folder:
+        seeds = range(seed, seed + settings.seeds)
+        tasks = [(experiment, name, one, splits, settings, code, kept) for one in seeds for name in models]
+        say(f"{experiment.title}: {len(models)} models, {len(seeds)} seeds, {jobs} at a time.")
+        try:
+            trials = learn_all(tasks, jobs)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(
+                f"interrupted; trainings under way are in {kept}, the same command goes on from them"
+            ) from None
+        if all(one.failure for one in trials):
+            raise RuntimeError("; ".join(sorted({f"{one.model}: {one.failure}" for one in trials})))
+        seconds = time.perf_counter() - started
+        report = Report(experiment, settings, splits, trials, experiment.baselines(splits), code, seconds)
+        figures = save_figures(folder, experiment, splits, trials)
+        found = report.numbers()
+        (folder / NUMBERS).write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        (folder / "summary.md").write_text(report.markdown(figures), encoding="utf-8")
+    shutil.rmtree(kept, ignore_errors=True)
+    say("\n".join(["", *aligned(report.rows()), "", *report.remarks()]))
+    say(f"Results: {out}/ ({', '.join([NUMBERS, 'summary.md', *figures])}), after {seconds:.0f} s.")
+    return found
+
+
+def learn_all(tasks: Sequence[tuple[Any, ...]], jobs: int) -> list[Trial]:
+    """Return the trials, `jobs` at a time in processes with one thread each; one job stays in this process."""
+    if jobs <= 1 or len(tasks) == 1:
+        return [learn(*task) for task in tasks]
+    joblib = optional("joblib")
+    with joblib.parallel_config("loky", inner_max_num_threads=1):
+        trials: list[Trial] = joblib.Parallel(n_jobs=min(jobs, len(tasks)))(joblib.delayed(learn)(*t) for t in tasks)
+    return trials
+
+
+def learn(
+    experiment: Experiment, name: str, seed: int, data: Splits, settings: Settings, code: bool, kept: Path
+) -> Trial:
+    """Train one model from one seed, and test it at the end."""
+    began = time.perf_counter()
+    if name == "hbnode" and settings.nystrom is not None:
+        settings = replace(settings, solver=replace(settings.solver, method=settings.nystrom))
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = experiment.model(name, data, settings, code).to(data.train[0].device)
+    trial = Trial(name, seed, parameter_count(model), math.nan)
+    path = kept / f"{name}-{seed}-{digest(settings, data, code)}.pt"
+    try:
+        if settings.training is not None:
+            history = train(
+                model,
+                experiment.loss,
+                data.train,
+                settings.training,
+                validation=data.validation,
+                seed=seed,
+                checkpoint=path,
+            )
+            nfe, back = (history.train[key][-1] for key in ("nfe", "nfe_backward"))
+            trial = replace(trial, history=history, seconds=sum(history.seconds), nfe=nfe, nfe_backward=back)
+        chosen, shown = test(experiment, model, data.test, settings), experiment.show(model, data)
+        last = chosen
+        if trial.history is None:
+            trial = replace(trial, nfe=chosen["nfe"], seconds=time.perf_counter() - began)
+        elif trial.history.best != trial.history.epochs:
+            model.load_state_dict((read_state(path, ["model"]) or {})["model"])
+            last = test(experiment, model, data.test, settings)
+    except (Diverged, SolverError) as error:
+        return replace(trial, failure=str(error))
+    return replace(trial, chosen=chosen, last=last, shown=None if shown is None else shown.cpu())
+
+
+@torch.no_grad()
+def test(experiment: Experiment, model: nn.Module, part: Part, settings: Settings) -> dict[str, float]:
+    """Return means over a part of what the loss measures, in batches as those of the validation."""
+    model.eval()
+    means, training = Means(), settings.training
+    size = len(part[0]) if training is None else training.validation_batch or training.batch
+    for batch in zip(*(x.split(size) for x in part), strict=True):
+        loss, measured = experiment.loss(model, batch)
+        means.add({"loss": loss, **measured}, len(batch[0]))
+    return means.result()
+
+
+def digest(settings: Settings, data: Splits, code: bool) -> str:
+    """Return a name for everything but model and seed that a training depends on."""
+    found = hashlib.sha256(repr((replace(settings, seeds=1), code)).encode())
+    for x in (*data.train, *data.validation):
+        found.update(x.cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()[:12]
