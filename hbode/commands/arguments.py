@@ -118,15 +118,9 @@ def add_training(parser: Any) -> None:
     add("--learning-rate", type=positive, metavar="R", help="of the first step")
     add("--engine", choices=("plain", "lightning"), default="plain", help="what makes the steps (default: %(default)s)")
     add("--devices", type=positive_int, default=1, metavar="N", help="processes, or GPUs, that share each batch")
-    add("--checkpoint", type=Path, metavar="FILE", help="written after each epoch; if it exists, the training goes on")
 
 
 def training_settings(a: argparse.Namespace, default: TrainingSettings) -> TrainingSettings:
     """Return settings with what was given by the options of `add_training`."""
     given = {name: getattr(a, name) for name in ("epochs", "batch", "learning_rate")}
     return replace(default, **{name: value for name, value in given.items() if value is not None})
-
-
-def training_keywords(a: argparse.Namespace) -> dict[str, Any]:
-    """Return the other options of `add_training`, as keywords of `hbode.training.train`."""
-    return {name: getattr(a, name) for name in ("engine", "devices", "checkpoint")}

@@ -10,7 +10,7 @@ from typing import Any
 from ..experiments import EXPERIMENTS, MODELS, Settings, reproduce
 from ..solvers import METHODS
 from ..timeseries import DataError
-from .arguments import cores, device, names, positive_int, seed, tolerance
+from .arguments import add_training, cores, device, names, positive_int, seed, tolerance, training_settings
 
 REPRODUCE = """\
 Repeat an experiment of Xia et al., "Heavy Ball Neural Ordinary Differential Equations" (2021), with NODE, ANODE,
@@ -42,7 +42,7 @@ def add(commands: Any) -> None:
     add("--models", type=_models, default=MODELS, metavar="A,B", help=f"which models (default: {','.join(MODELS)})")
     add("--seeds", type=positive_int, metavar="N", help="trainings of each model")
     add("--seed", type=seed, default=0, metavar="N", help="the first of the seeds (default: %(default)s)")
-    add("--epochs", type=positive_int, metavar="N", help="passes over the training data")
+    add_training(parser)
     add("--tol", type=tolerance, metavar="TOL", help="relative and absolute tolerance of the solver")
     add("--method", choices=ALL, metavar="NAME", help="of the solver (default: dopri5, as published)")
     fewer = "dprkn8 takes less than half the evaluations of dopri5 on plane vibration"
@@ -50,7 +50,12 @@ def add(commands: Any) -> None:
     add("--compile", action=argparse.BooleanOptionalAction, help="compiled solves (default: with --full, for series)")
     add("--published-code", action="store_true", help="systems as in the published code, not the formulas")
     add("--device", type=device, default="cpu", help="cpu, cuda, cuda:1 … (default: %(default)s)")
-    add("--jobs", type=positive_int, metavar="N", help="trainings at a time (default: one a core; 1 on a GPU)")
+    add(
+        "--jobs",
+        type=positive_int,
+        metavar="N",
+        help="trainings at a time (default: one a core; 1 on a GPU, or with --devices)",
+    )
     add(
         "--out",
         type=Path,
@@ -73,8 +78,10 @@ def run(a: argparse.Namespace, started: float) -> None:
         models=a.models,
         seed=a.seed,
         code=a.published_code,
-        jobs=a.jobs or (cores() if a.device == "cpu" else 1),
+        jobs=a.jobs or (cores() if a.device == "cpu" and a.devices == 1 else 1),
         device=a.device,
+        engine=a.engine,
+        devices=a.devices,
     )
 
 
@@ -87,8 +94,8 @@ def _settings(own: Settings, a: argparse.Namespace) -> Settings:
         solver = replace(solver, method=a.method)
     if a.compile is not None:
         solver = replace(solver, compile=a.compile)
-    if a.epochs is not None and training is not None:
-        training = replace(training, epochs=a.epochs)
+    if training is not None:
+        training = training_settings(a, training)
     return replace(own, solver=solver, training=training, seeds=a.seeds or own.seeds, nystrom=a.nystrom)
 
 

@@ -40,6 +40,8 @@ def reproduce(
     code: bool = False,
     jobs: int = 1,
     device: str = "cpu",
+    engine: str = "plain",
+    devices: int = 1,
     say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
     """Run an experiment and write its results folder.
@@ -61,6 +63,8 @@ def reproduce(
         Trainings at a time, in processes with one thread each.
     device
         Of the models and the data.
+    engine, devices
+        Of `hbode.training.train`: what makes the steps, and how many processes share each batch; one job then.
     say
         Takes lines of text for the user.
 
@@ -78,6 +82,8 @@ def reproduce(
     RuntimeError
         If no model could be trained.
     """
+    if devices > 1 and jobs > 1:
+        raise ValueError(f"jobs must be 1 where {devices} devices share a training, got {jobs}")
     if data is None and experiment.needed:
         raise DataError(f"{experiment.name} needs --data: {experiment.takes}")
     if data is not None and not experiment.takes:
@@ -88,7 +94,9 @@ def reproduce(
     started = time.perf_counter()
     with ResultsFolder(out, MADE_BY, NUMBERS) as folder:
         seeds = range(seed, seed + settings.seeds)
-        tasks = [(experiment, name, one, splits, settings, code, kept) for one in seeds for name in models]
+        tasks = [
+            (experiment, name, one, splits, settings, code, kept, engine, devices) for one in seeds for name in models
+        ]
         say(f"{experiment.title}: {len(models)} models, {len(seeds)} seeds, {jobs} at a time.")
         try:
             trials = learn_all(tasks, jobs)
@@ -121,7 +129,15 @@ def learn_all(tasks: Sequence[tuple[Any, ...]], jobs: int) -> list[Trial]:
 
 
 def learn(
-    experiment: Experiment, name: str, seed: int, data: Splits, settings: Settings, code: bool, kept: Path
+    experiment: Experiment,
+    name: str,
+    seed: int,
+    data: Splits,
+    settings: Settings,
+    code: bool,
+    kept: Path,
+    engine: str = "plain",
+    devices: int = 1,
 ) -> Trial:
     """Train one model from one seed, and test it at the end."""
     began = time.perf_counter()
@@ -141,6 +157,8 @@ def learn(
                 settings.training,
                 validation=data.validation,
                 seed=seed,
+                engine=engine,
+                devices=devices,
                 checkpoint=path,
             )
             nfe, back = (history.train[key][-1] for key in ("nfe", "nfe_backward"))
