@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ...models.continuous import NeuralStateSpace
 from ...models.continuous.sensitivities import Linearised, affine_scan
+from .free_runs import measured_states
 from .stretches import Stretches
 
 
@@ -45,7 +46,7 @@ def estimate(model: NeuralStateSpace, given: Stretches, rounds: int = 15) -> Ten
     By Gauss and Newton's method for the initial states and all that follow them at once: in each round the steps are
     linearised, their defects and the deviations of the outputs make one linear problem. Where the model has a bank of
     training states, from the `STARTS` of them that were followed by what is nearest, side by side, with their mean and
-    covariance as a prior; else from `guess`.
+    covariance as a prior; else from `guess`, with all later states as they were measured, where outputs show them.
 
     Parameters
     ----------
@@ -64,6 +65,9 @@ def estimate(model: NeuralStateSpace, given: Stretches, rounds: int = 15) -> Ten
     y = given.y.repeat(many, 1, 1).transpose(0, 1)
     known, target = ~y.isnan(), y.nan_to_num(0.0)
     x = begin.reshape(1, many * batch, n).repeat(len(y), 1, 1)
+    near = None if model.bank is not None else measured_states(model, given)
+    if near is not None:
+        x[1:] = model.flat(near)[1:]
     eye = torch.eye(n, dtype=x.dtype).expand(many * batch, n, n)
     if model.bank is not None:
         mean, root = model.bank.prior()
