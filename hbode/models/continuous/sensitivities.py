@@ -21,8 +21,6 @@ from .state_space import NeuralStateSpace
 
 ENTRIES = 20_000_000
 """How many entries of Jacobians are made at once."""
-SHORTEST = 32
-"""Steps over which Newton's method is tried, at least."""
 
 
 class Interval(nn.Module):
@@ -144,8 +142,6 @@ def solve_all_steps(
 ) -> Tensor | None:
     """Return the states of a simulation, (T, 2, B, d) or (T, B, d), by Newton's method; None if it does not converge.
 
-    Where it does not over all steps it is tried over the first half of them, and from there over the second.
-
     Parameters
     ----------
     model, t, pieces
@@ -166,22 +162,12 @@ def solve_all_steps(
         x[1:] += move
         size = float(move.abs().max()) if len(move) else 0.0
         if not size < 1e6:
-            break
+            return None
         # The last step of a quadratic convergence need not be waited for.
         if size <= limit * (1 + float(x.abs().max())) or size**2 < limit * last * 1e-3 < limit:
             return model.whole(x)
         last = size
-    half = len(pieces) // 2
-    if half < SHORTEST:
-        return None
-    found = [start.unsqueeze(0)]
-    for rows in (slice(half + 1), slice(half, None)):
-        near = None if guess is None else guess[rows]
-        states = solve_all_steps(model, t[..., rows], pieces[rows], found[-1][-1], near, rounds)
-        if states is None:
-            return None
-        found = [*found[:-1], found[-1][:-1], states]
-    return torch.cat(found)
+    return None
 
 
 def affine_scan(a: Tensor, b: Tensor) -> Tensor:
