@@ -29,6 +29,8 @@ def verdict(found: dict[str, list[float]], higher: bool) -> str:
 
     Two means differ clearly if they are further apart than the root of the sum of the variances over the seeds.
     """
+    if len(found) < 2:
+        return "One model alone: no ranking."
     if min(map(len, found.values())) < 2:
         return "A single seed has no spread: no ranking."
     best = (max if higher else min)(found, key=lambda name: mean(found[name]))

@@ -161,6 +161,7 @@ def test_linear_baseline_is_exact_where_the_data_are_linear_and_chooses_its_orde
 
 def test_no_ranking_within_the_spread():
     assert verdict({"node": [1.0], "hbnode": [0.1]}, False) == "A single seed has no spread: no ranking."
+    assert verdict({"hbnode": [1.0, 2.0]}, False) == "One model alone: no ranking."
     wide = {"node": [1.0, 2.0], "hbnode": [0.9, 1.9]}
     assert verdict(wide, False).startswith("No clear difference between the models")
     three = {"node": [3.0, 3.1], "sonode": [1.02, 1.3], "hbnode": [1.0, 1.2]}
