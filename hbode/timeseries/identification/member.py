@@ -220,7 +220,7 @@ def fit_member(
             start = None if tried.states is None else tried.states[0]
         elif network:
             draw()
-        if network and (not by_gradients or numbers(model) <= LARGE):
+        if numbers(model) <= LARGE if by_gradients else network:
             model.encoder = None
             stages["with network"] = result = stage("with network", share, start, settings.evaluations, whole)
     best = min(list(stages.values())[-1].validation)
