@@ -10,7 +10,6 @@ from typing import cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.interpolate import CubicSpline
 from torch import Tensor, nn
 
 from ..analysis.looks import Picture
@@ -132,6 +131,8 @@ def windows(kept: NDArray[np.int_], values: Array) -> Part:
 
 def equidistant(part: Part, order: int) -> Tensor:
     """Return the last rows of what is seen, (W, order · C), those that were dropped filled in by cubic splines."""
+    from scipy.interpolate import CubicSpline  # loads where it is used: every command names the experiments
+
     t, x = part[0].numpy(), part[1].numpy()
     filled = [CubicSpline(at[:SEEN], y)(at[SEEN - 1] - np.arange(order)) for at, y in zip(t, x, strict=True)]
     return torch.from_numpy(np.stack(filled)).flatten(1)

@@ -109,11 +109,12 @@ def fit_member(
         Where a training by gradients is kept while it goes on.
     """
     started = time.perf_counter()
-    records, others = train, None
+    records, others = train.filled(settings.longest), None
     if isinstance(validation, str):
-        train, others = (one.filled(settings.longest) for one in without_blocks(records, settings.initial, seed))
+        train, others = (one.filled(settings.longest) for one in without_blocks(train, settings.initial, seed))
+    else:
+        train = records
     runs = validation.filled(settings.longest) if isinstance(validation, Records) else None
-    records, train = records.filled(settings.longest), train.filled(settings.longest)
     elsewhere = None if runs is None else stretches(runs, settings.free_run, settings.between)
 
     @cache
