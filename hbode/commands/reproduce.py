@@ -98,6 +98,8 @@ def _settings(own: Settings, a: argparse.Namespace) -> Settings:
         solver = replace(solver, compile=a.compile)
     if training is not None:
         training = training_settings(a, training)
+    elif given := [name for name in ("epochs", "batch", "learning_rate") if getattr(a, name) is not None]:
+        raise DataError(f"--{given[0].replace('_', '-')} has no meaning in {a.name}: nothing is trained")
     return replace(own, solver=solver, training=training, seeds=a.seeds or own.seeds, nystrom=a.nystrom)
 
 

@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from ..extras import optional
-from ..models import SolverSettings, parameter_count
+from ..models import ODELayer, SolverSettings, parameter_count
+from ..systems import System
 from ..timeseries import DataError
 from ..training import TrainingSettings, solver_costs
 from .experiment import Experiment, Measured, Part, Settings, Splits
-from .networks import Beside, Padded, Solved, is_second_order, make
+from .networks import is_second_order, make, stats_of
 
 SOLVER = SolverSettings("dopri5", 1e-4, 1e-4)
 CHANNELS = {"node": 1, "anode": 6, "sonode": 5, "hbnode": 5, "ghbnode": 6}
@@ -37,6 +38,18 @@ class Convolutions(nn.Module):
         out = self.first(torch.cat((*state, time), 1)).relu()
         out = self.second(torch.cat((out, time), 1)).relu()
         return torch.as_tensor(self.third(torch.cat((out, time), 1)))
+
+
+class Lifted(ODELayer):
+    """A layer that starts at the image and channels made of it: as many for h as its system has, and for m."""
+
+    def __init__(self, system: System, lift: nn.Module, solver: SolverSettings) -> None:
+        super().__init__(system, solver=solver)
+        self.lift = lift
+
+    def initial(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        h, m = torch.cat((x, self.lift(x)), 1).chunk(2, 1)
+        return h, m
 
 
 class Images(Experiment):
@@ -67,16 +80,20 @@ class Images(Experiment):
         pixels = data.train[0].shape[2:].numel()
 
         def build(width: int, name: str = name) -> nn.Module:
-            channels, second = CHANNELS[name], is_second_order(name)
+            channels = CHANNELS[name]
             field = Convolutions(channels * (1 + (name == "sonode")), width, channels)
             lift = nn.Sequential(
                 *(nn.Conv2d(1, width, 1), nn.LeakyReLU(0.3), nn.Conv2d(width, width, 3, padding=1)),
                 *(nn.LeakyReLU(0.3), nn.Conv2d(width, 2 * channels - 1, 1)),
             )
-            start = Beside(lift) if second else Padded(nn.Identity(), channels - 1)
             read = nn.Sequential(nn.Flatten(), nn.Linear(channels * pixels, CLASSES))
             system = make(name, field, self.code.get(name) if code else None, xi=2.127)  # softplus(2), as published
-            return Solved(start, system, read, settings.solver)
+            layer = (
+                Lifted(system, lift, settings.solver)
+                if is_second_order(name)
+                else ODELayer(system, augment=channels - 1, channel_dim=1, solver=settings.solver)
+            )
+            return nn.Sequential(layer, *read)
 
         def count(width: int) -> int:
             return parameter_count(build(width))
@@ -90,7 +107,7 @@ class Images(Experiment):
     def loss(self, model: nn.Module, batch: Part) -> Measured:
         scores = model(batch[0])
         right = (scores.argmax(1) == batch[1]).double().mean()
-        return cross_entropy(scores, batch[1]), {"accuracy": right, **solver_costs(cast(Solved, model).stats)}
+        return cross_entropy(scores, batch[1]), {"accuracy": right, **solver_costs(stats_of(model))}
 
     def baselines(self, data: Splits) -> dict[str, float]:
         (x, y), (x_test, y_test) = ((p[0].flatten(1).numpy(), p[1].numpy()) for p in (data.train, data.test))

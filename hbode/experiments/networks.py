@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from ..integrate import hbodeint
-from ..models import SolverSettings, published_system
+from ..models import ODELayer, published_system
 from ..models.continuous.networks import dense_network
 from ..solution import Stats
 from ..systems import FirstOrder, GeneralizedHeavyBall, HeavyBall, SecondOrder, System
@@ -50,17 +49,6 @@ class Padded(nn.Module):
         return torch.cat((found, found.new_zeros(len(found), self.zeros, *found.shape[2:])), 1)
 
 
-class Beside(nn.Module):
-    """The input, and what a module makes of it, on axis 1."""
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.module = module
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.cat((x, self.module(x)), 1)
-
-
 def is_second_order(name: str) -> bool:
     """Return whether a model of `MODELS` has a momentum."""
     return name not in ("node", "anode")
@@ -76,29 +64,6 @@ def make(name: str, f: nn.Module, code: str | None = None, *, xi: float | None =
     return kinds.get(name, FirstOrder)(f)
 
 
-class Solved(nn.Module):
-    """A start (h, m) or h made of the input, on axis 1; the solve over 0 ≤ t ≤ 1; a read-out of h at its end.
-
-    Attributes
-    ----------
-    stats
-        Of the last solve.
-    """
-
-    stats: Stats
-
-    def __init__(self, start: nn.Module, system: System, read: nn.Module, solver: SolverSettings) -> None:
-        super().__init__()
-        self.start, self.system, self.read, self.solver = start, system, read, solver
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.as_tensor(self.read(self.path(x)[-1]))
-
-    def path(self, x: Tensor, points: int = 2) -> Tensor:
-        """Return h at as many times, (points, B, ...)."""
-        state = self.start(x)
-        h, m = state.chunk(2, 1) if self.system.second_order else (state, None)
-        solution = hbodeint(self.system, h, torch.linspace(0, 1, points), m0=m, **self.solver.arguments)
-        self.stats = solution.stats
-        found: Any = solution.h
-        return torch.as_tensor(found)
+def stats_of(model: nn.Module) -> Stats:
+    """Return the statistics of the last solve of an `ODELayer` with a read-out behind it."""
+    return cast(Stats, cast(ODELayer, cast(nn.Sequential, model)[0]).stats)

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 from ..analysis.looks import Picture
-from ..models import SolverSettings
+from ..models import ODELayer, SolverSettings
 from ..models.continuous.networks import dense_network
 from ..training import TrainingSettings, solver_costs
 from .baselines import constant, linear
 from .experiment import Experiment, Measured, Part, Settings, Splits, Trial, first_of_each
-from .networks import Beside, Dense, Padded, Solved, is_second_order, make
+from .networks import Dense, is_second_order, make, stats_of
 
 TRAIN = TrainingSettings(epochs=300, batch=50, learning_rate=1e-2, schedule="constant")
 SOLVER = SolverSettings("dopri5", 1e-7, 1e-7)
@@ -47,23 +47,24 @@ class PointCloud(Experiment):
 
     def model(self, name: str, data: Splits, settings: Settings, code: bool) -> nn.Module:
         size, units = (3 if name == "anode" else 2), {"node": 20, "anode": 20, "sonode": 13}.get(name, 14)
-        second = is_second_order(name)
         field = Dense([4 if name == "sonode" else size, units, units, size], nn.ELU)
         momentum = dense_network([2, units, units, 2], lambda: nn.Hardtanh(-5.0, 5.0))
-        start = Beside(momentum) if second else Padded(nn.Identity(), size - 2)
         system = make(name, field, self.code.get(name) if code else None, xi=2.0, sigma="hardtanh")
-        return Solved(start, system, nn.Sequential(nn.Linear(size, 1), nn.Hardtanh()), settings.solver)
+        layer = ODELayer(
+            system, augment=size - 2, momentum=momentum if is_second_order(name) else None, solver=settings.solver
+        )
+        return nn.Sequential(layer, nn.Linear(size, 1), nn.Hardtanh())
 
     def loss(self, model: nn.Module, batch: Part) -> Measured:
         value = mse_loss(model(batch[0]), batch[1])
-        return value, solver_costs(cast(Solved, model).stats)
+        return value, solver_costs(stats_of(model))
 
     def baselines(self, data: Splits) -> dict[str, float]:
         return {"mean": constant(data), "linear": linear(data, lambda part, _: part[0], [1])}
 
     def show(self, model: nn.Module, data: Splits) -> Tensor:
         with torch.no_grad():
-            return cast(Solved, model).path(data.test[0], 30)[..., :2]
+            return torch.as_tensor(cast(nn.Sequential, model)[0](data.test[0], torch.linspace(0, 1, 30))[..., :2])
 
     def figure(self, data: Splits, trials: Sequence[Trial]) -> Picture:
         """Draw the paths of the test points in the first two channels of h, for the first seed of each model."""

@@ -115,6 +115,15 @@ class ODELayer(nn.Module):
 
     def solve(self, x: Tensor, t: Tensor | Sequence[float] | None = None) -> Solution:
         """Return the whole solution, with momenta; arguments as for a call, at `t` of the layer if None."""
+        h0, m0 = self.initial(x)
+        if m0 is not None and m0.shape != h0.shape:
+            raise ValueError(f"momentum must return the shape of the state, {tuple(h0.shape)}, got {tuple(m0.shape)}")
+        solution = hbodeint(self.system, h0, self.t if t is None else t, m0=m0, **self.solver.arguments)
+        self.stats = solution.stats
+        return solution
+
+    def initial(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the initial position and momentum, None for zero: what a subclass replaces to start otherwise."""
         h0 = x
         if self.augment:
             if not -x.ndim <= self.channel_dim < x.ndim:
@@ -122,12 +131,7 @@ class ODELayer(nn.Module):
             shape = list(x.shape)
             shape[self.channel_dim] = self.augment
             h0 = torch.cat((x, x.new_zeros(shape)), self.channel_dim)
-        m0 = None if self.momentum is None else self.momentum(x)
-        if m0 is not None and m0.shape != h0.shape:
-            raise ValueError(f"momentum must return the shape of the state, {tuple(h0.shape)}, got {tuple(m0.shape)}")
-        solution = hbodeint(self.system, h0, self.t if t is None else t, m0=m0, **self.solver.arguments)
-        self.stats = solution.stats
-        return solution
+        return h0, None if self.momentum is None else self.momentum(x)
 
     def extra_repr(self) -> str:
         return f"t={self.t}, augment={self.augment}"

@@ -58,7 +58,7 @@ def test_models_have_the_published_sizes():
     digits = in_order(np.zeros((10, 28, 28)), np.zeros(10), (0.4, 0.6), "")
     for name, published in zip(MODELS, (92, 64, 50, 50, 45), strict=True):
         model = images.model(name, digits, full, False)
-        assert abs(model.system.f.second.out_channels - published) <= 1
+        assert abs(model[0].system.f.second.out_channels - published) <= 1
         assert parameter_count(model) == pytest.approx(85_000, rel=0.02)
 
 
@@ -307,6 +307,7 @@ def test_command_on_files(name, tmp_path, capsys):
         (["walker2d", "--data", "nowhere"], "walker2d_train.npz"),
         (["images", "--data", "nowhere.npz"], "nowhere.npz"),
         (["point-cloud", "--nystrom", "dprkn8", "--published-code"], "--nystrom is for the formulas"),
+        (["initialisation", "--batch", "8"], "--batch has no meaning in initialisation: nothing is trained"),
     ],
 )
 def test_data_that_cannot_be_had_are_named(given, message, tmp_path, capsys, monkeypatch):
