@@ -8,13 +8,82 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..linear_recurrence import linear_recurrence
 from .networks import before_softplus, check_sizes
 
 TERMS = 18
 """Terms of the power series: where γ Δ and √κ Δ are at most one half, what is left out is some 0.81¹⁸ / 18! = 4e-18."""
 
 
-class LinearOscillators(nn.Module):
+class Oscillators(nn.Module):
+    """γ and κ of D channels h'' + γ h' + κ h = u, trainable, and the exact solution over a time.
+
+    Parameters
+    ----------
+    gamma, kappa
+        Damping in 1/time and stiffness in 1/time² at the start, shape (D,), positive; softplus of a parameter each.
+
+    Raises
+    ------
+    ValueError
+        If one is not positive.
+    """
+
+    def __init__(self, gamma: Tensor, kappa: Tensor) -> None:
+        super().__init__()
+        for name, value in (("kappa", kappa), ("gamma", gamma)):
+            if not bool((value > 0).all()):
+                raise ValueError(f"{name} must be positive, got {value.tolist()}")
+        self.raw_gamma = nn.Parameter(before_softplus(gamma))
+        self.raw_kappa = nn.Parameter(before_softplus(kappa))
+
+    @property
+    def gamma(self) -> Tensor:
+        """γ, shape (D,)."""
+        return F.softplus(self.raw_gamma)
+
+    @property
+    def kappa(self) -> Tensor:
+        """κ, shape (D,)."""
+        return F.softplus(self.raw_kappa)
+
+    def propagator(self, dt: Tensor, ramp: bool = False) -> tuple[Tensor, Tensor]:
+        """Return E and G of z⁺ = E z + G u for z = (h, m) over times dt (...), float64: (D, ..., 2, 2), (D, ..., 2, 1).
+
+        The input is held; with `ramp` G is (D, ..., 2, 2), of the input at the start and of its rise over the time.
+        """
+        gamma, kappa = (x.double().view(-1, *[1] * dt.ndim) for x in (self.gamma, self.kappa))
+        s, p, r = (x.movedim(-1, 0) for x in self._responses(dt.unsqueeze(-1)))
+        stays = 1 - kappa * p
+        E = torch.stack((stays, s, -kappa * s, stays - gamma * s), -1).unflatten(-1, (2, 2))
+        gains = [torch.stack((p, s), -1)]
+        if ramp:
+            gains.append(torch.stack((r, p), -1) / torch.where(dt > 0, dt, 1.0).unsqueeze(-1))
+        return E, torch.stack(gains, -1)
+
+    def _responses(self, dt: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return S, P and R over times dt (..., 1) in float64: by their power series over a part of the time, then
+        doubling the time. That loses no digits where closed forms do, near γ² = 4 κ and for short times.
+        """
+        gamma, kappa = self.gamma.double(), self.kappa.double()
+        scale = float((torch.maximum(gamma.max(), kappa.max().sqrt()) * dt.max()).detach()) if dt.numel() else 0.0
+        doublings = max(0, math.ceil(math.log2(2 * scale))) if scale > 0 else 0
+        dt = dt / 2.0**doublings
+        damped, stiff = gamma * dt, kappa * dt * dt
+        term, following = torch.ones_like(stiff), -damped  # Δ^k times the derivatives of S at 0, of order k + 1
+        s, p, r = dt * term, dt**2 / 2 * term, dt**3 / 6 * term
+        for k in range(2, TERMS):
+            weight = following * dt / math.factorial(k)
+            s, p, r = s + weight, p + weight * dt / (k + 1), r + weight * dt * dt / ((k + 1) * (k + 2))
+            term, following = following, -damped * following - stiff * term
+        for _ in range(doublings):
+            r = 2 * r + dt * p - kappa * p * r + s * p
+            s, p = _composed(torch.stack((s, p)), torch.stack((s, p)), gamma, kappa)
+            dt = 2 * dt
+        return s, p, r
+
+
+class LinearOscillators(Oscillators):
     """h'' + γ h' + κ h = (B u)(t) in each channel, over a whole record at once, by the exact solution.
 
     Parameters
@@ -36,10 +105,8 @@ class LinearOscillators(nn.Module):
     The propagator over a time Δ is E(Δ) = I + [[-κ P, S], [-κ S, -κ P - γ S]], where S(Δ) is the response of h to an
     impulse, P = ∫S that to a step and R = ∫P that to a ramp: with an input held over a sample, z⁺ = E z + (P, S) B u,
     and (R, P) times the slope of B u comes to it where the input is a straight line (Van Loan, "Computing integrals
-    involving the matrix exponential", 1978). Two numbers so stand for a propagator; E - I, which they give without
-    cancellation, has all its digits for samples however short, whatever the damping. Records are composed in pairs,
-    pairs of pairs, and so on (Blelloch, "Prefix sums and their applications", 1990): ⌈log₂ T⌉ passes of O(T) work in
-    all, without a loop over samples.
+    involving the matrix exponential", 1978). All three are made in float64 and without cancellation, whatever the
+    damping, and `linear_recurrence` runs through the record without a loop over samples.
 
     Examples
     --------
@@ -57,7 +124,6 @@ class LinearOscillators(nn.Module):
         gamma: float | Tensor | None = None,
         kappa: float | Tensor | None = None,
     ) -> None:
-        super().__init__()
         check_sizes(size=size, inputs=inputs)
         if kappa is None:
             kappa = torch.logspace(math.log10(0.3), math.log10(3.0), size) ** 2
@@ -65,22 +131,8 @@ class LinearOscillators(nn.Module):
         damping = (
             0.4 * stiffness.sqrt() if gamma is None else torch.as_tensor(gamma, dtype=stiffness.dtype).expand(size)
         )
-        for name, value in (("kappa", stiffness), ("gamma", damping)):
-            if not bool((value > 0).all()):
-                raise ValueError(f"{name} must be positive, got {value.tolist()}")
-        self.raw_gamma = nn.Parameter(before_softplus(damping))
-        self.raw_kappa = nn.Parameter(before_softplus(stiffness))
+        super().__init__(damping, stiffness)
         self.gain = nn.Linear(inputs, size, bias=False)
-
-    @property
-    def gamma(self) -> Tensor:
-        """γ, shape (D,)."""
-        return F.softplus(self.raw_gamma)
-
-    @property
-    def kappa(self) -> Tensor:
-        """κ, shape (D,)."""
-        return F.softplus(self.raw_kappa)
 
     def forward(self, u: Tensor, dt: float | Tensor, *, interpolation: str = "hold") -> Tensor:
         """Return the positions (..., T, D) that follow from rest; arguments as for `simulate`."""
@@ -114,71 +166,32 @@ class LinearOscillators(nn.Module):
         if u.ndim < 2 or u.shape[-1] != self.gain.in_features or not u.shape[-2]:
             raise ValueError(f"u must have shape (..., T, {self.gain.in_features}), got {tuple(u.shape)}")
         lengths = torch.as_tensor(dt, dtype=torch.float64, device=u.device)
-        own, batch = lengths.shape[:-1], u.shape[:-2]
-        if lengths.ndim and (lengths.shape[-1] != u.shape[-2] - 1 or own != batch[len(batch) - len(own) :]):
+        batch, T = u.shape[:-2], u.shape[-2]
+        own = lengths.shape[:-1]
+        if lengths.ndim and (lengths.shape[-1] != T - 1 or own != batch[len(batch) - len(own) :]):
             raise ValueError(
-                f"dt must be a number, or have shape ({u.shape[-2] - 1},) or {(*batch, u.shape[-2] - 1)}, "
-                f"got {tuple(lengths.shape)}"
+                f"dt must be a number, or have shape ({T - 1},) or {(*batch, T - 1)}, got {tuple(lengths.shape)}"
             )
         if not bool(((lengths >= 0) & lengths.isfinite()).all()):
             raise ValueError("dt must be finite and not negative")
-        lengths = lengths.reshape(*[1] * (len(batch) - len(own)), *own, -1, 1)
-        s, p, r = self._responses(lengths)
-        push = self.gain(u)
-        forced = torch.stack((p, s)).to(u.dtype) * push[..., :-1, :]
-        if interpolation == "linear":
-            slope = torch.stack((r, p)) / torch.where(lengths > 0, lengths, 1.0)
-            forced = forced + slope.to(u.dtype) * push.diff(dim=-2)
-        zero = torch.zeros_like(push[..., :1, :])
-        start = torch.stack([zero if x is None else zero + x.unsqueeze(-2) for x in (h0, m0)])
-        steps = torch.stack((s, p)).to(u.dtype).expand(2, *s.shape[:-2], u.shape[-2] - 1, -1)
-        h, m = _scan(torch.cat((start, forced), -2), F.pad(steps, (0, 0, 1, 0)), self.gamma, self.kappa)
-        return h, m
-
-    def _responses(self, dt: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return S, P and R over times dt (..., 1) in float64: by their power series over a part of the time, then
-        doubling the time. That loses no digits where closed forms do, near γ² = 4 κ and for short times.
-        """
-        gamma, kappa = self.gamma.double(), self.kappa.double()
-        scale = float((torch.maximum(gamma.max(), kappa.max().sqrt()) * dt.max()).detach()) if dt.numel() else 0.0
-        doublings = max(0, math.ceil(math.log2(2 * scale))) if scale > 0 else 0
-        dt = dt / 2.0**doublings
-        damped, stiff = gamma * dt, kappa * dt * dt
-        term, following = torch.ones_like(stiff), -damped  # Δ^k times the derivatives of S at 0, of order k + 1
-        s, p, r = dt * term, dt**2 / 2 * term, dt**3 / 6 * term
-        for k in range(2, TERMS):
-            weight = following * dt / math.factorial(k)
-            s, p, r = s + weight, p + weight * dt / (k + 1), r + weight * dt * dt / ((k + 1) * (k + 2))
-            term, following = following, -damped * following - stiff * term
-        for _ in range(doublings):
-            r = 2 * r + dt * p - kappa * p * r + s * p
-            s, p = _composed(torch.stack((s, p)), torch.stack((s, p)), gamma, kappa)
-            dt = 2 * dt
-        return s, p, r
+        if lengths.ndim:
+            lengths = (lengths.expand(*batch, T - 1) if own else lengths).reshape(-1, T - 1)
+        push = (self.gain.weight @ u.reshape(-1, u.shape[-1]).mT).view(self.gain.out_features, -1, T)
+        zero = push.new_zeros(*batch, len(push))
+        start = torch.stack([zero if x is None else zero + x for x in (h0, m0)], -1)
+        start = start.view(-1, len(push), 2).movedim(1, 0)
+        z = start.unsqueeze(2)
+        if T > 1:
+            ramp = interpolation == "linear"
+            E, G = self.propagator(lengths, ramp)
+            force = push[:, :, :-1]
+            forces = torch.stack((force, push.diff()) if ramp else (force,), -1)
+            z = torch.cat((z, linear_recurrence(E, forces, B=G, z0=start)[0]), 2)
+        h, m = z.permute(3, 1, 2, 0)
+        return h.reshape(*batch, T, -1), m.reshape(*batch, T, -1)
 
 
 def _composed(one: Tensor, other: Tensor, gamma: Tensor, kappa: Tensor) -> Tensor:
     """Return S and P over the sum of two times, (2, ...); propagators of one oscillator commute."""
     (s, p), (x, y) = one, other
     return torch.stack((s + x - kappa * (p * x + s * y) - gamma * s * x, p + y - kappa * p * y + s * x))
-
-
-def _moved(state: Tensor, step: Tensor, gamma: Tensor, kappa: Tensor) -> Tensor:
-    """Return E z of states z = (h, m), (2, ...)."""
-    (h, m), (s, p) = state, step
-    return torch.stack((h - kappa * p * h + s * m, m - kappa * (s * h + p * m) - gamma * s * m))
-
-
-def _scan(forced: Tensor, steps: Tensor, gamma: Tensor, kappa: Tensor) -> Tensor:
-    """Return z_k = E_k z_(k-1) + b_k, (2, ..., T, D), for all k on the axis before the last, from z_(-1) = 0."""
-    count = forced.shape[-2]
-    if count == 1:
-        return forced
-    whole = count // 2
-    even, odd, to_even, to_odd = forced[..., ::2, :], forced[..., 1::2, :], steps[..., ::2, :], steps[..., 1::2, :]
-    pairs = _moved(even[..., :whole, :], to_odd, gamma, kappa) + odd
-    at_odd = _scan(pairs, _composed(to_even[..., :whole, :], to_odd, gamma, kappa), gamma, kappa)
-    before = F.pad(at_odd, (0, 0, 1, 0))[..., : count - whole, :]
-    at_even = _moved(before, to_even, gamma, kappa) + even
-    both = torch.stack((at_even[..., :whole, :], at_odd), -2).flatten(-3, -2)
-    return torch.cat((both, at_even[..., whole:, :]), -2)

@@ -1,0 +1,173 @@
+"""Linear recurrences z_k = A z_{k-1} + B u_k over whole sequences at once, in chunks."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+CHUNK = 16
+"""Steps that are one matrix product; 8 to 64 differ by less than a half in time."""
+
+
+def linear_recurrence(
+    A: Tensor, u: Tensor, *, B: Tensor | None = None, C: Tensor | None = None, z0: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return y_k = C z_k with z_k = A z_{k-1} + B u_k for k = 1 … T, and z_T.
+
+    S systems, of n states, p inputs and q outputs each, read b sequences each.
+
+    Parameters
+    ----------
+    A
+        Shape (S, n, n); or (S, b, T, n, n), of each step its own, where S and b may be 1. All is computed in its dtype
+        up to the coefficients of the sums over inputs, or to the end where A changes from step to step; a wider one
+        than that of u keeps the digits of propagators over short times.
+    u
+        Shape (S, b, T, p), T > 0.
+    B, C
+        Shapes (S, n, p) and (S, q, n); B may change from step to step as A does, if A does. Default: the identity.
+    z0
+        Shape (S, b, n). Default: zero.
+
+    Returns
+    -------
+    y, z
+        Shapes (S, b, T, q) and (S, b, n), in the dtype of u.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not fit.
+
+    Notes
+    -----
+    With one A for all steps, K of them are products with the block Toeplitz matrix of C Aʲ B; what the chunks pass on
+    to each other is the same problem for T / K steps with A^K, solved in the same way. That takes O(T K) operations in
+    matrix products, and derivatives of all orders by those of products: what is kept for them are u and a state a
+    chunk. With A of each step, chunks of √T steps go on side by side, twice, once from zero and once from where the one
+    before ended; the gradient is the same recurrence backwards, λ_k = g_k + Aᵀ_{k+1} λ_{k+1}.
+
+    Examples
+    --------
+    >>> import torch
+    >>> u = torch.ones(1, 1, 4, 1)
+    >>> linear_recurrence(torch.tensor([[[0.5]]]), u)[0].flatten()
+    tensor([1.0000, 1.5000, 1.7500, 1.8750])
+    """
+    n = A.shape[-1] if A.ndim else 0
+    if u.ndim != 4 or not u.shape[2]:
+        raise ValueError(f"u must have shape (S, b, T, p) with T > 0, got {tuple(u.shape)}")
+    S, b, T, p = u.shape
+    varying = A.ndim == 5
+    fits = A.ndim in (3, 5) and A.shape[-2] == n and A.shape[0] in (1, S) and (varying or A.shape[0] == S)
+    if not fits or (varying and (A.shape[1] not in (1, b) or A.shape[2] != T)):
+        raise ValueError(f"A must have shape ({S}, n, n) or ({S}, {b}, {T}, n, n), got {tuple(A.shape)}")
+    q = n if C is None else C.shape[-2]
+    own = varying and B is not None and B.ndim == 5
+    for name, value, shape in (
+        ("B", B, (*A.shape[:3], n, p) if own else (S, n, p)),
+        ("C", C, (S, q, n)),
+        ("z0", z0, (S, b, n)),
+    ):
+        if value is not None and value.shape != shape:
+            raise ValueError(f"{name} must have shape {shape}, got {tuple(value.shape)}")
+    if B is None and p != n:
+        raise ValueError(f"u must have as many inputs as states, {n}, where B is the identity, got {p}")
+    start = u.new_zeros(S, b, n) if z0 is None else z0.to(u.dtype)
+    if not varying:
+        return _constant(A, u, B, C, start)
+    forced = u.to(A.dtype)
+    if B is not None:
+        forced = (B if own else B[:, None, None]).to(A.dtype).mul(forced.unsqueeze(-2)).sum(-1)
+    first = (A[:, :, :1] @ start.to(A.dtype)[:, :, None, :, None]).squeeze(-1)
+    forced = torch.cat((forced[:, :, :1] + first, forced[:, :, 1:]), 2)
+    z = torch.as_tensor(_Varying.apply(A, forced))
+    y = z if C is None else z @ C.to(A.dtype).mT.unsqueeze(1)
+    return y.to(u.dtype), z[:, :, -1].to(u.dtype)
+
+
+def _constant(A: Tensor, u: Tensor, B: Tensor | None, C: Tensor | None, z0: Tensor) -> tuple[Tensor, Tensor]:
+    """Return y and z_T as `linear_recurrence` does, for one A (S, n, n); powers of A and B, C are of its dtype."""
+    (S, b, T, p), n, dtype = u.shape, A.shape[-1], u.dtype
+    size = min(CHUNK, T)
+    count = -(-T // size)
+    powers = _powers(A, size)
+    reach = powers[:, :size] if B is None else powers[:, :size] @ B.to(A.dtype).unsqueeze(1)  # Aʲ B: (S, K, n, p)
+    left = powers[:, 1:] if C is None else C.to(A.dtype).unsqueeze(1) @ powers[:, 1:]  # C Aʲ⁺¹: (S, K, q, n)
+    kernel = reach if C is None else C.to(A.dtype).unsqueeze(1) @ reach
+    q = kernel.shape[2]
+    lag = torch.arange(size, device=u.device)
+    lag = lag - lag.unsqueeze(1) + size - 1  # of output k behind input j, (j, k), from the first of the padded kernel
+    toeplitz = F.pad(kernel, (0, 0, 0, 0, size - 1, 0))[:, lag]  # (S, j, k, q, p)
+    toeplitz = toeplitz.permute(0, 1, 4, 2, 3).reshape(S, size * p, size * q).to(dtype)
+    onwards = left.permute(0, 3, 1, 2).reshape(S, n, size * q).to(dtype)
+    ending = reach.flip(1).permute(0, 1, 3, 2).reshape(S, size * p, n).to(dtype)
+    padding = count * size - T
+    x = (F.pad(u, (0, 0, 0, padding)) if padding else u).reshape(S, b * count, size * p)
+    starts = z0.unsqueeze(2)
+    if count > 1:
+        whole = (x @ ending).view(S, b, count, n)[:, :, :-1]  # the last chunk may not be full
+        through = _constant(powers[:, size], whole, None, None, z0)[0]
+        starts = torch.cat((starts, through), 2)
+    y = torch.baddbmm(starts.reshape(S, b * count, n) @ onwards, x, toeplitz).view(S, b, count * size, q)
+    rest = T - (count - 1) * size
+    last = starts[:, :, -1] @ powers[:, rest].mT.to(dtype) + (
+        u[:, :, T - rest :].reshape(S, b, rest * p) @ ending[:, (size - rest) * p :]
+    )
+    return y[:, :, :T], last
+
+
+def _powers(A: Tensor, count: int) -> Tensor:
+    """Return A⁰ … A^count on an axis before the last two."""
+    found = torch.eye(A.shape[-1], dtype=A.dtype, device=A.device).expand_as(A).unsqueeze(-3)
+    top = A.unsqueeze(-3)
+    while found.shape[-3] <= count:
+        found, top = torch.cat((found, found @ top), -3), top @ top
+    return found[..., : count + 1, :, :]
+
+
+class _Varying(torch.autograd.Function):
+    """z_k = A_k z_{k-1} + b_k from z_0 = 0, of A (S, b, T, n, n) and b (S, b, T, n); S and b of A may be 1."""
+
+    @staticmethod
+    def forward(ctx: Any, A: Tensor, forced: Tensor) -> Tensor:
+        z = _states(A.permute(3, 4, 2, 0, 1), forced.permute(3, 2, 0, 1)).permute(2, 3, 1, 0)
+        ctx.save_for_backward(A, z)
+        return z
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+        A, z = ctx.saved_tensors
+        later = F.pad(A[:, :, 1:], (0, 0, 0, 0, 0, 1)).mT  # Aᵀ of the step behind; nothing is behind the last
+        grad = torch.as_tensor(_Varying.apply(later.flip(2), grads[0].flip(2))).flip(2)
+        before = F.pad(z[:, :, :-1], (0, 0, 1, 0))
+        return (grad.unsqueeze(-1) * before.unsqueeze(-2)).sum_to_size(A.shape), grad
+
+
+def _states(A: Tensor, forced: Tensor) -> Tensor:
+    """Return z as `_Varying` does, (n, T, ...), of A (n, n, T, ...) and b (n, T, ...): chunks of √T side by side."""
+    T = forced.shape[1]
+    size = math.isqrt(T - 1) + 1
+    count = -(-T // size)
+    fill = [0, 0, 0, 0, 0, count * size - T]
+    A, forced = (F.pad(x, fill).unflatten(-3, (count, size)).contiguous() for x in (A, forced))
+
+    def step(k: int, z: Tensor) -> Tensor:
+        return (A[:, :, :, k] * z).sum(1) + forced[:, :, k]
+
+    ends, through = forced[:, :, 0], A[:, :, :, 0]
+    for k in range(1, size):
+        ends = step(k, ends)
+        through = (A[:, :, None, :, k] * through).sum(1)
+    z = torch.zeros_like(ends)
+    for j in range(1, count):
+        z[:, j] = (through[:, :, j - 1] * z[:, j - 1]).sum(1) + ends[:, j - 1]
+    found = torch.empty_like(forced)
+    for k in range(size):
+        z = step(k, z)
+        found[:, :, k] = z
+    return found.flatten(1, 2)[:, :T]
