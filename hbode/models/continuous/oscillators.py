@@ -175,7 +175,7 @@ class LinearOscillators(Oscillators):
         if not bool(((lengths >= 0) & lengths.isfinite()).all()):
             raise ValueError("dt must be finite and not negative")
         if lengths.ndim:
-            lengths = (lengths.expand(*batch, T - 1) if own else lengths).reshape(-1, T - 1)
+            lengths = lengths.expand(*(batch if own else [1]), T - 1).reshape(math.prod(batch) if own else 1, T - 1)
         push = (self.gain.weight @ u.reshape(-1, u.shape[-1]).mT).view(self.gain.out_features, -1, T)
         zero = push.new_zeros(*batch, len(push))
         start = torch.stack([zero if x is None else zero + x for x in (h0, m0)], -1)
