@@ -93,7 +93,7 @@ def linear_recurrence(
 def _constant(A: Tensor, u: Tensor, B: Tensor | None, C: Tensor | None, z0: Tensor) -> tuple[Tensor, Tensor]:
     """Return y and z_T as `linear_recurrence` does, for one A (S, n, n); powers of A and B, C are of its dtype."""
     (S, b, T, p), n, dtype = u.shape, A.shape[-1], u.dtype
-    size = min(CHUNK, T)
+    size = T if T <= CHUNK else next((k for k in range(CHUNK, 2 * CHUNK) if T % k == 0), CHUNK)  # full ones if any are
     count = -(-T // size)
     powers = _powers(A, size)
     reach = powers[:, :size] if B is None else powers[:, :size] @ B.to(A.dtype).unsqueeze(1)  # Aʲ B: (S, K, n, p)
