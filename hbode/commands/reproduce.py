@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..experiments import EXPERIMENTS, MODELS, Settings, reproduce
+from ..experiments import EXPERIMENTS, Settings, reproduce
 from ..solvers import METHODS
 from ..timeseries import DataError
 from .arguments import add_training, cores, device, names, positive_int, seed, tolerance, training_settings
 
 REPRODUCE = """\
-Repeat an experiment of Xia et al., "Heavy Ball Neural Ordinary Differential Equations" (2021), with NODE, ANODE,
-SONODE, HBNODE and GHBNODE: a table with errors, evaluations and seconds beside the published numbers and beside simple
-models, figures, and all numbers. Short settings, which take minutes, unless --full is given; the table says what is
-short. Trainings that were interrupted go on when the same command is given again.
+Repeat a published experiment with all its models: NODE, ANODE, SONODE, HBNODE and GHBNODE in those of Xia et al.,
+"Heavy Ball Neural Ordinary Differential Equations" (2021), recurrent cells with and without momentum on sequences. A
+table with errors, costs and seconds beside the published numbers and beside simple models, figures, and all numbers.
+Short settings, which take minutes, unless --full is given; the table says what is short. Trainings that were
+interrupted go on when the same command is given again.
 
 --data names:
 """
@@ -31,7 +33,7 @@ def add(commands: Any) -> None:
     data = "\n".join(f"  {name:16s} {one.takes or 'nothing'}" for name, one in EXPERIMENTS.items())
     parser = commands.add_parser(
         "reproduce",
-        help="repeat an experiment of the paper on heavy-ball neural ODEs",
+        help="repeat a published experiment",
         description=REPRODUCE + data,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -39,10 +41,12 @@ def add(commands: Any) -> None:
     add("name", choices=tuple(EXPERIMENTS), metavar="NAME", help=", ".join(EXPERIMENTS))
     add("--data", type=Path, metavar="PATH", help="file or folder of the data")
     add("--full", action="store_true", help="the published length, tolerance and sizes")
-    add("--models", type=_models, default=MODELS, metavar="A,B", help=f"which models (default: {','.join(MODELS)})")
+    add("--models", type=names, metavar="A,B", help="which models (default: all)")
     add("--seeds", type=positive_int, metavar="N", help="trainings of each model")
     add("--seed", type=seed, default=0, metavar="N", help="the first of the seeds (default: %(default)s)")
     add_training(parser)
+    add("--width", type=positive_int, metavar="N", help="units, where all models are made as large as one of them")
+    add("--length", type=positive_int, metavar="N", help="samples of a sequence, where they are drawn")
     add("--tol", type=tolerance, metavar="TOL", help="relative and absolute tolerance of the solver")
     add("--method", choices=ALL, metavar="NAME", help="of the solver (default: dopri5, as published)")
     fewer = "untrained, dprkn8 takes less than half the evaluations of dopri5 on plane vibration"
@@ -77,7 +81,7 @@ def run(a: argparse.Namespace, started: float) -> None:
         _settings(experiment.settings["full" if a.full else "short"], a),
         a.out or Path(f"hbode-{a.name}"),
         data=a.data,
-        models=a.models,
+        models=_chosen(tuple(experiment.looks), a.models),
         seed=a.seed,
         code=a.published_code,
         jobs=a.jobs or (cores() if a.device == "cpu" and a.devices == 1 else 1),
@@ -88,23 +92,35 @@ def run(a: argparse.Namespace, started: float) -> None:
 
 
 def _settings(own: Settings, a: argparse.Namespace) -> Settings:
-    """Return settings with what was asked for in their place."""
+    """Return settings with what was asked for in their place; `DataError` for what has no meaning there."""
+    without = {
+        ("epochs", "batch", "learning_rate"): own.training is None and "nothing is trained",
+        ("tol", "method", "compile", "nystrom", "published_code"): own.solver is None and "nothing is solved",
+        ("width",): not own.width and "its models have sizes of their own",
+        ("length",): not own.length and "its sequences are as long as they are",
+    }
+    for options, reason in without.items():
+        given = [name for name in options if getattr(a, name)]
+        if reason and given:
+            raise DataError(f"--{given[0].replace('_', '-')} has no meaning in {a.name}: {reason}")
     solver, training = own.solver, own.training
-    if a.tol is not None:
-        solver = replace(solver, rtol=a.tol, atol=a.tol)
-    if a.method is not None:
-        solver = replace(solver, method=a.method)
-    if a.compile is not None:
-        solver = replace(solver, compile=a.compile)
+    if solver is not None:
+        solver = replace(
+            solver,
+            **({} if a.tol is None else {"rtol": a.tol, "atol": a.tol}),
+            method=a.method or solver.method,
+            compile=solver.compile if a.compile is None else a.compile,
+        )
     if training is not None:
         training = training_settings(a, training)
-    elif given := [name for name in ("epochs", "batch", "learning_rate") if getattr(a, name) is not None]:
-        raise DataError(f"--{given[0].replace('_', '-')} has no meaning in {a.name}: nothing is trained")
-    return replace(own, solver=solver, training=training, seeds=a.seeds or own.seeds, nystrom=a.nystrom)
+    sizes = {name: getattr(a, name) or getattr(own, name) for name in ("seeds", "width", "length")}
+    return replace(own, solver=solver, training=training, nystrom=a.nystrom, **sizes)
 
 
-def _models(text: str) -> tuple[str, ...]:
-    found = names(text)
-    if not found or set(found) - set(MODELS):
-        raise argparse.ArgumentTypeError(f"must be some of {', '.join(MODELS)}, got {text!r}")
-    return tuple(dict.fromkeys(found))
+def _chosen(known: Sequence[str], asked: tuple[str, ...] | None) -> tuple[str, ...]:
+    """Return the models that were asked for, all by default."""
+    if asked is None:
+        return tuple(known)
+    if not asked or set(asked) - set(known):
+        raise DataError(f"--models must be some of {', '.join(known)}, got {','.join(asked)!r}")
+    return tuple(dict.fromkeys(asked))

@@ -1,4 +1,4 @@
-"""What an experiment is: data in three parts, five models, a loss, errors, and what was published."""
+"""What an experiment is: data in three parts, models, a loss, errors, and what was published."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..models import SolverSettings
 from ..training import History, Number, TrainingSettings
 
 MODELS = ("node", "anode", "sonode", "hbnode", "ghbnode")
-"""The models that are compared, in the order of Xia et al. (2021)."""
+"""The systems that are compared, in the order of Xia et al. (2021)."""
 LOOKS: dict[str, dict[str, Any]] = {name: SYSTEM_LINES.get(name, LINES[4]) for name in MODELS}
 """How they are drawn."""
 Part = tuple[Tensor, ...]
@@ -45,10 +45,13 @@ class Settings:
 
     training: TrainingSettings | None
     """None where nothing is trained."""
-    solver: SolverSettings
+    solver: SolverSettings | None
+    """None where nothing is solved."""
     seeds: int
     width: int = 0
-    """Units of the field of the HBNODE, where an experiment sets the others by it."""
+    """Units of the one model, where an experiment sets the others by it."""
+    length: int = 0
+    """Samples of a sequence, where an experiment draws them."""
     nystrom: str | None = None
     """The method of the HBNODE, the one whose momentum is damped linearly; None for that of all."""
 
@@ -85,7 +88,7 @@ class Trial:
 
 
 class Experiment(ABC):
-    """An experiment of Xia et al. (2021): a subclass is all that there is to know about one.
+    """An experiment: a subclass is all that there is to know about one.
 
     Attributes
     ----------
@@ -95,6 +98,12 @@ class Experiment(ABC):
         What `--data` names, and whether it must be named; empty where nothing can be.
     metric, label, higher
         The error that counts: its name among what the loss measures, in words, and whether more of it is better.
+    goal
+        A validation error at which a task counts as solved; the table says after how many steps. None for no such.
+    looks
+        The models by name, in their order, and how each is drawn: keywords of `matplotlib.axes.Axes.plot`.
+    chosen
+        Where the hyperparameters are from, in words.
     settings
         By "full", the published length, and "short".
     published
@@ -112,6 +121,9 @@ class Experiment(ABC):
     metric: ClassVar[str] = "loss"
     label: ClassVar[str] = "MSE"
     higher: ClassVar[bool] = False
+    goal: ClassVar[float | None] = None
+    looks: ClassVar[Mapping[str, dict[str, Any]]] = LOOKS
+    chosen: ClassVar[str] = "the published ones"
     settings: ClassVar[Mapping[str, Settings]]
     published: ClassVar[Mapping[str, Mapping[str, str]]] = {}
     code: ClassVar[Mapping[str, str]] = {}
@@ -143,6 +155,8 @@ class Experiment(ABC):
 
 
 def first_of_each(trials: Sequence[Trial]) -> dict[str, Trial]:
-    """Return the first trial of each model, by name, in the order of `MODELS`."""
-    found = {one.model: one for one in reversed(trials)}
-    return {name: found[name] for name in MODELS if name in found}
+    """Return the first trial of each model, by name, in the order of the trials."""
+    found: dict[str, Trial] = {}
+    for one in trials:
+        found.setdefault(one.model, one)
+    return found

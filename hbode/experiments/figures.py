@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ..analysis.looks import Picture, log_scale
-from .experiment import LOOKS, Experiment, Splits, Trial
+from .experiment import Experiment, Splits, Trial
 
 
 def save_figures(folder: Path, experiment: Experiment, data: Splits, trials: Sequence[Trial]) -> list[str]:
@@ -28,15 +28,16 @@ def training_figure(experiment: Experiment, trials: Sequence[Trial]) -> Picture 
     if not trained:
         return None
     metric = experiment.metric
-    panels = (
+    panels = [
         (f"train {experiment.label}", "train", metric),
         (f"validation {experiment.label}", "validation", metric),
         ("evaluations in a batch, forward", "train", "nfe"),
         ("evaluations in a batch, backward", "train", "nfe_backward"),
-    )
-    figure = Picture(11, 6.5)
-    for panel, (label, side, name) in zip(figure.subplots(2, 2).flat, panels, strict=True):
-        for model, look in LOOKS.items():
+    ]
+    panels = [one for one in panels if all(one[2] in getattr(history, one[1]) for _, history in trained)]
+    figure = Picture(11, 3.3 * (len(panels) // 2))
+    for panel, (label, side, name) in zip(figure.subplots(len(panels) // 2, 2).flat, panels, strict=True):
+        for model, look in experiment.looks.items():
             found = [getattr(history, side)[name] for of, history in trained if of == model]
             if not found:
                 continue
@@ -48,5 +49,5 @@ def training_figure(experiment: Experiment, trials: Sequence[Trial]) -> Picture 
         if panel.get_ylim()[0] > 0 and not experiment.higher:
             log_scale(panel, "y")
         panel.grid(alpha=0.25)
-    figure.legend(*panel.get_legend_handles_labels(), loc="outside upper center", ncols=len(LOOKS))
+    figure.legend(*panel.get_legend_handles_labels(), loc="outside upper center", ncols=min(len(experiment.looks), 6))
     return figure

@@ -43,7 +43,7 @@ class Convolutions(nn.Module):
 class Lifted(ODELayer):
     """A layer that starts at the image and channels made of it: as many for h as its system has, and for m."""
 
-    def __init__(self, system: System, lift: nn.Module, solver: SolverSettings) -> None:
+    def __init__(self, system: System, lift: nn.Module, solver: SolverSettings | None) -> None:
         super().__init__(system, solver=solver)
         self.lift = lift
 

@@ -28,9 +28,13 @@ class Driven(nn.Module):
 
     stats: Stats
 
-    def __init__(self, name: str, code: str | None, solver: SolverSettings) -> None:
+    def __init__(self, name: str, code: str | None, solver: SolverSettings | None) -> None:
         super().__init__()
-        second, self.size, self.solver = is_second_order(name), (2 if name == "anode" else 1), solver
+        second, self.size, self.solver = (
+            is_second_order(name),
+            (2 if name == "anode" else 1),
+            solver or SolverSettings(),
+        )
         field = Dense([self.size + 1 + (name == "sonode"), self.size])
         self.system = make(name, field, code, sigma="hardtanh")
         self.velocity = nn.Linear(1, 1, bias=False) if second else None

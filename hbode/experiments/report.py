@@ -11,6 +11,7 @@ from typing import Any
 
 from ..analysis.tables import markdown_table, plain, short
 from ..provenance import provenance
+from ..training import History
 from .experiment import Experiment, Settings, Splits, Trial
 
 MADE_BY = "hbode reproduce"
@@ -69,9 +70,11 @@ class Report:
 
     def rows(self) -> list[tuple[str, ...]]:
         """Return the cells of the table, its head first."""
-        e, trained = self.experiment, self.settings.training is not None
+        e, trained, solved = self.experiment, self.settings.training is not None, self.settings.solver is not None
         errors = [f"test {e.label}", "last epoch", "train, last epoch"] if trained else [e.label]
-        head = ("model", "parameters", "seeds", *errors, *e.published, "NFE forward", "NFE backward", "s/epoch", "s")
+        costs = [*["NFE forward", "NFE backward"] * solved, "s/epoch", "s"]
+        goal = [] if e.goal is None else [f"steps to {e.label} {e.goal:g}"]
+        head = ("model", "parameters", "seeds", *errors, *goal, *e.published, *costs)
         rows: list[tuple[str, ...]] = [head]
         for name in self.models:
             good, tried = self.of(name), [one for one in self.trials if one.model == name]
@@ -80,13 +83,26 @@ class Report:
             measured = [[one.chosen[e.metric] for one in good]]
             if trained:
                 measured += [[one.last[e.metric] for one in good], [h.train[e.metric][-1] for h in histories]]
-            cost = ([one.nfe for one in good], [one.nfe_backward for one in good])
+            cost = ([one.nfe for one in good], [one.nfe_backward for one in good]) if solved else ()
+            steps = [] if e.goal is None else [self._solved_after(e.goal, histories)]
             times = ([mean(h.seconds) for h in histories], [one.seconds for one in good])
             published = (table.get(name, "–") for table in e.published.values())
-            cells = (*map(spread, measured), *published, *map(spread, (*cost, *times)))
+            cells = (*map(spread, measured), *steps, *published, *map(spread, (*cost, *times)))
             rows.append((name.upper(), str(tried[0].parameters), seeds, *cells))
         blank = ["–"] * (len(head) - 4)
         return [*rows, *((name, "–", "–", short(error), *blank) for name, error in self.baselines.items())]
+
+    def _solved_after(self, goal: float, histories: Sequence[History]) -> str:
+        """Return the steps until the validation error of an epoch was below the goal, and how many seeds reached it."""
+        e, training = self.experiment, self.settings.training
+        size = math.ceil(len(self.data.train[0]) / (training.batch if training is not None else 1))
+        first = [
+            next((i for i, error in enumerate(h.validation[e.metric], 1) if error < goal), None) for h in histories
+        ]
+        steps = [float(size * epoch) for epoch in first if epoch is not None]
+        return (spread(steps) if steps else "never") + (
+            "" if len(steps) in (0, len(first)) else f" ({len(steps)} seeds)"
+        )
 
     def remarks(self) -> list[str]:
         """Return what a reader of the table must know, one sentence a line."""
@@ -94,7 +110,7 @@ class Report:
         found = {name: [one.chosen[e.metric] for one in self.of(name)] for name in self.models if self.of(name)}
         less = self.differences()
         own = f", except {'; '.join(less)}" if less else " and length"
-        settings = f"Hyperparameters: the published ones{own}{of_code}."
+        settings = f"Hyperparameters: {e.chosen}{own}{of_code}."
         failed = [f"{one.model.upper()}, seed {one.seed} failed: {one.failure}" for one in self.trials if one.failure]
         return [verdict(found, e.higher), settings, *e.notes, *self.data.notes, *failed]
 
@@ -103,25 +119,30 @@ class Report:
 
         def told(s: Settings) -> dict[str, Any]:
             training = {} if s.training is None else asdict(s.training)
-            tolerance = max(s.solver.rtol, s.solver.atol)
-            methods = {"method": s.solver.method, "method of the HBNODE": s.nystrom or s.solver.method}
-            return {**training, **methods, "tolerance": tolerance, "width": s.width}
+            solver = {}
+            if s.solver is not None:
+                methods = {"method": s.solver.method, "method of the HBNODE": s.nystrom or s.solver.method}
+                solver = {**methods, "tolerance": max(s.solver.rtol, s.solver.atol)}
+            return {**training, **solver, "width": s.width, "length": s.length}
 
         own, full = told(self.settings), told(self.experiment.settings["full"])
         return [f"{name} {own[name]} ({full[name]})" for name in full if own[name] != full[name]]
 
     def markdown(self, figures: Sequence[str]) -> str:
         """Return summary.md."""
-        e, chosen = self.experiment, ""
+        e, solver, chosen = self.experiment, self.settings.solver, ""
         if self.settings.training is not None:
             monitor = self.settings.training.monitor
             chosen = f"""
 - test {e.label}: of the weights of the epoch with the least validation error ({monitor}), on test data that were looked
   at once; last epoch: of the weights at the end, which published figures are mostly of. mean ± standard deviation over
   seeds (of weights and batches; the data are the same); one seed has no spread.
-- NFE: evaluations of the field in a batch, means over the last epoch. Backward: what the gradient
-  ({self.settings.solver.gradient}) evaluates again.
 - s/epoch, s: seconds of training, of an epoch and of all, without the validation."""
+        if solver is not None:
+            own = f"; HBNODE: {self.settings.nystrom}" if self.settings.nystrom else ""
+            chosen += f"""
+- NFE: evaluations of the field in a batch, means over the last epoch. Backward: what the gradient ({solver.gradient})
+  evaluates again. Solver: {solver.method or "as the system needs"}, tolerance {solver.rtol:g}{own}."""
         parts = " / ".join(str(len(part[0])) for part in self.data.parts)
         notes = "\n".join(f"- {line}" for line in self.remarks())
         return f"""# {e.title}
@@ -129,8 +150,7 @@ class Report:
 {markdown_table(self.rows())}
 {chosen}
 {notes}
-- {parts} samples for training, validation and test. Solver: {self.settings.solver.method or "as the system needs"},
-  tolerance {self.settings.solver.rtol:g}{f"; HBNODE: {self.settings.nystrom}" if self.settings.nystrom else ""}.
+- {parts} samples for training, validation and test.
 - The whole took {self.seconds:.0f} s on {os.cpu_count()} cores.
 
 {chr(10).join(f"![{name.removesuffix('.png')}]({name})" for name in figures)}
@@ -139,7 +159,7 @@ class Report:
     def numbers(self) -> dict[str, Any]:
         """Return what results.json holds, in types of JSON."""
         trials = [{key: value for key, value in asdict(one).items() if key != "shown"} for one in self.trials]
-        training = self.settings.training
+        training, solver = self.settings.training, self.settings.solver
         return {
             "made_by": MADE_BY,
             "experiment": self.experiment.name,
@@ -150,9 +170,10 @@ class Report:
             "remarks": self.remarks(),
             "settings": {
                 "training": None if training is None else training.as_text(),
-                "solver": asdict(self.settings.solver),
+                "solver": None if solver is None else asdict(solver),
                 "seeds": self.settings.seeds,
                 "width": self.settings.width,
+                "length": self.settings.length,
                 "nystrom": self.settings.nystrom,
                 "published_code": self.code,
             },

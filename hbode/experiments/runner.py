@@ -56,7 +56,7 @@ def reproduce(
     data
         What `Experiment.takes` says.
     models
-        Out of `MODELS`.
+        Out of `Experiment.looks`.
     code
         Take the systems of the published code in the place of the formulas.
     jobs
@@ -141,7 +141,7 @@ def learn(
 ) -> Trial:
     """Train one model from one seed, and test it at the end."""
     began = time.perf_counter()
-    if name == "hbnode" and settings.nystrom is not None:
+    if name == "hbnode" and settings.nystrom is not None and settings.solver is not None:
         settings = replace(settings, solver=replace(settings.solver, method=settings.nystrom))
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -161,7 +161,7 @@ def learn(
                 devices=devices,
                 checkpoint=path,
             )
-            nfe, back = (history.train[key][-1] for key in ("nfe", "nfe_backward"))
+            nfe, back = (history.train.get(key, [math.nan])[-1] for key in ("nfe", "nfe_backward"))
             trial = replace(trial, history=history, seconds=sum(history.seconds), nfe=nfe, nfe_backward=back)
         chosen, shown = test(experiment, model, data.test, settings), experiment.show(model, data)
         last = chosen

@@ -1,0 +1,153 @@
+"""Sequence layers with momentum, forward and backward, for sequences from 128 to 16,384 samples.
+
+- The linear heavy ball (`HeavyBallLayer`, complex) beside a loop over its samples, and beside D-LinOSS as its authors
+  compute it: an associative scan over 2 × 2 blocks in JAX, compiled.
+- `MomentumLSTM` and `AdamLSTM` beside the fused `nn.LSTM`.
+- Causal momentum attention beside causal linear attention.
+
+float32; equal sizes; runs of one row take turns. Median milliseconds (range), and ratios run by run.
+
+    python benchmarks/sequence.py [oscillators lstm attention] [--lengths 128,1024,16384] [--device cuda]
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from _common import Timing, alternate, header, ratio, table
+from torch import Tensor, nn
+
+from hbode.models.recurrent import HeavyBallLayer
+
+LENGTHS = (128, 256, 512, 1024, 2048, 4096, 8192, 16384)
+BATCH, SIZE = 8, 64
+LOOP = 1024
+"""The longest sequence that loops over samples run."""
+Run = Callable[[], object]
+
+
+def step(module: nn.Module, x: Tensor) -> Run:
+    """Return a run: forward, the mean square of the output, and gradients of all parameters and of the input."""
+    x = x.detach().requires_grad_()
+
+    def run() -> None:
+        y = module(x)
+        (y[0] if isinstance(y, tuple) else y).square().mean().backward()
+        if x.is_cuda:
+            torch.cuda.synchronize()
+
+    return run
+
+
+class Loop(nn.Module):
+    """A `HeavyBallLayer` (complex) sample by sample."""
+
+    def __init__(self, layer: HeavyBallLayer) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, u: Tensor) -> Tensor:
+        layer = self.layer
+        E, G = (x.float() for x in layer.propagator(torch.tensor(1.0, dtype=torch.float64, device=u.device)))
+        (a, b), (c, d) = E.permute(1, 2, 0).unsqueeze(-1)
+        force = torch.einsum("nri,bti->tbnr", layer.gain, u)
+        (p, q), h, m, found = G[..., 0].T.unsqueeze(-1), 0.0, 0.0, []
+        for push in force:
+            h, m = a * h + b * m + p * push, c * h + d * m + q * push
+            found.append(h)
+        return torch.einsum("tbnr,onr->bto", torch.stack(found), layer.read) + layer.skip(u)
+
+
+def dlinoss(length: int) -> Run | None:
+    """Return the same of D-LinOSS (arXiv 2505.12171) in JAX; None without JAX."""
+    os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1")
+    try:
+        import jax
+    except ImportError:
+        return None
+    jnp = jax.numpy
+    rng = iter(jax.random.split(jax.random.PRNGKey(0), 8))
+
+    def normal(*shape: int) -> Any:
+        return jax.random.normal(next(rng), shape) / math.sqrt(shape[-1])
+
+    parameters = {
+        "A": jax.random.uniform(next(rng), (SIZE,)),
+        "G": 0.1 * jax.random.uniform(next(rng), (SIZE,)),
+        "B": normal(SIZE, SIZE) + 1j * normal(SIZE, SIZE),
+        "C": normal(SIZE, SIZE) + 1j * normal(SIZE, SIZE),
+        "D": normal(SIZE),
+    }
+    u = jax.random.normal(next(rng), (BATCH, length, SIZE))
+
+    def combine(one: Any, other: Any) -> Any:
+        (a, b, c, d), (x, y) = one
+        (e, f, g, h), (p, q) = other
+        return (e * a + f * c, e * b + f * d, g * a + h * c, g * b + h * d), (e * x + f * y + p, g * x + h * y + q)
+
+    def layer(p: Any, u: Any) -> Any:
+        # IMEX: z⁺ = (z - Δ A x + Δ B u) / (1 + Δ G), x⁺ = x + Δ z⁺, with Δ = 1, over (z, x).
+        s = 1 / (1 + p["G"])
+        force = s * (u @ p["B"].T)
+        blocks = tuple(jnp.broadcast_to(v, (length, SIZE)) for v in (s, -s * p["A"], s, 1 - s * p["A"]))
+        _, (_, x) = jax.lax.associative_scan(combine, (blocks, (force, force)))
+        return (x @ p["C"].T).real + p["D"] * u
+
+    def loss(p: Any, u: Any) -> Any:
+        return (jax.vmap(layer, (None, 0))(p, u) ** 2).mean()
+
+    compiled = jax.jit(jax.value_and_grad(loss, (0, 1)))
+    return lambda: jax.block_until_ready(compiled(parameters, u))
+
+
+def oscillators(length: int, device: str) -> dict[str, Run | None]:
+    torch.manual_seed(0)
+    layer, u = HeavyBallLayer(SIZE, SIZE, complex=True), torch.randn(BATCH, length, SIZE)
+    layer, u = layer.to(device), u.to(device)
+    return {
+        "HeavyBallLayer": step(layer, u),
+        "loop over samples": step(Loop(layer), u) if length <= LOOP else None,
+        "D-LinOSS in JAX": dlinoss(length),
+    }
+
+
+PARTS: dict[str, Callable[[int, str], Mapping[str, Run | None]]] = {"oscillators": oscillators}
+
+
+def slope(lengths: Sequence[int], timings: Sequence[Timing]) -> float:
+    """Return the slope of log time over log length, by least squares."""
+    x, y = [math.log(n) for n in lengths], [math.log(timing.median) for timing in timings]
+    return statistics.linear_regression(x, y).slope
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", choices=[[], *PARTS], help="default: all")
+    parser.add_argument("--lengths", type=lambda text: [int(n) for n in text.split(",")], default=LENGTHS)
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--device", default="cpu")
+    given = parser.parse_args()
+    print(header(f"Sequence layers: batch {BATCH}, {SIZE} channels, {given.device}"))
+    for part in given.parts or PARTS:
+        rows, kept = [], []
+        for length in given.lengths:
+            runs = {name: run for name, run in PARTS[part](length, given.device).items() if run is not None}
+            found = alternate(runs, given.repeats)
+            kept.append(found)
+            first = next(iter(found.values()))
+            beside = [f"{name}: {timing}, × {ratio(timing, first)}" for name, timing in list(found.items())[1:]]
+            rows.append([str(length), str(first), *beside])
+            name = next(iter(found))
+        width = max(map(len, rows))
+        print(table(["length", f"{name}, ms", *[""] * (width - 2)], [row + [""] * (width - len(row)) for row in rows]))
+        print(f"slope of log time over log length: {slope(given.lengths, [next(iter(k.values())) for k in kept]):.2f}\n")
+
+
+if __name__ == "__main__":
+    main()
