@@ -12,6 +12,7 @@ from .gradient_flow_result import GradientFlow, NodeFlow
 from .inputs import Inputs
 from .recorder import CostRecorder
 from .scaling import Scaling, Valley, scaling
+from .sequence_gradient import SequenceGradient, sequence_gradient
 from .stability import amplification
 from .stiffness import stiffness, stiffness_at
 from .stiffness_result import Stiffness
@@ -29,6 +30,7 @@ __all__ = [
     "Profile",
     "Run",
     "Scaling",
+    "SequenceGradient",
     "Stiffness",
     "Valley",
     "WorkPrecision",
@@ -40,6 +42,7 @@ __all__ = [
     "profile",
     "same_field",
     "scaling",
+    "sequence_gradient",
     "stiffness",
     "stiffness_at",
     "work_precision",

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from torch import Tensor
 
+from ..extras import optional
 from .experiment import Part, Splits
 
 
@@ -18,6 +19,15 @@ def mean_square_error(guess: Tensor, truth: Tensor) -> float:
 def constant(data: Splits) -> float:
     """Return the test error of the mean of the training targets."""
     return mean_square_error(data.train[-1].mean(0), data.test[-1])
+
+
+def logistic(data: Splits) -> tuple[float, float]:
+    """Return test accuracy and cross-entropy of multinomial logistic regression on all numbers of a sample."""
+    (x, y), (x_test, y_test) = ((part[0].flatten(1).numpy(), part[1].numpy()) for part in (data.train, data.test))
+    model = optional("sklearn.linear_model").LogisticRegression(max_iter=2000).fit(x, y)
+    said = model.predict_log_proba(x_test)
+    columns = np.searchsorted(model.classes_, y_test)
+    return float(model.score(x_test, y_test)), -float(said[np.arange(len(y_test)), columns].mean())
 
 
 def linear(data: Splits, features: Callable[[Part, int], Tensor], orders: Sequence[int]) -> float:

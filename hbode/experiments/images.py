@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from pathlib import Path
 from typing import cast
 
@@ -12,10 +11,11 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from ..extras import optional
-from ..models import ODELayer, SolverSettings, parameter_count
+from ..models import ODELayer, SolverSettings, parameter_count, width_of_size
 from ..systems import System
 from ..timeseries import DataError
 from ..training import TrainingSettings, solver_costs
+from .baselines import logistic
 from .experiment import Experiment, Measured, Part, Settings, Splits
 from .networks import is_second_order, make, stats_of
 
@@ -95,14 +95,9 @@ class Images(Experiment):
             )
             return nn.Sequential(layer, *read)
 
-        def count(width: int) -> int:
-            return parameter_count(build(width))
-
         with torch.random.fork_rng(devices=()):
             target = parameter_count(build(settings.width, "hbnode"))
-            above = bisect_left(range(3 * settings.width), target, lo=2, key=count)
-            width = min(above - 1, above, key=lambda w: abs(count(w) - target))
-        return build(width)
+        return build(width_of_size(build, target, 3 * settings.width))
 
     def loss(self, model: nn.Module, batch: Part) -> Measured:
         scores = model(batch[0])
@@ -110,12 +105,8 @@ class Images(Experiment):
         return cross_entropy(scores, batch[1]), {"accuracy": right, **solver_costs(stats_of(model))}
 
     def baselines(self, data: Splits) -> dict[str, float]:
-        (x, y), (x_test, y_test) = ((p[0].flatten(1).numpy(), p[1].numpy()) for p in (data.train, data.test))
-        logistic = optional("sklearn.linear_model").LogisticRegression(max_iter=2000).fit(x, y)
-        return {
-            "majority": float((y_test == np.bincount(y).argmax()).mean()),
-            "logistic regression": float(logistic.score(x_test, y_test)),
-        }
+        guess = data.train[1].mode().values
+        return {"majority": float((data.test[1] == guess).double().mean()), "logistic regression": logistic(data)[0]}
 
 
 def digits() -> Splits:

@@ -5,7 +5,7 @@ from .latent_ode import Bound, GRURecognition, LatentODE, ODERNNRecognition
 from .layers import ANODE, GHBNODE, HBNODE, NODE, SONODE, NesterovNODE, ODELayer
 from .ode_rnn import ODERNN, Prediction, ResidualCell
 from .published import PUBLISHED, PublishedHeavyBall, UnitInterval, published_system, scale_parameters
-from .sizing import equal_sizes, parameter_count
+from .sizing import equal_sizes, parameter_count, width_of_size
 from .solver import SolveCounts, SolverSettings
 
 __all__ = [
@@ -39,4 +39,5 @@ __all__ = [
     "published_system",
     "scale_parameters",
     "sonode",
+    "width_of_size",
 ]

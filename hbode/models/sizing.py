@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable
 
 import torch
@@ -14,6 +15,20 @@ Build = Callable[[str, int, int], nn.Module]
 def parameter_count(model: nn.Module) -> int:
     """Return the number of trainable numbers in a model."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def width_of_size(build: Callable[[int], nn.Module], parameters: int, most: int = 4096) -> int:
+    """Return the width, up to `most`, at which ``build(width)`` has nearest to so many trainable numbers.
+
+    They grow with the width. Without effect on the random numbers.
+    """
+
+    def count(width: int) -> int:
+        return parameter_count(build(width))
+
+    with torch.random.fork_rng(devices=()):
+        above = bisect_left(range(most), parameters, lo=2, key=count)
+        return min((max(above - 1, 1), above), key=lambda width: abs(count(width) - parameters))
 
 
 def equal_sizes(build: Build, names: list[str], reference: str, size: int) -> dict[str, tuple[int, int]]:

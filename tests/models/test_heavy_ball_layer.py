@@ -39,7 +39,7 @@ def exponentials(layer, u, dt):
 def test_states_are_those_of_matrix_exponentials_and_of_a_solve(irregular):
     layer, u = made(), draw(2, 40, 3)
     dt = 0.1 + draw(40).abs() if irregular else torch.full((40,), 0.7, dtype=torch.float64)
-    y, (h, m) = layer(u, dt if irregular else 0.7)
+    y, (h, m) = layer(u, dt=dt if irregular else 0.7)
     with torch.no_grad():
         exact = exponentials(layer, u, dt)
         expected = exact @ layer.read[..., 0].mT + layer.skip(u)
@@ -57,16 +57,16 @@ def test_states_are_those_of_matrix_exponentials_and_of_a_solve(irregular):
 def test_a_sequence_in_parts_is_the_sequence(is_complex, times):
     layer, u = made(complex=is_complex), draw(4, 50, 3)
     dt = {"number": 0.5, "shared": draw(50).abs(), "own": draw(4, 50).abs()}[times]
-    whole, end = layer(u, dt)
+    whole, end = layer(u, dt=dt)
     state, parts = None, []
     for a, b in ((0, 1), (1, 20), (20, 50)):
-        y, state = layer(u[:, a:b], dt if times == "number" else dt[..., a:b], state)
+        y, state = layer(u[:, a:b], state, dt=dt if times == "number" else dt[..., a:b])
         parts.append(y)
     torch.testing.assert_close(torch.cat(parts, 1), whole, rtol=0, atol=BOUND * float(whole.detach().abs().max()))
     for one, other in zip(state, end, strict=True):
         assert one.shape == (4, 5) and one.is_complex() == is_complex
         torch.testing.assert_close(one, other, rtol=0, atol=BOUND * float(other.detach().abs().max()))
-    alone, (h, _) = layer(u[2], dt[2] if times == "own" else dt)
+    alone, (h, _) = layer(u[2], dt=dt[2] if times == "own" else dt)
     torch.testing.assert_close(alone, whole[2], rtol=0, atol=BOUND * float(whole.detach().abs().max()))
     assert h.shape == (5,)
 
@@ -89,7 +89,7 @@ def test_gradients_are_those_of_finite_differences():
     names, values = zip(*layer.named_parameters(), strict=True)
 
     def run(u, dt, *values):
-        return torch.func.functional_call(layer, dict(zip(names, values, strict=True)), (u, dt))[0]
+        return torch.func.functional_call(layer, dict(zip(names, values, strict=True)), (u,), {"dt": dt})[0]
 
     assert torch.autograd.gradcheck(run, (u, dt, *values), fast_mode=True)
     assert torch.autograd.gradcheck(lambda u, *v: run(u, 0.4, *v), (u, *values), fast_mode=True)
@@ -147,9 +147,9 @@ def test_stacks_stream(pooling):
         (lambda: HeavyBallLayer(1, 4, max_phase=4.0), "max_phase must be in"),
         (lambda: HeavyBallLayer(1, 4)(torch.zeros(3, 5, 2)), r"u must have shape \(B, T, 1\)"),
         (lambda: HeavyBallLayer(1, 4)(torch.zeros(3, 0, 1)), r"u must have shape \(B, T, 1\)"),
-        (lambda: HeavyBallLayer(1, 4)(torch.zeros(3, 5, 1), torch.ones(4)), "dt must be a number"),
-        (lambda: HeavyBallLayer(1, 4)(torch.zeros(3, 5, 1), -1.0), "dt must be finite and not negative"),
-        (lambda: HeavyBallLayer(1, 4)(torch.zeros(3, 5, 1), math.nan), "dt must be finite and not negative"),
+        (lambda: HeavyBallLayer(1, 4)(torch.zeros(3, 5, 1), dt=torch.ones(4)), "dt must be a number"),
+        (lambda: HeavyBallLayer(1, 4)(torch.zeros(3, 5, 1), dt=-1.0), "dt must be finite and not negative"),
+        (lambda: HeavyBallLayer(1, 4)(torch.zeros(3, 5, 1), dt=math.nan), "dt must be finite and not negative"),
         (lambda: HeavyBallLayer(1, 4)(torch.zeros(3, 5, 1), state=(torch.zeros(3, 2),) * 2), "state must be h and m"),
         (
             lambda: HeavyBallLayer(1, 4, complex=True)(torch.zeros(3, 5, 1), state=(torch.zeros(3, 4),) * 2),

@@ -41,6 +41,8 @@ class HeavyBallLayer(Oscillators):
     ----------
     gamma, kappa
         Damping in 1/time and stiffness in 1/time², (N,), positive: softplus of parameters.
+    batch_first
+        True: as of `torch.nn.LSTM`.
 
     Raises
     ------
@@ -61,9 +63,11 @@ class HeavyBallLayer(Oscillators):
     >>> from hbode.models.recurrent import HeavyBallLayer
     >>> layer = HeavyBallLayer(input_size=3, state_size=16)
     >>> y, state = layer(torch.randn(8, 100, 3))
-    >>> y.shape, layer(torch.randn(8, 1, 3), state=state)[0].shape
+    >>> y.shape, layer(torch.randn(8, 1, 3), state)[0].shape
     (torch.Size([8, 100, 3]), torch.Size([8, 1, 3]))
     """
+
+    batch_first = True
 
     def __init__(
         self,
@@ -98,17 +102,19 @@ class HeavyBallLayer(Oscillators):
             self.gain.mul_((2 * gamma * kappa / dt / input_size).sqrt()[:, None, None])
             self.read.div_(math.sqrt(state_size * r))
 
-    def forward(self, u: Tensor, dt: float | Tensor | None = None, state: State | None = None) -> tuple[Tensor, State]:
+    def forward(
+        self, u: Tensor, state: State | None = None, *, dt: float | Tensor | None = None
+    ) -> tuple[Tensor, State]:
         """Return y and the state behind the last sample.
 
         Parameters
         ----------
         u
             Shape (B, T, C), or (T, C) for one sequence.
-        dt
-            Time from the sample before to each, not negative; the first from `state`. A number, (T,), or (B, T).
         state
             h and m as returned by the call before, to go on from there. Default: rest.
+        dt
+            Time from the sample before to each, not negative; the first from `state`. A number, (T,), or (B, T).
 
         Returns
         -------
@@ -127,6 +133,15 @@ class HeavyBallLayer(Oscillators):
         h, z = linear_recurrence(E, force, B=G, C=only_h, z0=None if state is None else self._packed(state, batch))
         y = torch.addmm(self.skip(flat), h.reshape(N * r, B * T).mT, self.read.flatten(1).mT)
         return y.view(*batch, T, -1), self._unpacked(z, batch)
+
+    def gradient_bound(self, samples: Tensor) -> Tensor:
+        """Return what the root mean square of ‖∂L/∂z_t‖ over unit vectors ∂L/∂z_T is at least, for T - t samples (...).
+
+        It is that of e^{-γ(T-t)Δ/2} over the oscillators: of two singular values whose product is det E^{T-t} = e^{-γ(T-t)Δ}
+        the mean square is at least as much.
+        """
+        decay = self.gamma.detach().double() * self.dt
+        return (-decay * samples.to(decay).unsqueeze(-1)).exp().mean(-1).sqrt()
 
     def _lengths(self, u: Tensor, dt: float | Tensor | None) -> Tensor:
         """Return the times between samples, float64: (), (1, T), or (r B, T)."""

@@ -30,9 +30,11 @@ class HeavyBallBlock(nn.Module):
         self.mix = nn.Linear(size, 2 * size)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, dt: float | Tensor | None = None, state: State | None = None) -> tuple[Tensor, State]:
+    def forward(
+        self, x: Tensor, state: State | None = None, *, dt: float | Tensor | None = None
+    ) -> tuple[Tensor, State]:
         """Return the block's output, of the shape of x (B, T, size), and the state of its layer."""
-        y, state = self.layer(self.norm(x), dt, state)
+        y, state = self.layer(self.norm(x), state, dt=dt)
         y = self.mix(self.dropout(gelu(y)))
         return x + self.dropout(glu(y)), state
 
@@ -83,12 +85,12 @@ class HeavyBallSequenceModel(nn.Module):
         self.blocks = nn.ModuleList([HeavyBallBlock(size, state_size, dropout, **layer) for _ in range(num_layers)])
         self.decode = nn.Linear(size, output_size)
 
-    def forward(self, u: Tensor, dt: float | Tensor | None = None) -> Tensor:
+    def forward(self, u: Tensor, *, dt: float | Tensor | None = None) -> Tensor:
         """Return outputs of sequences u (B, T, input_size); `dt` as for `HeavyBallLayer`."""
-        return self.stream(u, dt)[0]
+        return self.stream(u, dt=dt)[0]
 
     def stream(
-        self, u: Tensor, dt: float | Tensor | None = None, states: list[State] | None = None
+        self, u: Tensor, states: list[State] | None = None, *, dt: float | Tensor | None = None
     ) -> tuple[Tensor, list[State]]:
         """Return outputs and the states of all layers, to go on from with the samples that follow.
 
@@ -99,7 +101,7 @@ class HeavyBallSequenceModel(nn.Module):
         x = self.encode(u)
         reached = []
         for i, block in enumerate(self.blocks):
-            x, state = block(x, dt, None if states is None else states[i])
+            x, state = block(x, None if states is None else states[i], dt=dt)
             reached.append(state)
         if self.pooling != "none":
             x = x.mean(-2) if self.pooling == "mean" else x[..., -1, :]
