@@ -137,8 +137,8 @@ class HeavyBallLayer(Oscillators):
     def gradient_bound(self, samples: Tensor) -> Tensor:
         """Return what the root mean square of ‖∂L/∂z_t‖ over unit vectors ∂L/∂z_T is at least, for T - t samples (...).
 
-        It is that of e^{-γ(T-t)Δ/2} over the oscillators: two singular values of product e^{-γ(T-t)Δ} (det E^{T-t}) have
-        a mean square that is no smaller.
+        It is that of e^{-γ(T-t)Δ/2} over the oscillators: two singular values of product e^{-γ(T-t)Δ} have a
+        mean square that is no smaller.
         """
         decay = self.gamma.detach().double() * self.dt
         return (-decay * samples.to(decay).unsqueeze(-1)).exp().mean(-1).sqrt()
