@@ -23,10 +23,11 @@ import torch
 from _common import Timing, alternate, header, ratio, table
 from torch import Tensor, nn
 
-from hbode.models.recurrent import HeavyBallLayer
+from hbode.models.attention import MomentumAttention
+from hbode.models.recurrent import AdamLSTM, HeavyBallLayer, MomentumLSTM, RMSPropLSTM
 
 LENGTHS = (128, 256, 512, 1024, 2048, 4096, 8192, 16384)
-BATCH, SIZE = 8, 64
+BATCH, SIZE, HEADS = 8, 64, 4
 LOOP = 1024
 """The longest sequence that loops over samples run."""
 Run = Callable[[], object]
@@ -117,7 +118,38 @@ def oscillators(length: int, device: str) -> dict[str, Run | None]:
     }
 
 
-PARTS: dict[str, Callable[[int, str], Mapping[str, Run | None]]] = {"oscillators": oscillators}
+def lstm(length: int, device: str) -> dict[str, Run]:
+    torch.manual_seed(0)
+    x = torch.randn(BATCH, length, SIZE, device=device)
+    layers = {"nn.LSTM": nn.LSTM, "MomentumLSTM": MomentumLSTM, "AdamLSTM": AdamLSTM, "RMSPropLSTM": RMSPropLSTM}
+    return {name: step(layer(SIZE, SIZE, batch_first=True).to(device), x) for name, layer in layers.items()}
+
+
+class CausalAttention(nn.Module):
+    """Self-attention that sees no later position."""
+
+    def __init__(self, momentum: float) -> None:
+        super().__init__()
+        self.attention = MomentumAttention(SIZE, HEADS, batch_first=True, momentum=momentum, step_size=1.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.as_tensor(self.attention(x, x, x, is_causal=True)[0])
+
+
+def attention(length: int, device: str) -> dict[str, Run]:
+    torch.manual_seed(0)
+    x = torch.randn(BATCH, length, SIZE, device=device)
+    return {
+        "linear attention": step(CausalAttention(0.0).to(device), x),
+        "momentum attention": step(CausalAttention(0.9).to(device), x),
+    }
+
+
+PARTS: dict[str, Callable[[int, str], Mapping[str, Run | None]]] = {
+    "oscillators": oscillators,
+    "lstm": lstm,
+    "attention": attention,
+}
 
 
 def slope(lengths: Sequence[int], timings: Sequence[Timing]) -> float:
@@ -138,15 +170,17 @@ def main() -> None:
         rows, kept = [], []
         for length in given.lengths:
             runs = {name: run for name, run in PARTS[part](length, given.device).items() if run is not None}
-            found = alternate(runs, given.repeats)
-            kept.append(found)
-            first = next(iter(found.values()))
-            beside = [f"{name}: {timing}, × {ratio(timing, first)}" for name, timing in list(found.items())[1:]]
+            timings = alternate(runs, given.repeats)
+            kept.append(timings)
+            first = next(iter(timings.values()))
+            beside = [f"{name}: {timing}, × {ratio(timing, first)}" for name, timing in list(timings.items())[1:]]
             rows.append([str(length), str(first), *beside])
-            name = next(iter(found))
+            name = next(iter(timings))
         width = max(map(len, rows))
         print(table(["length", f"{name}, ms", *[""] * (width - 2)], [row + [""] * (width - len(row)) for row in rows]))
-        print(f"slope of log time over log length: {slope(given.lengths, [next(iter(k.values())) for k in kept]):.2f}\n")
+        print(
+            f"slope of log time over log length: {slope(given.lengths, [next(iter(k.values())) for k in kept]):.2f}\n"
+        )
 
 
 if __name__ == "__main__":
