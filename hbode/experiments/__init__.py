@@ -1,4 +1,4 @@
-"""The experiments of Xia et al., "Heavy Ball Neural Ordinary Differential Equations" (NeurIPS 2021)."""
+"""Published experiments: of Xia et al. (NeurIPS 2021) on heavy-ball neural ODEs, and on long sequences."""
 
 from .experiment import MODELS, Experiment, Settings, Splits, Trial
 from .images import Images
@@ -6,10 +6,16 @@ from .initialisation import Initialisation
 from .plane_vibration import PlaneVibration
 from .point_cloud import PointCloud
 from .runner import reproduce
+from .sequences.digits import PermutedDigits, PixelDigits
+from .sequences.tasks import Adding, Copying, Duplication
 from .walker2d import Walker2D
 
 EXPERIMENTS: dict[str, Experiment] = {
-    one.name: one for one in (PlaneVibration(), Walker2D(), PointCloud(), Initialisation(), Images())
+    one.name: one
+    for one in (
+        *(PlaneVibration(), Walker2D(), PointCloud(), Initialisation(), Images()),
+        *(Adding(), Copying(), Duplication(), PixelDigits(), PermutedDigits()),
+    )
 }
 """By their names on the command line."""
 
