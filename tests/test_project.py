@@ -41,6 +41,7 @@ LAYERS = [
     {"models", "analysis"},
     {"training"},
     {"timeseries"},
+    {"clustering"},
     {"experiments"},
     {"commands"},
     {"cli"},

@@ -1,0 +1,8 @@
+"""Kernel treelets: trees of samples, of variables and of trajectories, with a basis at every level."""
+
+from .kernels import local_gamma
+from .rotations import Rotations, jacobi_tree
+from .samples import KernelTreelets
+from .variables import Treelets
+
+__all__ = ["KernelTreelets", "Rotations", "Treelets", "jacobi_tree", "local_gamma"]
