@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -77,15 +78,12 @@ def linear_recurrence(
             raise ValueError(f"{name} must have shape {shape}, got {tuple(value.shape)}")
     if B is None and p != n:
         raise ValueError(f"u must have as many inputs as states, {n}, where B is the identity, got {p}")
-    start = u.new_zeros(S, b, n) if z0 is None else z0.to(u.dtype)
     if not varying:
-        return _constant(A, u, B, C, start)
+        return _constant(A, u, B, C, u.new_zeros(S, b, n) if z0 is None else z0.to(u.dtype))
     forced = u.to(A.dtype)
     if B is not None:
         forced = (B if own else B[:, None, None]).to(A.dtype).mul(forced.unsqueeze(-2)).sum(-1)
-    first = (A[:, :, :1] @ start.to(A.dtype)[:, :, None, :, None]).squeeze(-1)
-    forced = torch.cat((forced[:, :, :1] + first, forced[:, :, 1:]), 2)
-    z = torch.as_tensor(_Varying.apply(A, forced))
+    z = torch.as_tensor(_Varying.apply(A, forced, None if z0 is None else z0.to(A.dtype), False))
     y = z if C is None else z @ C.to(A.dtype).mT.unsqueeze(1)
     return y.to(u.dtype), z[:, :, -1].to(u.dtype)
 
@@ -131,43 +129,67 @@ def _powers(A: Tensor, count: int) -> Tensor:
 
 
 class _Varying(torch.autograd.Function):
-    """z_k = A_k z_{k-1} + b_k from z_0 = 0, of A (S, b, T, n, n) and b (S, b, T, n); S and b of A may be 1."""
+    """z_k = A_k z_{k-1} + b_k, or A_k z_{k+1} + b_k backwards from zero: A (S, b, T, n, n), S and b 1 or as of b_k."""
 
     @staticmethod
-    def forward(ctx: Any, A: Tensor, forced: Tensor) -> Tensor:
-        z = _states(A.permute(3, 4, 2, 0, 1), forced.permute(3, 2, 0, 1)).permute(2, 3, 1, 0)
-        ctx.save_for_backward(A, z)
+    def forward(ctx: Any, A: Tensor, forced: Tensor, start: Tensor | None, backwards: bool) -> Tensor:
+        first = None if start is None else start.permute(2, 0, 1)
+        z = _states(A.permute(3, 4, 2, 0, 1), forced.permute(3, 2, 0, 1), first, backwards).permute(2, 3, 1, 0)
+        ctx.save_for_backward(A, z, start)
+        ctx.backwards = backwards
         return z
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
-        A, z = ctx.saved_tensors
-        later = F.pad(A[:, :, 1:], (0, 0, 0, 0, 0, 1)).mT  # Aᵀ of the step behind; nothing is behind the last
-        grad = torch.as_tensor(_Varying.apply(later.flip(2), grads[0].flip(2))).flip(2)
-        before = F.pad(z[:, :, :-1], (0, 0, 1, 0))
-        return (grad.unsqueeze(-1) * before.unsqueeze(-2)).sum_to_size(A.shape), grad
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor, Tensor | None, None]:
+        A, z, start = ctx.saved_tensors
+        back = A.roll(1 if ctx.backwards else -1, 2).mT  # what the end of z gets is multiplied by zero
+        grad = torch.as_tensor(_Varying.apply(back, grads[0], None, not ctx.backwards))
+        of_A = of_start = None
+        if ctx.needs_input_grad[0]:
+            before = F.pad(z[:, :, 1:], (0, 0, 0, 1)) if ctx.backwards else F.pad(z[:, :, :-1], (0, 0, 1, 0))
+            if start is not None:
+                before = torch.cat((start.unsqueeze(2), before[:, :, 1:]), 2)
+            of_A = (grad.unsqueeze(-1) * before.unsqueeze(-2)).sum_to_size(A.shape)
+        if start is not None:
+            of_start = (A[:, :, 0] * grad[:, :, 0].unsqueeze(-1)).sum(-2)
+        return of_A, grad, of_start, None
 
 
-def _states(A: Tensor, forced: Tensor) -> Tensor:
-    """Return z as `_Varying` does, (n, T, ...), of A (n, n, T, ...) and b (n, T, ...): chunks of √T side by side."""
-    T = forced.shape[1]
-    size = math.isqrt(T - 1) + 1
-    count = -(-T // size)
-    fill = [0, 0, 0, 0, 0, count * size - T]
-    A, forced = (F.pad(x, fill).unflatten(-3, (count, size)).contiguous() for x in (A, forced))
+def _states(A: Tensor, forced: Tensor, start: Tensor | None, backwards: bool) -> Tensor:
+    """Return z as `_Varying` does, (n, T, ...), of A (n, n, T, ...), b (n, T, ...) and z_0 (n, ...), None for zero.
 
-    def step(k: int, z: Tensor) -> Tensor:
-        return (A[:, :, :, k] * z).sum(1) + forced[:, :, k]
-
-    ends, through = forced[:, :, 0], A[:, :, :, 0]
-    for k in range(1, size):
-        ends = step(k, ends)
-        through = (A[:, :, None, :, k] * through).sum(1)
-    z = torch.zeros_like(ends)
-    for j in range(1, count):
-        z[:, j] = (through[:, :, j - 1] * z[:, j - 1]).sum(1) + ends[:, j - 1]
+    Chunks of some √T steps go on side by side, in two sweeps of as many operations; steps that fill none come last.
+    """
+    n, T = forced.shape[:2]
+    root = max(math.isqrt(T // 2), 1)
+    size = next((k for k in range(root, 2 * root) if T % k == 0), root)
+    count = T // size
+    rest = T - count * size
+    begin, order, chunks, last = 0, range(size), range(count), range(T - rest, T)
+    if backwards:
+        begin, order, chunks, last = rest, order[::-1], chunks[::-1], range(rest)[::-1]
     found = torch.empty_like(forced)
-    for k in range(size):
-        z = step(k, z)
-        found[:, :, k] = z
-    return found.flatten(1, 2)[:, :T]
+    if n == 1:
+        A = A[0]
+
+    def step(A: Tensor, z: Tensor, forced: Tensor, out: Tensor) -> Tensor:
+        return torch.addcmul(forced, A, z, out=out) if n == 1 else torch.add((A * z).sum(1), forced, out=out)
+
+    matrices, inputs, states = (
+        x.narrow(-3, begin, T - rest).unflatten(-3, (count, size)).unbind(-3) for x in (A, forced, found)
+    )
+    first, *others = order
+    # Where each chunk ends and starts from stands in the place of its last and first state, in the layout of b.
+    through, ends, starts = matrices[first], inputs[first], states[first]
+    for k in others:
+        through = matrices[k] * through if n == 1 else (matrices[k].unsqueeze(2) * through.unsqueeze(0)).sum(1)
+        ends = step(matrices[k], ends, inputs[k], states[order[-1]])
+    z, end, whole = starts.unbind(1), ends.unbind(1), through.unbind(-3)
+    z[chunks[0]].zero_() if start is None else z[chunks[0]].copy_(start)
+    for j, after in pairwise(chunks):
+        step(whole[j], z[j], end[j], z[after])
+    for k in order:
+        starts = step(matrices[k], starts, inputs[k], states[k])
+    for k in last:
+        step(A.select(-3, k), found.select(1, k + 1 if backwards else k - 1), forced.select(1, k), found.select(1, k))
+    return found
