@@ -1,0 +1,1 @@
+"""Experiments on long sequences, with recurrent cells, oscillators and attention."""
