@@ -60,7 +60,9 @@ def test_pixels_are_permuted_alike_in_all_parts():
         assert one[0].shape[1:] == (64, 1) and torch.equal(one[0][:, order], other[0]) and torch.equal(one[1], other[1])
 
 
-@pytest.mark.parametrize("name", ["copy", "pixel-digits", "duplication", "adding"])
+@pytest.mark.parametrize(
+    "name", ["copy", "pixel-digits", *(pytest.param(x, marks=pytest.mark.slow) for x in ("adding", "duplication"))]
+)
 def test_command(name, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("hbode.experiments.sequences.tasks.COUNTS", (60, 20, 20))
     out = tmp_path / "out"
