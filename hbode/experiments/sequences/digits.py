@@ -15,7 +15,7 @@ from ..experiment import Experiment, Measured, Part, Settings, Splits
 from ..images import CLASSES, digits, mnist
 from .models import RECURRENT_LOOKS, network
 
-FULL = TrainingSettings(30, 50, 1e-3, "cosine", 1.0)
+FULL = TrainingSettings(100, 50, 1e-3, "cosine", 1.0)
 SHORT = TrainingSettings(20, 32, 3e-3, "cosine", 1.0)
 
 
