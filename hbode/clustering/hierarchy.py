@@ -45,8 +45,8 @@ class TreeletTree(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
             raise ValueError(f"level must be from 0 to {most}, the number of rotations, got {level!r}")
         return int(level)
 
-    def _grow(self, a: Array, lambda_: float) -> None:
-        self.rotations_ = jacobi_tree(a, lambda_)
+    def _grow(self, a: Array, lambda_: float, overwrite_a: bool = False) -> None:
+        self.rotations_ = jacobi_tree(a, lambda_, overwrite_a)
         self.linkage_ = linkage(self.rotations_)
         self.children_ = self.linkage_[:, :2].astype(np.intp)
         self.heights_ = self.linkage_[:, 2]

@@ -139,12 +139,15 @@ class _Active:
         self.alive[d] = False
 
     def compacted(self) -> _Active:
-        """Return the same without the rows and columns of variables that have left."""
+        """Return the same without the rows and columns of variables that have left, in the same memory."""
         stay = np.flatnonzero(self.alive)
-        return _Active(self.a[np.ix_(stay, stay)], self.lambda_, self.name[stay])
+        left = len(stay)
+        for i, row in enumerate(stay):  # i <= row: what is overwritten has been moved
+            self.a[i, :left] = self.a[row, stay]
+        return _Active(self.a[:left, :left], self.lambda_, self.name[stay])
 
 
-def jacobi_tree(a: Array, lambda_: float = 0.0) -> Rotations:
+def jacobi_tree(a: Array, lambda_: float = 0.0, overwrite_a: bool = False) -> Rotations:
     """Merge the variables of a symmetric positive semi-definite matrix by n - 1 Jacobi rotations.
 
     Each rotation takes the two active variables with the largest M_pq = √(A_pq² / (A_pp A_qq)) + λ |A_pq|, zeroes A_pq,
@@ -152,14 +155,16 @@ def jacobi_tree(a: Array, lambda_: float = 0.0) -> Rotations:
     the one of the largest variance, from the smallest on, with angle 0.
 
     The time is O(n²) where each rotation makes a bounded number of rows be searched again, as is measured on data (two
-    or three); that many rows could share one partner makes the worst case O(n³). The memory is that of two matrices.
+    or three); that many rows could share one partner makes the worst case O(n³).
 
     Parameters
     ----------
     a
-        Shape (n, n), n at least 1, float64, symmetric, finite, its diagonal not negative; it is not changed.
+        Shape (n, n), n at least 1, float64, symmetric, finite, its diagonal not negative.
     lambda_
         λ ≥ 0: with it, large covariances merge before small ones of equal correlation.
+    overwrite_a
+        Whether a may be spoilt, which spares a copy: of large matrices, a good part of the time.
 
     References
     ----------
@@ -175,7 +180,7 @@ def jacobi_tree(a: Array, lambda_: float = 0.0) -> Rotations:
     ([0, 0], [1, 2], [-0.785, -0.17])
     """
     n = len(a)
-    active = _Active(a.copy(), lambda_, np.arange(n))
+    active = _Active(a if overwrite_a else a.copy(), lambda_, np.arange(n))
     kept, dropped = np.empty((2, n - 1), np.intp)
     angle, similarity, correlation = np.zeros((3, n - 1))
     variance = np.empty(n)

@@ -147,12 +147,19 @@ class KernelTreelets(ClusterMixin, TreeletTree):  # type: ignore[misc]
             a = gram(self.kernel_, samples, samples)
             if callable(self.kernel):
                 check_gram(a)
-        self._grow(a, float(self.lambda_))
+        norms = a.diagonal().copy()
+        machine = self.extension == "svm" and self.n_clusters > 1  # which learns from the matrix
+        self._grow(a, float(self.lambda_), overwrite_a=not machine and not callable(self.kernel))
         self.sample_indices_ = chosen
-        self._samples = samples
+        self._samples = None if self.kernel_ is None else samples
         smallest = math.ceil(self.min_share * drawn / self.n_clusters)
         labels = clusters(self.rotations_, self.n_clusters, smallest)
-        self._learn(a, labels)
+        self._taught = np.flatnonzero(labels >= 0)
+        self._taught_labels, self._norms = labels[self._taught], norms[self._taught]
+        self._machine = None
+        if machine:
+            self._machine = SVC(kernel="precomputed", C=MARGIN)
+            self._machine.fit(a[np.ix_(self._taught, self._taught)], self._taught_labels)
         self.labels_ = np.empty(n, labels.dtype)
         self.labels_[chosen] = labels
         rest = np.setdiff1d(np.arange(n), chosen[labels >= 0])
@@ -219,16 +226,6 @@ class KernelTreelets(ClusterMixin, TreeletTree):  # type: ignore[misc]
     def _to_samples(self, x: Any) -> Array:
         """Return K(x, samples); of a precomputed kernel, the columns of the samples that were drawn."""
         return x[:, self.sample_indices_] if self.kernel_ is None else gram(self.kernel_, x, self._samples)
-
-    def _learn(self, a: Array, labels: Indices) -> None:
-        """Learn to label by the samples that are in clusters."""
-        self._taught = np.flatnonzero(labels >= 0)
-        self._taught_labels = labels[self._taught]
-        self._norms = a.diagonal()[self._taught]
-        self._machine = None
-        if self.extension == "svm" and self.n_clusters > 1:
-            self._machine = SVC(kernel="precomputed", C=MARGIN)
-            self._machine.fit(a[np.ix_(self._taught, self._taught)], self._taught_labels)
 
     def _extend(self, x: Any) -> Indices:
         if self._machine is not None:

@@ -155,6 +155,14 @@ def test_missing_values_are_a_matter_of_the_kernel():
         KernelTreelets(2).fit(x)
 
 
+def test_a_kernel_keeps_its_matrix(moons):
+    x, _ = moons
+    a = gaussian(x, x)
+    for model in (KernelTreelets(kernel="precomputed").fit(a), KernelTreelets(kernel=lambda *_: a).fit(x)):
+        assert np.array_equal(a, gaussian(x, x))
+        assert len(model.labels_) == 300
+
+
 def test_far_from_all_samples_is_nearest_to_something():
     model = KernelTreelets(2).fit([[0.0], [0.1], [1.0], [1.1]])
     assert model.predict([[-1e6], [1e6]]).tolist() == [0, 1]
