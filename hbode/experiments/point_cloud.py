@@ -78,7 +78,7 @@ class PointCloud(Experiment):
                 panel.plot(*path[:, which].permute(2, 0, 1), color=color, linewidth=0.4, alpha=0.5)
                 panel.scatter(*path[-1, which].T, s=6, color=color)
             panel.set_title(f"{name.upper()}, seed {one.seed}", fontsize=10)
-        figure.suptitle("Paths of the test points in h; dots: where they end")
+        figure.suptitle("Paths of the test points in h;" + ("\n" if len(first) == 1 else " ") + "dots: where they end")
         return figure
 
 
