@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -12,6 +13,9 @@ from torch import Tensor
 
 CHUNK = 16
 """Steps that are one matrix product; 8 to 64 differ by less than a half in time."""
+
+SHORT = 256
+"""Steps up to which matrix products, which are few, are faster than sweeps over chunks, where one number serves all."""
 
 
 def linear_recurrence(
@@ -88,10 +92,68 @@ def linear_recurrence(
     return y.to(u.dtype), z[:, :, -1].to(u.dtype)
 
 
+def decaying_sums(a: float, u: Tensor, z0: Tensor | None = None) -> Tensor:
+    """Return z_k = a z_{k-1} + u_k for k = 1 … T: one number for b series, which lie side by side at each step.
+
+    Parameters
+    ----------
+    a
+        The number, as a setting: it gets no gradient.
+    u
+        Shape (T, b), T > 0.
+    z0
+        Shape (b,). Default: zero.
+
+    Notes
+    -----
+    Long sequences go the way of `linear_recurrence` with a matrix for each step. Short ones take the time of as many
+    operations as there are, and go by four matrix products.
+
+    Examples
+    --------
+    >>> import torch
+    >>> decaying_sums(0.5, torch.ones(4, 1)).flatten()
+    tensor([1.0000, 1.5000, 1.7500, 1.8750])
+    """
+    T, b = u.shape
+    if T > SHORT or u.is_cuda:
+        A = u.new_full((1, 1, 1, 1, 1), a).expand(1, 1, T, 1, 1)
+        start = None if z0 is None else z0.view(1, b, 1)
+        return torch.as_tensor(_Varying.apply(A, u.t().view(1, b, T, 1), start, False)).view(b, T).t()
+    within, last, onwards, between, starting = _tables(a, T, u.dtype)
+    count, size = len(between), len(within)
+    padded = count * size > T
+    chunks = (F.pad(u, (0, 0, 0, count * size - T)) if padded else u).view(count, size, b)
+    starts = between @ (last @ chunks).view(count, b)
+    if z0 is not None:
+        starts = torch.addcmul(starts, starting, z0)
+    z = torch.baddbmm(onwards * starts.unsqueeze(1), within.expand(count, size, size), chunks).view(-1, b)
+    return z[:T] if padded else z
+
+
+@lru_cache(maxsize=64)
+def _tables(a: float, T: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Return the factors of inputs and of the start in the states of a chunk, and of its end; and those in the starts.
+
+    The latter are factors of the ends of chunks, from no start, and of z_0.
+    """
+    size = _chunk(T)
+    count = -(-T // size)
+
+    def toeplitz(a: float, size: int, lag: int) -> Tensor:
+        rows = [[a ** (k - j) if k >= j else 0.0 for j in range(lag, lag + size)] for k in range(size)]
+        return torch.tensor(rows, dtype=torch.float64)
+
+    within, between = toeplitz(a, size, 0), toeplitz(a**size, count, 1)
+    starting = torch.tensor([[a ** (size * k)] for k in range(count)], dtype=torch.float64)
+    within, onwards, between, starting = (x.to(dtype) for x in (within, a * within[:, :1], between, starting))
+    return within, within[-1:], onwards, between, starting
+
+
 def _constant(A: Tensor, u: Tensor, B: Tensor | None, C: Tensor | None, z0: Tensor) -> tuple[Tensor, Tensor]:
     """Return y and z_T as `linear_recurrence` does, for one A (S, n, n); powers of A and B, C are of its dtype."""
     (S, b, T, p), n, dtype = u.shape, A.shape[-1], u.dtype
-    size = T if T <= CHUNK else next((k for k in range(CHUNK, 2 * CHUNK) if T % k == 0), CHUNK)  # full ones if any are
+    size = _chunk(T)
     count = -(-T // size)
     powers = _powers(A, size)
     reach = powers[:, :size] if B is None else powers[:, :size] @ B.to(A.dtype).unsqueeze(1)  # Aʲ B: (S, K, n, p)
@@ -117,6 +179,11 @@ def _constant(A: Tensor, u: Tensor, B: Tensor | None, C: Tensor | None, z0: Tens
         u[:, :, T - rest :].reshape(S, b, rest * p) @ ending[:, (size - rest) * p :]
     )
     return y[:, :, :T], last
+
+
+def _chunk(T: int) -> int:
+    """Return the steps of a chunk, of which T has full ones if it can."""
+    return T if T <= CHUNK else next((k for k in range(CHUNK, 2 * CHUNK) if T % k == 0), CHUNK)
 
 
 def _powers(A: Tensor, count: int) -> Tensor:
@@ -160,6 +227,7 @@ def _states(A: Tensor, forced: Tensor, start: Tensor | None, backwards: bool) ->
 
     Chunks of some √T steps go on side by side, in two sweeps of as many operations; steps that fill none come last.
     """
+    A, forced = (x.contiguous() if 0 < x.stride(-3) < max(x.stride()[-2:]) else x for x in (A, forced))  # step by step
     n, T = forced.shape[:2]
     root = max(math.isqrt(T // 2), 1)
     size = next((k for k in range(root, 2 * root) if T % k == 0), root)

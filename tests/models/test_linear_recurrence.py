@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hbode.models.linear_recurrence import CHUNK, linear_recurrence
+from hbode.models.linear_recurrence import CHUNK, SHORT, decaying_sums, linear_recurrence
 
 EPS = torch.finfo(torch.float64).eps
 
@@ -85,6 +85,33 @@ def test_a_sequence_in_parts_equals_one_in_a_piece():
         parts.append(y)
     close(torch.cat(parts, 2), whole)
     close(z, end)
+
+
+@pytest.mark.parametrize("T", [1, CHUNK, 37, 128, SHORT, SHORT + 1])
+@pytest.mark.parametrize("a", [0.0, 0.6, 1.0])
+def test_sums_that_decay_by_one_number(a, T):
+    rng = torch.Generator().manual_seed(T)
+    u = torch.randn(T, 3, generator=rng, dtype=torch.float64, requires_grad=True)
+    z0 = torch.randn(3, generator=rng, dtype=torch.float64, requires_grad=True)
+    A = torch.full((1, 1, 1), a, dtype=torch.float64)
+    for start in (None, z0):
+        found = decaying_sums(a, u, start)
+        expected, _ = loop(A, u.t()[None, :, :, None], z0=None if start is None else start.view(1, 3, 1))
+        expected = expected[0, :, :, 0].t()
+        close(found, expected)
+        given = [u] if start is None else [u, z0]
+        weights = torch.randn(T, 3, generator=rng, dtype=torch.float64)
+        grads = [torch.autograd.grad((z * weights).sum(), given) for z in (found, expected)]
+        for one, other in zip(*grads, strict=True):
+            close(one, other, scale=T**0.5)
+
+
+@pytest.mark.parametrize("T", [5, 40])
+def test_layouts_of_the_input_do_not_matter(T):
+    A, u, _, _, z0 = problem(3, 4, T, 2, varying=(1, 4))
+    step_by_step = u.detach().permute(2, 1, 0, 3).contiguous().permute(2, 1, 0, 3)
+    for one, other in zip(linear_recurrence(A, step_by_step, z0=z0), linear_recurrence(A, u, z0=z0), strict=True):
+        close(one, other)
 
 
 def test_the_gain_may_change_with_the_matrix():

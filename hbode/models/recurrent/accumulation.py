@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..linear_recurrence import linear_recurrence
+from ..linear_recurrence import decaying_sums, linear_recurrence
 
 Weights = Mapping[str, Tensor]
 """Parameters of a layer and direction, by torch's names without the suffix: weight_ih, weight_hh, bias_ih, …"""
@@ -100,8 +100,8 @@ class _InFront(_Stepping):
         m = _sums(decay, x, memory[0] if memory else None)
         return Driven(m, changed, (m, *others))
 
-    def _decay(self, x: Tensor, memory: Memory, w: Weights) -> tuple[Tensor, Memory]:
-        """Return μ_t (T or 1, N or 1, C or 1), and what is remembered beside m."""
+    def _decay(self, x: Tensor, memory: Memory, w: Weights) -> tuple[float | Tensor, Memory]:
+        """Return μ, or μ_t (T or 1, N or 1, C or 1), and what is remembered beside m."""
         raise NotImplementedError
 
 
@@ -119,8 +119,8 @@ class Momentum(_InFront):
     def _starts(self) -> dict[str, float]:
         return super()._starts() | _logit(self.momentum)
 
-    def _decay(self, x: Tensor, memory: Memory, w: Weights) -> tuple[Tensor, Memory]:
-        return _mu(self.momentum, x, w), ()
+    def _decay(self, x: Tensor, memory: Memory, w: Weights) -> tuple[float | Tensor, Memory]:
+        return _mu(self.momentum, w), ()
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ class Nesterov(_InFront):
     def widths(self, inputs: int, gates: int, bias: bool) -> tuple[int, ...]:
         return (*super().widths(inputs, gates, bias), 1)
 
-    def _decay(self, x: Tensor, memory: Memory, w: Weights) -> tuple[Tensor, Memory]:
+    def _decay(self, x: Tensor, memory: Memory, w: Weights) -> tuple[float | Tensor, Memory]:
         t = torch.arange(len(x), dtype=x.dtype, device=x.device)[:, None, None]
         k = (t + memory[1] if memory else t) % self.restart
         return k / (k + 3), (((k + 1) % self.restart).expand(-1, x.shape[1], -1),)
@@ -169,7 +169,7 @@ class RMSProp(_Stepping):
             changed["bias_ih"] = torch.zeros_like(inside)
         a = F.linear(x, w["weight_ih"], inside)
         v = self._accumulated(self._times_step_size(a, w), memory, w)
-        q = _sums(_number(self.beta, a), (1 - self.beta) * a.square(), memory[-1] if memory else None)
+        q = _sums(self.beta, (1 - self.beta) * a.square(), memory[-1] if memory else None)
         changed["weight_ih"] = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
         return Driven(v * (q + self.eps).rsqrt(), changed, (v, q)[-len(self.names) :])
 
@@ -193,7 +193,7 @@ class Adam(RMSProp):
         return super()._starts() | _logit(self.momentum)
 
     def _accumulated(self, a: Tensor, memory: Memory, w: Weights) -> Tensor:
-        return _sums(_mu(self.momentum, a, w), a, memory[0] if memory else None)
+        return _sums(_mu(self.momentum, w), a, memory[0] if memory else None)
 
 
 def check_restart(restart: int) -> None:
@@ -213,19 +213,17 @@ def _logit(momentum: float) -> dict[str, float]:
     return {"logit_momentum": math.log(momentum / (1 - momentum))}
 
 
-def _mu(fixed: float, x: Tensor, w: Weights) -> Tensor:
-    """Return μ, (1, 1, C or 1)."""
-    return w["logit_momentum"].sigmoid().view(1, 1, -1) if "logit_momentum" in w else _number(fixed, x)
+def _mu(fixed: float, w: Weights) -> float | Tensor:
+    return w["logit_momentum"].sigmoid().view(1, 1, -1) if "logit_momentum" in w else fixed
 
 
-def _number(value: float, like: Tensor) -> Tensor:
-    return torch.full((1, 1, 1), value, dtype=like.dtype, device=like.device)
-
-
-def _sums(decay: Tensor, u: Tensor, start: Tensor | None) -> Tensor:
+def _sums(decay: float | Tensor, u: Tensor, start: Tensor | None) -> Tensor:
     """Return z_t = decay_t z_{t-1} + u_t of u (T, N, C), decay (T or 1, N or 1, C or 1) and start (N, C) or None."""
     if len(u) == 1:
-        return u if start is None else torch.addcmul(u, decay, start)
+        return u if start is None else u + decay * start
+    u = u.contiguous()  # step by step, as torch's kernels go through it
+    if not isinstance(decay, Tensor):
+        return decaying_sums(float(decay), u.flatten(1), None if start is None else start.flatten()).view_as(u)
     A = decay.permute(2, 1, 0)[..., None, None].expand(-1, -1, len(u), -1, -1)
     z0 = None if start is None else start.t().unsqueeze(-1)
     return linear_recurrence(A, u.permute(2, 1, 0).unsqueeze(-1), z0=z0)[0].squeeze(-1).permute(2, 1, 0)

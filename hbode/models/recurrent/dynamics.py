@@ -49,16 +49,16 @@ class Dynamics:
 
     def step(self, x: Tensor, state: State, w: Weights) -> State:
         """Return the state after the input x (N, C)."""
-        own = len(self.recurrence.names)
-        driven = self.accumulation(x.unsqueeze(0), state[own:], w)
-        return (*self.recurrence.step(driven.input[0], state[:own], driven.weights), *(m[0] for m in driven.memory))
+        h, remembered = self._halves(state, x, w)
+        driven = self.accumulation(x.unsqueeze(0), remembered, w)
+        return (*self.recurrence.step(driven.input[0], h, driven.weights), *(m[0] for m in driven.memory))
 
     def sequence(
         self, x: Tensor, state: State, w: Weights, lengths: Tensor | None, train: bool
     ) -> tuple[Tensor, State]:
         """Return h after each step of x (T, N, C), and the states at the ends of the sequences.
 
-        `lengths` and `train` as for a `Recurrence`. A state without what is remembered starts that from zero.
+        `lengths` and `train` as for a `Recurrence`. What `state` does not have starts from zero.
         """
         if self.accumulation.wide and lengths is None and not x.is_cuda and len(x) > CHUNK:
             outs = []
@@ -66,18 +66,25 @@ class Dynamics:
                 out, state = self.sequence(piece, state, w, lengths, train)
                 outs.append(out)
             return torch.cat(outs), state
-        own = len(self.recurrence.names)
-        driven = self.accumulation(x, state[own:], w)
-        out, end = self.recurrence.sequence(driven.input, state[:own], driven.weights, lengths, train)
+        h, remembered = self._halves(state, x[0], w)
+        driven = self.accumulation(x, remembered, w)
+        out, end = self.recurrence.sequence(driven.input, h, driven.weights, lengths, train)
         if lengths is None:
             return out, (*end, *(m[-1] for m in driven.memory))
         last, sample = (lengths - 1).to(x.device), torch.arange(x.shape[1], device=x.device)
         return out, (*end, *(m[last, sample] for m in driven.memory))
 
-    def checked(
-        self, hx: Tensor | Sequence[Tensor] | None, lead: tuple[int, ...], widths: Sequence[int], x: Tensor
-    ) -> State:
-        """Return an initial state of shapes (*lead, width); zero, of the dtype of x, for what is not given.
+    def _halves(self, state: State, x: Tensor, w: Weights) -> tuple[State, State]:
+        """Return the state of the recurrence and what is remembered, for the input x (N, C)."""
+        own = len(self.recurrence.names)
+        if state:
+            return state[:own], state[own:]
+        hidden = w["weight_hh"].shape[0] // self.recurrence.gates
+        projected = len(w["weight_hr"]) if "weight_hr" in w else 0
+        return tuple(x.new_zeros(len(x), width) for width in self.recurrence.widths(hidden, projected)), ()
+
+    def checked(self, hx: Tensor | Sequence[Tensor] | None, lead: tuple[int, ...], widths: Sequence[int]) -> State:
+        """Return an initial state of shapes (*lead, width), empty for none.
 
         Raises
         ------
@@ -86,7 +93,7 @@ class Dynamics:
         """
         own = len(self.recurrence.names)
         if hx is None:
-            return tuple(x.new_zeros(*lead, width) for width in widths[:own])
+            return ()
         given = (hx,) if isinstance(hx, Tensor) else tuple(hx)
         if len(given) not in (own, len(widths)):
             wanted = " or ".join(dict.fromkeys(", ".join(names) for names in (self.recurrence.names, self.names)))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,16 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from .accumulation import Weights
 from .dynamics import Dynamics
 from .recurrences import TORCH_NAMES, State
+
+
+class Place(NamedTuple):
+    """A layer and direction, or a cell: what its parameters' names end in, its inputs, and the widths of its state."""
+
+    suffix: str
+    inputs: int
+    widths: tuple[int, ...]
+    names: Mapping[str, str]
+    """Full names of the parameters, by their names without suffix."""
 
 
 class RecurrentLayer(nn.RNNBase):
@@ -93,7 +104,7 @@ class RecurrentLayer(nn.RNNBase):
         alone = input.ndim == 2
         _check_input(input, (2, 3), self.input_size, self.get_parameter("weight_ih_l0"))
         x = input.unsqueeze(1) if alone else input.transpose(0, 1) if self.batch_first else input
-        state = self._start(hx, () if alone else x.shape[1:2], x)
+        state = self._start(hx, () if alone else x.shape[1:2])
         if alone:
             state = tuple(s.unsqueeze(1) for s in state)
         out, end = self._run(x, state, None)
@@ -104,7 +115,7 @@ class RecurrentLayer(nn.RNNBase):
     def _packed(self, input: PackedSequence, hx: Tensor | Sequence[Tensor] | None) -> tuple[PackedSequence, State]:
         _check_input(input.data, (2,), self.input_size, self.get_parameter("weight_ih_l0"))
         x, lengths = pad_packed_sequence(PackedSequence(input.data, input.batch_sizes))
-        state = _permuted(self._start(hx, x.shape[1:2], x), input.sorted_indices)
+        state = _permuted(self._start(hx, x.shape[1:2]), input.sorted_indices)
         out, end = self._run(x, state, lengths)
         data = pack_padded_sequence(out, lengths).data
         return input._replace(data=data), _permuted(end, input.unsorted_indices)
@@ -116,30 +127,27 @@ class RecurrentLayer(nn.RNNBase):
             if layer and self.dropout:
                 x = F.dropout(x, self.dropout, self.training)
             outs = []
-            for direction, (suffix, _) in enumerate(self.places(layer)):
-                start = tuple(s[len(ends), :, :width] for s, width in zip(state, self._widths(layer), strict=False))
-                y = _reversed(x, lengths) if direction else x
-                out, end = self.dynamics.sequence(y, start, _weights(self, suffix), lengths, self.training)
-                outs.append(_reversed(out, lengths) if direction else out)
+            for reverse in range(2 if self.bidirectional else 1):
+                k, place = len(ends), self.places[len(ends)]
+                start = tuple(s[k, :, :width] for s, width in zip(state, place.widths, strict=False))
+                y = _reversed(x, lengths) if reverse else x
+                out, end = self.dynamics.sequence(y, start, _weights(self, place), lengths, self.training)
+                outs.append(_reversed(out, lengths) if reverse else out)
                 ends.append(end)
             x = torch.cat(outs, -1) if self.bidirectional else outs[0]
         return x, tuple(_stacked(each) for each in zip(*ends, strict=True))
 
-    def _start(self, hx: Tensor | Sequence[Tensor] | None, batch: Sequence[int], x: Tensor) -> State:
-        widths = [max(each) for each in zip(*map(self._widths, range(self.num_layers)), strict=True)]
-        return self.dynamics.checked(hx, (len(self.places()), *batch), widths, x)
+    def _start(self, hx: Tensor | Sequence[Tensor] | None, batch: Sequence[int]) -> State:
+        widths = [max(each) for each in zip(*(place.widths for place in self.places), strict=True)]
+        return self.dynamics.checked(hx, (len(self.places), *batch), widths)
 
-    def _widths(self, layer: int) -> tuple[int, ...]:
-        (_, inputs), *_ = self.places(layer)
-        return self.dynamics.widths(inputs, self.hidden_size, self.bias, self.proj_size)
-
-    def places(self, layer: int | None = None) -> list[tuple[str, int]]:
-        """Return what the names of parameters end in, and the inputs, in the directions of a layer, or of all."""
-        if layer is None:
-            return [place for layer in range(self.num_layers) for place in self.places(layer)]
-        ends = (f"_l{layer}", f"_l{layer}_reverse") if self.bidirectional else (f"_l{layer}",)
-        inputs = (self.proj_size or self.hidden_size) * len(ends) if layer else self.input_size
-        return [(end, inputs) for end in ends]
+    @cached_property
+    def places(self) -> list[Place]:
+        """The layers and directions, in torch's order."""
+        ends = ("", "_reverse") if self.bidirectional else ("",)
+        fed_back = (self.proj_size or self.hidden_size) * len(ends)
+        inputs = [self.input_size, *[fed_back] * (self.num_layers - 1)]
+        return [_place(self, f"_l{k}{end}", inputs[k], self.proj_size) for k in range(self.num_layers) for end in ends]
 
     def reset_parameters(self) -> None:
         super().reset_parameters()
@@ -195,16 +203,17 @@ class RecurrentCell(nn.RNNCellBase):
             h, c in LSTMs, and what is accumulated, (N, width) or (width,) each.
         """
         _check_input(input, (1, 2), self.input_size, self.weight_ih)
-        widths = self.dynamics.widths(self.input_size, self.hidden_size, self.bias)
-        state = self.dynamics.checked(hx, tuple(input.shape[:-1]), widths, input)
+        (place,) = self.places
+        state, w = self.dynamics.checked(hx, tuple(input.shape[:-1]), place.widths), _weights(self, place)
         if input.ndim == 2:
-            return self.dynamics.step(input, state, _weights(self, ""))
-        after = self.dynamics.step(input.unsqueeze(0), tuple(s.unsqueeze(0) for s in state), _weights(self, ""))
+            return self.dynamics.step(input, state, w)
+        after = self.dynamics.step(input.unsqueeze(0), tuple(s.unsqueeze(0) for s in state), w)
         return tuple(s.squeeze(0) for s in after)
 
-    def places(self) -> list[tuple[str, int]]:
-        """Return what the names of parameters end in, nothing, and the inputs."""
-        return [("", self.input_size)]
+    @cached_property
+    def places(self) -> list[Place]:
+        """The one place that parameters are for."""
+        return [_place(self, "", self.input_size, 0)]
 
     def reset_parameters(self) -> None:
         super().reset_parameters()
@@ -214,21 +223,27 @@ class RecurrentCell(nn.RNNCellBase):
         return super().extra_repr() + _shown(self.settings)
 
 
-def _weights(module: RecurrentLayer | RecurrentCell, suffix: str) -> Weights:
-    """Return the parameters with a suffix, by name without it."""
-    found = ((name, getattr(module, name + suffix, None)) for name in (*TORCH_NAMES, *module.dynamics.own_names))
-    return {name: value for name, value in found if value is not None}
+def _place(module: RecurrentLayer | RecurrentCell, suffix: str, inputs: int, projected: int) -> Place:
+    own = module.dynamics.own_names
+    names = [*TORCH_NAMES[: 4 if module.bias else 2], *TORCH_NAMES[4 : 5 if projected else 4], *own]
+    widths = module.dynamics.widths(inputs, module.hidden_size, module.bias, projected)
+    return Place(suffix, inputs, widths, {name: name + suffix for name in names})
+
+
+def _weights(module: RecurrentLayer | RecurrentCell, place: Place) -> Weights:
+    """Return the parameters of a place, by name without suffix."""
+    return {name: getattr(module, full) for name, full in place.names.items()}
 
 
 def _reset_own(module: RecurrentLayer | RecurrentCell) -> None:
     """Put the parameters that torch's modules do not have to their start, or add them."""
-    for suffix, inputs in module.places():
-        like = getattr(module, f"weight_ih{suffix}")
-        for name, start in module.dynamics.start(inputs, module.hidden_size, module.bias).items():
-            if hasattr(module, name + suffix):
-                getattr(module, name + suffix).data.copy_(start)
+    for place in module.places:
+        like = getattr(module, place.names["weight_ih"])
+        for name, start in module.dynamics.start(place.inputs, module.hidden_size, module.bias).items():
+            if hasattr(module, place.names[name]):
+                getattr(module, place.names[name]).data.copy_(start)
             else:
-                module.register_parameter(name + suffix, nn.Parameter(start.to(like)))
+                module.register_parameter(place.names[name], nn.Parameter(start.to(like)))
 
 
 def _check_input(x: Tensor, axes: Sequence[int], inputs: int, weight: Tensor) -> None:

@@ -91,21 +91,21 @@ class MomentumDTRIVCell(RecurrentCell):
 
 
 def _parametrize(module: RecurrentLayer | RecurrentCell) -> None:
-    for suffix, _ in module.places():
-        orthogonal(module, f"weight_hh{suffix}", "matrix_exp")
+    for place in module.places:
+        orthogonal(module, place.names["weight_hh"], "matrix_exp")
 
 
 def _start(module: RecurrentLayer | RecurrentCell) -> None:
     """Put the parameters to the start of the published code."""
-    for suffix, _ in module.places():
-        nn.init.kaiming_normal_(getattr(module, f"weight_ih{suffix}"), nonlinearity="relu")
-        nn.init.uniform_(getattr(module, f"shift{suffix}"), -0.01, 0.01)
-        B = getattr(module, f"weight_hh{suffix}")
-        turns = _turns(module.hidden_size).to(B)
-        if is_parametrized(module, f"weight_hh{suffix}"):
-            setattr(module, f"weight_hh{suffix}", turns)
+    for place in module.places:
+        name = place.names["weight_hh"]
+        nn.init.kaiming_normal_(getattr(module, place.names["weight_ih"]), nonlinearity="relu")
+        nn.init.uniform_(getattr(module, place.names["shift"]), -0.01, 0.01)
+        turns = _turns(module.hidden_size).to(getattr(module, name))
+        if is_parametrized(module, name):
+            setattr(module, name, turns)
         else:
-            B.data.copy_(turns)
+            getattr(module, name).data.copy_(turns)
 
 
 def _turns(size: int) -> Tensor:

@@ -87,7 +87,7 @@ TORCH = {
         lambda *sizes, **options: MomentumLSTM(*sizes, momentum=0.0, bias_in_momentum=True, **options),
     ),
     "nesterov": (nn.LSTM, lambda *sizes, **options: NesterovLSTM(*sizes, restart=1, **options)),
-    "gru": (nn.GRU, lambda *sizes, **options: MomentumGRU(*sizes, momentum=0.0, **options)),
+    "gru": (nn.GRU, lambda *sizes, **options: MomentumGRU(*sizes, momentum=0, step_size=1, **options)),
     "rnn": (nn.RNN, lambda *sizes, **options: MomentumRNN(*sizes, momentum=0.0, **options)),
     "relu": (
         lambda *sizes, **options: nn.RNN(*sizes, nonlinearity="relu", **options),
@@ -234,10 +234,10 @@ def test_layers_are_the_formulas(name):
 def cells_of(layer, name):
     """A cell with the parameters of each layer and direction."""
     cells = []
-    for suffix, inputs in layer.places():
-        cell = made(name, inputs, layer.hidden_size, cell=True)
-        state = layer.state_dict()
-        cell.load_state_dict({key: state[renamed(key, suffix)] for key in cell.state_dict()})
+    state = layer.state_dict()
+    for place in layer.places:
+        cell = made(name, place.inputs, layer.hidden_size, cell=True)
+        cell.load_state_dict({key: state[renamed(key, place.suffix)] for key in cell.state_dict()})
         cells.append(cell)
     return cells
 
