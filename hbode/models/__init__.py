@@ -1,10 +1,11 @@
-"""Layers and networks built on `hbode.hbodeint`."""
+"""Layers and networks built on `hbode.hbodeint`, and layers for sequences."""
 
 from .fields import SYSTEMS, DenseField, ghbnode, hbnode, make_system, node, sonode
 from .latent_ode import Bound, GRURecognition, LatentODE, ODERNNRecognition
 from .layers import ANODE, GHBNODE, HBNODE, NODE, SONODE, NesterovNODE, ODELayer
 from .ode_rnn import ODERNN, Prediction, ResidualCell
 from .published import PUBLISHED, PublishedHeavyBall, UnitInterval, published_system, scale_parameters
+from .scan import linear_recurrence
 from .sizing import equal_sizes, parameter_count, width_of_size
 from .solver import SolveCounts, SolverSettings
 
@@ -33,6 +34,7 @@ __all__ = [
     "equal_sizes",
     "ghbnode",
     "hbnode",
+    "linear_recurrence",
     "make_system",
     "node",
     "parameter_count",

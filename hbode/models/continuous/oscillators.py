@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..linear_recurrence import linear_recurrence
+from ..scan import linear_recurrence
 from .networks import before_softplus, check_sizes
 
 TERMS = 18

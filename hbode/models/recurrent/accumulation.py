@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..linear_recurrence import decaying_sums, linear_recurrence
+from ..scan import decaying_sums, linear_recurrence
 
 Weights = Mapping[str, Tensor]
 """Parameters of a layer and direction, by torch's names without the suffix: weight_ih, weight_hh, bias_ih, …"""

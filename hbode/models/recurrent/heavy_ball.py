@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..continuous.networks import check_sizes
 from ..continuous.oscillators import Oscillators
-from ..linear_recurrence import linear_recurrence
+from ..scan import linear_recurrence
 
 State = tuple[Tensor, Tensor]
 """h and m behind a sample, shape (B, N) each."""

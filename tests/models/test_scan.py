@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hbode.models.linear_recurrence import CHUNK, SHORT, decaying_sums, linear_recurrence
+from hbode.models.scan import CHUNK, SHORT, decaying_sums, linear_recurrence
 
 EPS = torch.finfo(torch.float64).eps
 
