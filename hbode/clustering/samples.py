@@ -151,7 +151,7 @@ class KernelTreelets(ClusterMixin, TreeletTree):  # type: ignore[misc]
         machine = self.extension == "svm" and self.n_clusters > 1  # which learns from the matrix
         self._grow(a, float(self.lambda_), overwrite_a=not machine and not callable(self.kernel))
         self.sample_indices_ = chosen
-        self._samples = None if self.kernel_ is None else samples
+        self._samples: Any = None if self.kernel_ is None else samples
         smallest = math.ceil(self.min_share * drawn / self.n_clusters)
         labels = clusters(self.rotations_, self.n_clusters, smallest)
         self._taught = np.flatnonzero(labels >= 0)
