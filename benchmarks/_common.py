@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
@@ -27,9 +27,13 @@ SIZES = {
 
 def header(title: str) -> str:
     """Return a title with machine and versions."""
+    try:
+        torchdiffeq = version("torchdiffeq")
+    except PackageNotFoundError:  # on a machine without network
+        torchdiffeq = "not there"
     return (
         f"{title}\n{platform.machine()}, {torch.get_num_threads()} threads, Python {platform.python_version()}, "
-        f"torch {torch.__version__}, torchdiffeq {version('torchdiffeq')}, hbode {hbode.__version__}\n"
+        f"torch {torch.__version__}, torchdiffeq {torchdiffeq}, hbode {hbode.__version__}\n"
     )
 
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Everything that wants a GPU, in one go of at most eight minutes: the tests marked gpu, then the table of
-# benchmarks/_gpu.py. From the root of the repository, with an interpreter that has torch and pytest:
+# Everything that wants a GPU, in one go of at most eight minutes: the tests marked gpu, the table of benchmarks/_gpu.py,
+# and that of benchmarks/sequence.py. From the root of the repository, with an interpreter that has torch and pytest:
 #
 #   PYTHON=python3.12 bash benchmarks/gpu.sh > benchmarks/results/gpu.txt
 #
@@ -18,7 +18,10 @@ if ! "$python" -c 'from importlib.metadata import version; version("hbode")' 2>/
   PYTHONPATH="$PYTHONPATH:$stub"
 fi
 failed=0
-timeout 180 "$python" -m pytest -q -p no:cacheprovider -m gpu tests -o addopts="--import-mode=importlib" 2>&1 | tail -n 25 || failed=1
+timeout 150 "$python" -m pytest -q -p no:cacheprovider -m gpu tests -o addopts="--import-mode=importlib" 2>&1 | tail -n 25 || failed=1
 echo
-timeout 290 "$python" benchmarks/_gpu.py "$@" || failed=1
+timeout 270 "$python" benchmarks/_gpu.py "$@" || failed=1
+echo
+device=$("$python" -c 'import torch; print("cuda" if torch.cuda.is_available() else "cpu")')
+timeout 55 "$python" benchmarks/sequence.py --lengths 128,1024,4096 --repeats 3 --device "$device" || failed=1
 exit "$failed"
