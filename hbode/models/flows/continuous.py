@@ -48,15 +48,16 @@ class ContinuousFlow(Flow):
     base
         Distribution at the end, with event_shape (D,). Default: standard normal.
     solver, steps
-        Default: dopri5 at tolerances of 1e-5. With ``steps=n`` any method takes n equal steps.
+        Default: dopri5 at tolerances of 1e-5. With ``steps=n`` any method takes n equal steps. ``gradient="backprop"``
+        is faster, where the graph of all steps fits in memory.
 
     Raises
     ------
     TypeError
         If f is not callable.
     ValueError
-        For sizes below 1, another `trace`, a span that does not go forwards, a base of another shape; when called, for
-        points or contexts that do not fit.
+        For sizes below 1, another `trace`, a solver that compiles, a span that does not go forwards, a base of another
+        shape; when called, for points or contexts that do not fit.
 
     Examples
     --------
@@ -84,6 +85,8 @@ class ContinuousFlow(Flow):
         if trace not in TRACES:
             raise ValueError(f"trace must be one of {', '.join(TRACES)}, got {trace!r}")
         solver = SolverSettings(rtol=1e-5, atol=1e-5) if solver is None else solver
+        if solver.compile:
+            raise ValueError("solver must have compile=False: the compiler does not follow derivatives inside a field")
         super().__init__(size, t=t, context=context, base=base, solver=solver, steps=steps, width=size)
         self.f = f
         self.trace = trace

@@ -150,6 +150,8 @@ def test_what_does_not_fit_is_told(draw):
         ContinuousFlow(None, 2)
     with pytest.raises(ValueError, match="trace"):
         ContinuousFlow(f, 2, trace="hutchinson")
+    with pytest.raises(ValueError, match="compile"):
+        ContinuousFlow(f, 2, solver=SolverSettings(compile=True))
     with pytest.raises(ValueError, match="size"):
         ContinuousFlow(f, 0)
     with pytest.raises(ValueError, match="base"):
