@@ -47,22 +47,26 @@ def step(module: nn.Module, x: Tensor) -> Run:
 
 
 class Loop(nn.Module):
-    """A `HeavyBallLayer` (complex) sample by sample."""
+    """A `HeavyBallLayer` (complex) sample by sample; its maps B, C and D for all at once, or in the loop too."""
 
-    def __init__(self, layer: HeavyBallLayer) -> None:
+    def __init__(self, layer: HeavyBallLayer, maps_in_loop: bool) -> None:
         super().__init__()
-        self.layer = layer
+        self.layer, self.maps_in_loop = layer, maps_in_loop
 
     def forward(self, u: Tensor) -> Tensor:
         layer = self.layer
         E, G = (x.float() for x in layer.propagator(torch.tensor(1.0, dtype=torch.float64, device=u.device)))
-        (a, b), (c, d) = E.permute(1, 2, 0).unsqueeze(-1)
-        force = torch.einsum("nri,bti->tbnr", layer.gain, u)
-        (p, q), h, m, found = G[..., 0].T.unsqueeze(-1), 0.0, 0.0, []
-        for push in force:
+        (a, b), (c, d) = E.repeat_interleave(2, 0).permute(1, 2, 0)
+        p, q = G[..., 0].repeat_interleave(2, 0).T
+        gain, read = layer.gain.flatten(0, 1), layer.read.flatten(1)
+        inputs = u.unbind(1) if self.maps_in_loop else (u @ gain.T).unbind(1)
+        h, m, found = 0.0, 0.0, []
+        for x in inputs:
+            push = x @ gain.T if self.maps_in_loop else x
             h, m = a * h + b * m + p * push, c * h + d * m + q * push
-            found.append(h)
-        return torch.einsum("tbnr,onr->bto", torch.stack(found), layer.read) + layer.skip(u)
+            found.append(h @ read.T + layer.skip(x) if self.maps_in_loop else h)
+        y = torch.stack(found, 1)
+        return y if self.maps_in_loop else y @ read.T + layer.skip(u)
 
 
 def dlinoss(length: int) -> Run | None:
@@ -113,7 +117,8 @@ def oscillators(length: int, device: str) -> dict[str, Run | None]:
     layer, u = layer.to(device), u.to(device)
     return {
         "HeavyBallLayer": step(layer, u),
-        "loop over samples": step(Loop(layer), u) if length <= LOOP else None,
+        "loop over samples": step(Loop(layer, True), u) if length <= LOOP else None,
+        "loop, maps outside": step(Loop(layer, False), u) if length <= LOOP else None,
         "D-LinOSS in JAX": dlinoss(length),
     }
 
