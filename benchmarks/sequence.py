@@ -183,9 +183,8 @@ def main() -> None:
             name = next(iter(timings))
         width = max(map(len, rows))
         print(table(["length", f"{name}, ms", *[""] * (width - 2)], [row + [""] * (width - len(row)) for row in rows]))
-        print(
-            f"slope of log time over log length: {slope(given.lengths, [next(iter(k.values())) for k in kept]):.2f}\n"
-        )
+        slopes = (f"{name} {slope(given.lengths, [timings[name] for timings in kept]):.2f}" for name in kept[-1])
+        print(f"slope of log time over log length: {', '.join(slopes)}\n")
 
 
 if __name__ == "__main__":
