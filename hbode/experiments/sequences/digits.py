@@ -35,7 +35,7 @@ class PixelDigits(Experiment):
     notes = (
         "Published (Nguyen et al., 2020): mean best test loss on full MNIST, 60,000 images; the epoch was chosen on "
         "the test images, here on others. In rows momentum brought no gain there.",
-        "All models have as many trainable numbers as the LSTM.",
+        "All models have about as many trainable numbers as the LSTM.",
     )
 
     def load(self, data: Path | None, settings: Settings) -> Splits:

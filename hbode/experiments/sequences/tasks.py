@@ -22,7 +22,7 @@ SYMBOLS, REMEMBERED = 8, 10
 
 
 ALIKE = "the same for all models, momentum and step size those published for permuted MNIST"
-EQUAL = "All models have as many trainable numbers as the LSTM."
+EQUAL = "All models have about as many trainable numbers as the LSTM."
 
 
 def lengths(full: int, short: int) -> dict[str, Settings]:
