@@ -1,0 +1,87 @@
+"""The pages of docs/ do what they say: all their code runs, in order, and what it makes is as told."""
+
+import math
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import adjusted_rand_score
+
+from hbode.cli import main
+from hbode.models import PUBLISHED
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Return a function that runs a page in an empty folder, with its commands if asked, and returns its names."""
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+
+    def run(page: str, commands: bool = False) -> dict[str, Any]:
+        names: dict[str, Any] = {}
+        text = (DOCS / page).read_text(encoding="utf-8")
+        for language, code in re.findall(r"^```(python|console)\n(.*?)^```", text, re.M | re.S):
+            if language == "python":
+                exec(compile(code, page, "exec"), names)
+            elif commands:
+                assert all(main(shlex.split(line)[1:]) == 0 for line in code.splitlines())
+        return names
+
+    return run
+
+
+def test_layers(run):
+    names = run("layers.md")
+    assert names["states"].shape == (5, 16, 6)
+    assert names["images"].shape == (2, 8, 12, 12)
+    assert names["paths"].shape == (20, 16, 3, 2)
+    assert torch.equal(~names["said"].reconstruction.isnan().any(-1), names["whole"])
+
+
+def test_all_published_systems_are_on_the_page_of_layers():
+    text = (DOCS / "layers.md").read_text(encoding="utf-8")
+    assert all(f"`{name}`" in text for name in PUBLISHED)
+
+
+def test_sequences(run):
+    assert run("sequences.md")["published"].settings["momentum"] == 0.6
+
+
+def test_flows(run):
+    names = run("flows.md")
+    assert names["log_p"].shape == (100,) and names["points"].shape == (1000, 2)
+    assert names["drawn"].shape == (5, 10, 2) and names["scores"].shape == (5, 10)
+    assert min(names["cost"]) > 0
+
+
+def test_training(run):
+    history = run("training.md")["history"]
+    assert history.validation["loss"][history.best - 1] < 0.5 * history.validation["loss"][0]
+    assert min(history.train["nfe"]) > 0 and Path("training.pt").is_file()
+
+
+def test_clustering(run):
+    names = run("clustering.md")
+    assert adjusted_rand_score(names["truth"], names["model"].labels_) == 1
+    assert names["variables"].labels_.tolist() == [0, 0, 0, 1, 1]
+    assert np.allclose(names["back"], names["sensors"], atol=1e-12, rtol=0)
+    assert names["regimes"].labels_.tolist() == [0] * 10 + [1] * 10 + [2] * 10
+
+
+@pytest.mark.slow
+def test_identification(run):
+    names = run("identification.md", commands=True)
+    # Drag makes the damping 0.3 + 0.3 |v|, up to 1.8: a constant is in between, and what the grey box misses.
+    assert names["mode"].frequency == pytest.approx(3 / (2 * math.pi), rel=0.1)
+    assert 0.3 < names["damping"] < 1.8
+    grey, corrected = (100 - names[model].score(names["test"]) for model in ("grey", "corrected"))
+    assert corrected < 0.6 * grey
+    assert 0.4 < names["inside"] <= 1
+    assert (names["loaded"].predict(names["test"]) == names["again"].predict(names["test"])).all()
+    assert all(Path(file).is_file() for file in ("model/report.md", "simulated.csv", "energy.png"))
