@@ -1,6 +1,6 @@
 """hbode: neural ODEs with heavy-ball (momentum) dynamics, h'' + γ h' = f(t, h)."""
 
-from importlib.metadata import version
+from typing import Any
 
 from .damping import NesterovDamping
 from .events import Event
@@ -10,8 +10,6 @@ from .solution import EventRecord, Solution, SolverError, Stats
 from .solvers import METHODS, Status
 from .systems import FirstOrder, GeneralizedHeavyBall, HeavyBall, SecondOrder, System, join, split
 from .updates import Update
-
-__version__ = version("hbode")
 
 __all__ = [
     "METHODS",
@@ -35,3 +33,11 @@ __all__ = [
     "join",
     "split",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name != "__version__":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib.metadata import version  # slow to load, and rarely asked for
+
+    return version("hbode")

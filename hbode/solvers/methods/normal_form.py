@@ -19,7 +19,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.polynomial import Legendre
 from torch import Tensor
 
 from ..field import Damping, Field, acceleration
@@ -195,7 +194,10 @@ def _in_h(u: Tensor, gamma: Tensor, decay: Tensor) -> Tensor:
 @cache
 def _interpolation(points: int, nodes: tuple[float, ...], device: torch.device) -> Interpolation:
     """Return the matrices for so many Gauss-Lobatto points."""
-    x = np.array([-1.0, *np.sort(Legendre.basis(points - 1).deriv().roots()), 1.0])
+    # Within, they are the zeros of the Jacobi polynomial P^(1,1): eigenvalues of its recurrence (Golub, Welsch 1969).
+    j = np.arange(1.0, points - 2)
+    recurrence = np.sqrt(j * (j + 2) / ((2 * j + 1) * (2 * j + 3)))
+    x = np.array([-1.0, *np.linalg.eigvalsh(np.diag(recurrence, 1) + np.diag(recurrence, -1)), 1.0])
     k, c = np.arange(points), 2 * np.array(nodes)[:, None] - 1
     integrals = (c ** (k + 1) - (-1.0) ** (k + 1)) / (2 * k + 2)
     of_powers = c**k, 2 * k * c ** np.maximum(k - 1, 0), integrals, np.eye(points)
