@@ -52,7 +52,7 @@ RANK = {room: rank for rank, layer in enumerate(LAYERS) for room in layer}
 # What a function may import when it is called: packages of the optional extras, and those that take long to load.
 COMPILER = "torch._inductor"
 """A part of torch that is loaded where something is compiled."""
-LATE = {"diffrax", "equinox", "jax", "scipy", "torchdiffeq"}
+LATE = {"diffrax", "equinox", "importlib", "jax", "scipy", "torchdiffeq"}
 ROOMS_OF_EXTRAS = (
     "hbode.training.lightning_engine",
     *(
