@@ -30,11 +30,8 @@ class Driven(nn.Module):
 
     def __init__(self, name: str, code: str | None, solver: SolverSettings | None) -> None:
         super().__init__()
-        second, self.size, self.solver = (
-            is_second_order(name),
-            (2 if name == "anode" else 1),
-            solver or SolverSettings(),
-        )
+        second, self.size = is_second_order(name), (2 if name == "anode" else 1)
+        self.solver = solver or SolverSettings()
         field = Dense([self.size + 1 + (name == "sonode"), self.size])
         self.system = make(name, field, code, sigma="hardtanh")
         self.velocity = nn.Linear(1, 1, bias=False) if second else None

@@ -61,8 +61,9 @@ class CausalTransformer(nn.Module):
         super().__init__()
         size = HEADS * width
         self.encode, self.last = nn.Linear(inputs, size), last
+        self.masked = attention == "softmax"  # the others see no later sample by themselves
         given: dict[str, Any] = {"dropout": 0.0, "batch_first": True, "norm_first": True}
-        if attention == "softmax":
+        if self.masked:
             layer = nn.TransformerEncoderLayer(size, HEADS, 2 * size, **given)
             self.layers: nn.Module = nn.TransformerEncoder(layer, LAYERS, enable_nested_tensor=False)
         else:
@@ -77,7 +78,7 @@ class CausalTransformer(nn.Module):
         place = torch.arange(T, device=x.device).unsqueeze(1)
         angle = place * torch.exp(torch.arange(0, size, 2, device=x.device) * (-math.log(10_000.0) / size))
         h = h + torch.stack((angle.sin(), angle.cos()), -1).flatten(1)
-        mask = nn.Transformer.generate_square_subsequent_mask(T, device=x.device)
+        mask = nn.Transformer.generate_square_subsequent_mask(T, device=x.device) if self.masked else None
         h = self.layers(h, mask, is_causal=True)
         return torch.as_tensor(self.read(h[:, -1] if self.last else h))
 

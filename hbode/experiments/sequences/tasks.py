@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,8 +20,6 @@ from .models import ATTENTION_LOOKS, RECURRENT_LOOKS, network
 COUNTS = (10_000, 1_000, 2_000)
 """Sequences for training, validation and test."""
 SYMBOLS, REMEMBERED = 8, 10
-
-
 ALIKE = "the same for all models, momentum and step size those published for permuted MNIST"
 EQUAL = "All models have about as many trainable numbers as the LSTM."
 
@@ -33,13 +32,26 @@ def lengths(full: int, short: int) -> dict[str, Settings]:
     }
 
 
-class Adding(Experiment):
+class Drawn(Experiment):
+    """Sequences that are drawn, of the length that the settings say, from the same seed for all models."""
+
+    goal = 0.01
+    chosen = ALIKE
+
+    @abstractmethod
+    def draw(self, count: int, length: int, rng: torch.Generator) -> Part:
+        """Return so many sequences, and what is wanted of them."""
+
+    def load(self, data: Path | None, settings: Settings) -> Splits:
+        rng = torch.Generator().manual_seed(0)
+        return Splits(*(self.draw(count, settings.length, rng) for count in COUNTS))
+
+
+class Adding(Drawn):
     """Two rows a sequence, of numbers from 0 to 1 and of marks; the sum of the two numbers with a mark is wanted."""
 
     name, title = "adding", "Adding problem"
-    goal = 0.01
     looks = RECURRENT_LOOKS
-    chosen = ALIKE
     settings = lengths(1000, 200)
     notes = (
         "Hochreiter and Schmidhuber (1997), one mark in each half. The mean guess has an error of 1/6. "
@@ -47,9 +59,8 @@ class Adding(Experiment):
         EQUAL,
     )
 
-    def load(self, data: Path | None, settings: Settings) -> Splits:
-        rng = torch.Generator().manual_seed(0)
-        return Splits(*(sums(count, settings.length, rng) for count in COUNTS))
+    def draw(self, count: int, length: int, rng: torch.Generator) -> Part:
+        return sums(count, length, rng)
 
     def model(self, name: str, data: Splits, settings: Settings, code: bool) -> nn.Module:
         return network(name, 2, 1, settings.width, True)
@@ -61,12 +72,12 @@ class Adding(Experiment):
         return {"mean": constant(data)}
 
 
-class _Recall(Experiment):
+class Recall(Drawn):
     """Symbols that come again; cross-entropy of those that are to be said, in natural units, chance at log 8."""
 
     label = "cross-entropy"
     goal = 0.02
-    chosen = ALIKE
+    looks: ClassVar[Mapping[str, dict[str, Any]]] = RECURRENT_LOOKS | ATTENTION_LOOKS
 
     def model(self, name: str, data: Splits, settings: Settings, code: bool) -> nn.Module:
         return network(name, SYMBOLS + 2, SYMBOLS, settings.width, False)
@@ -81,11 +92,10 @@ class _Recall(Experiment):
         return {"chance": math.log(SYMBOLS)}
 
 
-class Copying(_Recall):
+class Copying(Recall):
     """Ten symbols, a long blank, a mark, and the ten symbols are to be said again."""
 
     name, title = "copy", "Copy memory"
-    looks: ClassVar[Mapping[str, dict[str, Any]]] = RECURRENT_LOOKS | ATTENTION_LOOKS
     settings = lengths(1000, 200)
     notes = (
         "Hochreiter and Schmidhuber (1997) as in Arjovsky et al. (2016): eight symbols, ten of them a sequence, "
@@ -93,16 +103,14 @@ class Copying(_Recall):
         EQUAL,
     )
 
-    def load(self, data: Path | None, settings: Settings) -> Splits:
-        rng = torch.Generator().manual_seed(0)
-        return Splits(*(memories(count, settings.length, rng) for count in COUNTS))
+    def draw(self, count: int, length: int, rng: torch.Generator) -> Part:
+        return memories(count, length, rng)
 
 
-class Duplication(_Recall):
+class Duplication(Recall):
     """The copy task of linear transformers: a mark, a word, a mark, and the word again, the next symbol to be said."""
 
     name, title = "duplication", "Copy task of linear transformers"
-    looks: ClassVar[Mapping[str, dict[str, Any]]] = RECURRENT_LOOKS | ATTENTION_LOOKS
     settings = lengths(512, 64)
     notes = (
         "Katharopoulos et al. (2020), section 4.1: `length` is of both words with their marks; eight symbols here, the "
@@ -110,9 +118,8 @@ class Duplication(_Recall):
         EQUAL,
     )
 
-    def load(self, data: Path | None, settings: Settings) -> Splits:
-        rng = torch.Generator().manual_seed(0)
-        return Splits(*(words(count, settings.length // 2 - 1, rng) for count in COUNTS))
+    def draw(self, count: int, length: int, rng: torch.Generator) -> Part:
+        return words(count, length // 2 - 1, rng)
 
 
 def sums(count: int, length: int, rng: torch.Generator) -> Part:
