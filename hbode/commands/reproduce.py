@@ -52,7 +52,9 @@ def add(commands: Any) -> None:
     fewer = "untrained, dprkn8 takes less than half the evaluations of dopri5 on plane vibration"
     add("--nystrom", choices=NYSTROM, help=f"method of the HBNODE alone: {fewer} (default: as for all)")
     add("--compile", action=argparse.BooleanOptionalAction, help="compiled solves (default: with --full, for series)")
-    add("--published-code", action="store_true", help="systems as in the published code, not the formulas")
+    add(
+        "--published-code", action="store_true", default=None, help="systems as in the published code, not the formulas"
+    )
     add("--device", type=device, default="cpu", help="cpu, cuda, cuda:1 … (default: %(default)s)")
     add(
         "--jobs",
@@ -83,7 +85,7 @@ def run(a: argparse.Namespace, started: float) -> None:
         data=a.data,
         models=_chosen(tuple(experiment.looks), a.models),
         seed=a.seed,
-        code=a.published_code,
+        code=bool(a.published_code),
         jobs=a.jobs or (cores() if a.device == "cpu" and a.devices == 1 else 1),
         device=a.device,
         engine=a.engine,
@@ -100,7 +102,7 @@ def _settings(own: Settings, a: argparse.Namespace) -> Settings:
         ("length",): not own.length and "its sequences are as long as they are",
     }
     for options, reason in without.items():
-        given = [name for name in options if getattr(a, name)]
+        given = [name for name in options if getattr(a, name) is not None]
         if reason and given:
             raise DataError(f"--{given[0].replace('_', '-')} has no meaning in {a.name}: {reason}")
     solver, training = own.solver, own.training

@@ -80,6 +80,7 @@ def test_command(name, tmp_path, capsys, monkeypatch):
     "given, message",
     [
         (["adding", "--tol", "1e-3"], "--tol has no meaning in adding: nothing is solved"),
+        (["adding", "--no-compile"], "--compile has no meaning in adding: nothing is solved"),
         (["copy", "--nystrom", "dprkn8"], "--nystrom has no meaning in copy"),
         (["pixel-digits", "--length", "9"], "--length has no meaning in pixel-digits"),
         (["adding", "--models", "hbnode"], "--models must be some of lstm, gru, momentum-lstm"),
