@@ -10,7 +10,7 @@ from typing import NoReturn
 
 from .commands import demo, diagnose, fit, forecast, reproduce, simulate
 from .commands.loading import LoadError
-from .results_folder import OutputError
+from .reporting.results_folder import OutputError
 from .timeseries import DataError, MissingExtra
 from .training import CheckpointError
 

@@ -246,6 +246,15 @@ class GeneralizedHeavyBall(HeavyBall):
         return at_time("gamma", self.gamma, t), at_time("xi", self.xi, t)
 
 
+FAMILY: dict[str, Callable[..., System]] = {
+    "node": FirstOrder,
+    "sonode": SecondOrder,
+    "hbnode": HeavyBall,
+    "ghbnode": GeneralizedHeavyBall,
+}
+"""The four systems that are compared, by the names that commands, comparisons and figures know them by."""
+
+
 class JoinedField(nn.Module):
     """A system as ``field(t, y)`` on the joined state y = (h, m) concatenated along the last axis."""
 

@@ -35,9 +35,10 @@ CORE = {
 }
 CORE |= {"progress", "reference_solvers", "solution", "state_tree", "systems", "updates", "_compat"}
 LAYERS = [
-    {"solvers", "provenance", "results_folder", "extras"},
+    {"solvers", "extras"},
     {"gradients"},
     CORE,
+    {"reporting"},
     {"models", "analysis"},
     {"training"},
     {"timeseries"},

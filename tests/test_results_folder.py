@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from hbode.results_folder import OutputError, ResultsFolder
+from hbode.reporting.results_folder import OutputError, ResultsFolder
 
 
 def results(target: Path) -> ResultsFolder:

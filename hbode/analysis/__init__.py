@@ -1,22 +1,22 @@
 """Analysis: how stiff and how expensive the dynamics are and why, and how gradients flow through them."""
 
-from .comparison import compare, same_field
-from .comparison_result import Compared, Comparison
-from .cost import profile
-from .cost_result import Profile, Run
-from .diagnosis import diagnose
-from .diagnosis_result import Diagnosis
-from .gradient_decay import GradientDecay, gradient_decay
-from .gradient_flow import gradient_flow
-from .gradient_flow_result import GradientFlow, NodeFlow
+from .cost.profiling import profile
+from .cost.recorder import CostRecorder
+from .cost.result import Profile, Run
+from .cost.work_precision import WorkPrecision, work_precision, work_ratio
+from .gradients.decay import GradientDecay, gradient_decay
+from .gradients.flow import gradient_flow
+from .gradients.flow_result import GradientFlow, NodeFlow
+from .gradients.sequences import SequenceGradient, sequence_gradient
 from .inputs import Inputs
-from .recorder import CostRecorder
-from .scaling import Scaling, Valley, scaling
-from .sequence_gradient import SequenceGradient, sequence_gradient
-from .stability import amplification
-from .stiffness import stiffness, stiffness_at
-from .stiffness_result import Stiffness
-from .work_precision import WorkPrecision, work_precision, work_ratio
+from .reports.comparison import compare, same_field
+from .reports.comparison_result import Compared, Comparison
+from .reports.diagnosis import diagnose
+from .reports.diagnosis_result import Diagnosis
+from .reports.growth import Scaling, Valley, scaling
+from .stiffness.measure import stiffness, stiffness_at
+from .stiffness.result import Stiffness
+from .stiffness.stability import amplification
 
 __all__ = [
     "Compared",

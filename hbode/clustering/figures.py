@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from scipy.cluster import hierarchy
 
-from ..analysis.looks import Picture, line
+from ..reporting.style import Picture, line
 from ..timeseries.records import Records
 from .rotations import Array, Indices
 from .samples import KernelTreelets

@@ -14,17 +14,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..analysis.diagnosis import diagnose
-from ..analysis.diagnosis_result import MADE_BY, NUMBERS
 from ..analysis.inputs import Inputs, checked_methods
+from ..analysis.reports.diagnosis import diagnose
+from ..analysis.reports.diagnosis_result import MADE_BY, NUMBERS
 from ..arguments import as_coefficient
 from ..gradients.captured import reachable
-from ..results_folder import OutputError, ResultsFolder
+from ..reporting.results_folder import OutputError, ResultsFolder
 from ..solution import SolverError
 from ..solvers import METHODS
-from ..systems import System
+from ..systems import FAMILY, System
 from .arguments import device, positive_int, tolerance
-from .loading import WRAPPERS, LoadError, described, load_state, load_system
+from .loading import LoadError, described, load_state, load_system
 
 DIAGNOSE = """\
 Say how stiff a system is along a solve, what methods pay for it at which accuracy, and how the same field fares as a
@@ -88,7 +88,7 @@ def add(commands: Any) -> None:
     add("--weights", type=Path, metavar="FILE", help="state dict for the model, from torch.save or safetensors")
     add(
         "--system",
-        choices=tuple(WRAPPERS),
+        choices=tuple(FAMILY),
         default="hbnode",
         help="the system around a bare field f(t, h), or f(t, h, m) for sonode (default: %(default)s)",
     )

@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..analysis.tables import aligned
-from ..results_folder import ResultsFolder
+from ..reporting.results_folder import ResultsFolder
+from ..reporting.tables import aligned
 from ..timeseries import DataError, Records, read_records
 from .arguments import add_table, names, reading, row_range
 from .law import add_law, asked, fit_or_say, identifier_of

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from ..analysis.tables import aligned
-from ..results_folder import ResultsFolder
+from ..reporting.results_folder import ResultsFolder
+from ..reporting.tables import aligned
 from ..timeseries import DataError, Records, read_records
 from .arguments import add_table, names, positive_int, reading
 from .law import add_law, asked, fit_or_say, identifier_of

@@ -19,20 +19,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..systems import FirstOrder, GeneralizedHeavyBall, HeavyBall, SecondOrder, System
+from ..systems import FAMILY, System
 
 
 class LoadError(ValueError):
     """Something named on the command line that cannot be used, with a message of one line."""
 
-
-WRAPPERS: dict[str, Callable[[Callable[..., Tensor]], System]] = {
-    "node": FirstOrder,
-    "sonode": SecondOrder,
-    "hbnode": HeavyBall,
-    "ghbnode": GeneralizedHeavyBall,
-}
-"""Systems around a bare f(t, h); of a SONODE, f(t, h, m)."""
 
 STATES = "numbers 1,0.5,…, a size 64x2, or a file .npy, .csv, .txt or .pt"
 TABLES = (".csv", ".txt")
@@ -56,7 +48,7 @@ def load_system(target: str, weights: Path | None, kind: str) -> System:
         A state dict for the module that was found: a file of `torch.save`, read without unpickling code, or of
         safetensors.
     kind
-        The system around a bare field, a key of `WRAPPERS`.
+        The system around a bare field, a key of `FAMILY`.
 
     Raises
     ------
@@ -77,7 +69,7 @@ def load_system(target: str, weights: Path | None, kind: str) -> System:
         if not isinstance(found, nn.Module):
             raise LoadError(f"--weights {weights}: needs a TARGET that is a module, got {_kind(found)}")
         _load_weights(found, weights, target)
-    return found if isinstance(found, System) else WRAPPERS[kind](found)
+    return found if isinstance(found, System) else FAMILY[kind](found)
 
 
 def load_state(text: str, dtype: torch.dtype | None, option: str = "--state", seed: int = 0) -> Tensor:

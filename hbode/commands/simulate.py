@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..analysis.tables import aligned
-from ..results_folder import ResultsFolder
+from ..reporting.results_folder import ResultsFolder
+from ..reporting.tables import aligned
 from ..timeseries import Channel, DataError, Records, read_records
 from .arguments import add_table, at_least, names, reading, row_range
 

@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from ..analysis.looks import LINES, SYSTEM_LINES, Picture
 from ..models import SolverSettings
+from ..reporting.style import LINES, SYSTEM_LINES, Picture
 from ..training import History, Number, TrainingSettings
 
 MODELS = ("node", "anode", "sonode", "hbnode", "ghbnode")

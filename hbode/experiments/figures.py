@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..analysis.looks import Picture, log_scale
+from ..reporting.style import Picture, log_scale
 from .experiment import Experiment, Splits, Trial
 
 

@@ -10,10 +10,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ..analysis.looks import Picture
 from ..inputs import LinearInput
 from ..integrate import hbodeint
 from ..models import SolverSettings
+from ..reporting.style import Picture
 from ..solution import Stats
 from ..timeseries import DataError, read_records
 from ..training import solver_costs

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..models import ODELayer, published_system
 from ..models.continuous.networks import dense_network
 from ..solution import Stats
-from ..systems import FirstOrder, GeneralizedHeavyBall, HeavyBall, SecondOrder, System
+from ..systems import FAMILY, FirstOrder, GeneralizedHeavyBall, System
 
 
 class Dense(nn.Module):
@@ -60,8 +60,7 @@ def make(name: str, f: nn.Module, code: str | None = None, *, xi: float | None =
         return published_system(code, f)
     if name == "ghbnode":
         return GeneralizedHeavyBall(f, xi=xi, activation=sigma)
-    kinds: dict[str, Callable[[nn.Module], System]] = {"sonode": SecondOrder, "hbnode": HeavyBall}
-    return kinds.get(name, FirstOrder)(f)
+    return FAMILY.get(name, FirstOrder)(f)
 
 
 def stats_of(model: nn.Module) -> Stats:

@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..analysis.looks import Picture
 from ..models import ODERNN, SolverSettings, scale_parameters
+from ..reporting.style import Picture
 from ..timeseries import DataError, loss_of, read_records
 from ..timeseries.records import Array
 from ..training import TrainingSettings, solver_costs

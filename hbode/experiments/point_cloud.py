@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
-from ..analysis.looks import Picture
 from ..models import ODELayer, SolverSettings
 from ..models.continuous.networks import dense_network
+from ..reporting.style import Picture
 from ..training import TrainingSettings, solver_costs
 from .baselines import constant, linear
 from .experiment import Experiment, Measured, Part, Settings, Splits, Trial, first_of_each

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 from statistics import mean, stdev
 from typing import Any
 
-from ..analysis.tables import markdown_table, plain, short
-from ..provenance import provenance
+from ..reporting.provenance import computed_with
+from ..reporting.tables import markdown_table, plain, short
 from ..training import History
 from .experiment import Experiment, Settings, Splits, Trial
 
@@ -178,5 +178,5 @@ class Report:
                 "published_code": self.code,
             },
             "seconds": self.seconds,
-            **provenance(),
+            **computed_with(),
         }

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..analysis.tables import aligned
 from ..extras import optional
 from ..models import parameter_count
-from ..results_folder import ResultsFolder
+from ..reporting.results_folder import ResultsFolder
+from ..reporting.tables import aligned
 from ..solution import SolverError
 from ..timeseries import DataError
 from ..training import Diverged, train

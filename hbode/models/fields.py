@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from ..systems import FirstOrder, GeneralizedHeavyBall, HeavyBall, SecondOrder, System
+from ..systems import FAMILY, FirstOrder, GeneralizedHeavyBall, HeavyBall, SecondOrder, System
 from .continuous.networks import check_sizes, dense_network
 
 
@@ -71,12 +71,7 @@ def ghbnode(size: int, hidden: int) -> System:
     return GeneralizedHeavyBall(DenseField(size, hidden))
 
 
-SYSTEMS: dict[str, Callable[[int, int], System]] = {
-    "node": node,
-    "sonode": sonode,
-    "hbnode": hbnode,
-    "ghbnode": ghbnode,
-}
+SYSTEMS: dict[str, Callable[[int, int], System]] = dict(zip(FAMILY, (node, sonode, hbnode, ghbnode), strict=True))
 """The four systems that are compared, by name: ``SYSTEMS[name](size, hidden)``."""
 
 

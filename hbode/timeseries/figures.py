@@ -10,8 +10,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from ..analysis.looks import SYSTEM_LINES, Picture, draw_band, log_scale
-from ..analysis.tables import median, short
+from ..reporting.style import SYSTEM_LINES, Picture, draw_band, log_scale
+from ..reporting.tables import median, short
 from .evaluation import typical_window
 from .learners import Learned
 from .report import label

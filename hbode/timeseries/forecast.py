@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..analysis.tables import aligned
 from ..models import SYSTEMS, SolverSettings, equal_sizes
-from ..results_folder import ResultsFolder
+from ..reporting.results_folder import ResultsFolder
+from ..reporting.tables import aligned
 from .evaluation import forecast_error, persistence
 from .figures import save_figures
 from .learners import Task, build, learn_all

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from ..analysis.tables import aligned, markdown_table, median, plain, short
-from ..provenance import provenance
+from ..reporting.provenance import computed_with
+from ..reporting.tables import aligned, markdown_table, median, plain, short
 from .evaluation import ForecastError
 from .learners import Learned
 from .stiffness import WINDOWS, HiddenStiffness, Momentum
@@ -181,7 +181,7 @@ def metrics(
         },
         "settings": settings,
         "seconds": seconds,
-        **provenance(),
+        **computed_with(),
     }
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ..results_folder import written_whole
+from ..reporting.results_folder import written_whole
 
 
 class CheckpointError(ValueError):

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..analysis.recorder import Cost
+from ..analysis.cost.recorder import Cost
 from ..solution import of_batch
 from .batches import Number
 

@@ -13,10 +13,10 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from hbode import FirstOrder, GeneralizedHeavyBall, HeavyBall, SecondOrder, hbodeint
-from hbode.analysis.cost import profile
-from hbode.analysis.cost_result import Profile, Run
+from hbode.analysis.cost.measuring import mark, peak_memory, seconds
+from hbode.analysis.cost.profiling import profile
+from hbode.analysis.cost.result import Profile, Run
 from hbode.analysis.inputs import Inputs, as_inputs
-from hbode.analysis.measuring import mark, peak_memory, seconds
 
 CPU = torch.device("cpu")
 MIB = 2**20

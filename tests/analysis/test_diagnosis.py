@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from hbode import FirstOrder, GeneralizedHeavyBall, HeavyBall, SecondOrder, SolverError
-from hbode.analysis.comparison_result import Comparison
-from hbode.analysis.cost_result import Run
-from hbode.analysis.diagnosis import diagnose
-from hbode.analysis.diagnosis_result import MADE_BY, Diagnosis
+from hbode.analysis.cost.result import Run
+from hbode.analysis.reports.comparison_result import Comparison
+from hbode.analysis.reports.diagnosis import diagnose
+from hbode.analysis.reports.diagnosis_result import MADE_BY, Diagnosis
 
 H = torch.tensor([[1.0, 0.5], [-0.3, 0.8]], dtype=torch.float64)
 QUICK = {"methods": ["dopri5"], "tolerances": [1e-3], "repeats": 1}

@@ -20,10 +20,10 @@ from scipy.linalg import expm
 
 from hbode import FirstOrder, GeneralizedHeavyBall, HeavyBall, SecondOrder, hbodeint
 from hbode.analysis import gradient_flow
+from hbode.analysis.gradients.matrix_free import largest_eigenvalue, trace_of_log
+from hbode.analysis.gradients.propagator import Checked
+from hbode.analysis.gradients.spectrum import pairing_gap
 from hbode.analysis.linearised import StateAxes
-from hbode.analysis.matrix_free import largest_eigenvalue, trace_of_log
-from hbode.analysis.propagator import Checked
-from hbode.analysis.spectrum import pairing_gap
 
 TIGHT = {"rtol": 1e-10, "atol": 1e-10}
 COARSE = {"method": "leapfrog", "options": {"step_size": 0.5}}

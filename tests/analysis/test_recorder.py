@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from hbode import HeavyBall, hbodeint
-from hbode.analysis.recorder import CostRecorder
+from hbode.analysis.cost.recorder import CostRecorder
 from hbode.models import ODERNN
 
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from hbode import METHODS, FirstOrder, HeavyBall, hbodeint
-from hbode.analysis.stability import amplification, stability_outline
+from hbode.analysis.stiffness.stability import amplification, stability_outline
 
 SUPPORTED = [name for name in METHODS if "adams" not in name]
 DAMPED = [name for name in SUPPORTED if METHODS[name].damped]

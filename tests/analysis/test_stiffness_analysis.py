@@ -10,7 +10,8 @@ from torch import nn
 
 from hbode import FirstOrder, GeneralizedHeavyBall, HeavyBall, SecondOrder, hbodeint
 from hbode.analysis import stiffness, stiffness_at
-from hbode.analysis.eigenvalues import quadratic_roots
+from hbode.analysis.stiffness import jacobian
+from hbode.analysis.stiffness.eigenvalues import quadratic_roots
 
 TIMES = [0.0, 0.4, 1.0]
 
@@ -297,7 +298,7 @@ def test_small_chunks_change_nothing(draw, monkeypatch):
     h = states(draw, 3, 4)
     ball = HeavyBall(Wavy(4), 0.1, trainable=False)
     whole = stiffness_at(ball, TIMES, h)
-    monkeypatch.setattr("hbode.analysis.jacobian.CPU_ENTRIES", 10)
+    monkeypatch.setattr(jacobian, "CPU_ENTRIES", 10)
     parts = stiffness_at(ball, TIMES, h)
     assert parts.largest == pytest.approx(whole.largest, rel=1e-13)
 

@@ -63,7 +63,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reports without figures, which take most of the time of a small run."""
-    monkeypatch.setattr("hbode.analysis.diagnosis_result.Diagnosis.figures", lambda _: {})
+    monkeypatch.setattr("hbode.analysis.reports.diagnosis_result.Diagnosis.figures", lambda _: {})
 
 
 def run(target: str, *arguments: object) -> int:
@@ -230,7 +230,7 @@ def test_a_disk_that_is_full_is_told(
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("hbode.analysis.diagnosis_result.Diagnosis.save", full)
+    monkeypatch.setattr("hbode.analysis.reports.diagnosis_result.Diagnosis.save", full)
     assert run("fields.py:field", "--state", "1", *FAST) == 2
     assert "--out hbode-diagnosis: cannot be written (No space left on device)" in capsys.readouterr().err
     assert [path.name for path in here.iterdir()] == ["fields.py"]

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from scipy.signal import lsim
 
-from hbode.analysis.looks import Picture
 from hbode.cli import main
 from hbode.commands import law
+from hbode.reporting.style import Picture
 
 FREQUENCY, DAMPING, ROWS, RATE, INITIAL = 0.8, 0.1, 360, 20.0, 10
 FIGURES = {"simulation.png", "residual.png", "curves.png"}

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...analysis.looks import LINES
 from ...models import parameter_count, width_of_size
 from ...models.attention import MomentumTransformerEncoder, MomentumTransformerEncoderLayer
 from ...models.recurrent import HeavyBallSequenceModel, MomentumLSTM, published_recurrent, start_as_published
+from ...reporting.style import LINES
 
 HEADS, LAYERS = 4, 2
 RECURRENT_LOOKS: dict[str, dict[str, Any]] = {

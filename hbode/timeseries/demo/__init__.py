@@ -9,10 +9,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ...analysis.tables import aligned, markdown_table
 from ...models import SYSTEMS
-from ...provenance import provenance
-from ...results_folder import ResultsFolder
+from ...reporting.provenance import computed_with
+from ...reporting.results_folder import ResultsFolder
+from ...reporting.tables import aligned, markdown_table
 from ..report import MADE_BY, valley
 from ..stiffness import momentum
 from ..structure import Structure
@@ -101,7 +101,7 @@ def run_demo(
             "stiff_valley": {"comparison": theory.comparison.as_json(), "scaling": theory.scaling.as_json()},
             "settings": {**asdict(s), "out": str(s.out)},
             "seconds": seconds,
-            **provenance(),
+            **computed_with(),
         }
         (folder / METRICS).write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         page = f"""{identified.page}

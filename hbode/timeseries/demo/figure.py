@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ...analysis.looks import SYSTEM_LINES, Picture, log_scale
-from ...analysis.tables import median, short
+from ...reporting.style import SYSTEM_LINES, Picture, log_scale
+from ...reporting.tables import median, short
 from ..records import Array, Records
 from ..simulation.comparison import Compared
 from .systems import SystemRun

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ...analysis.tables import aligned, markdown_table
+from ...reporting.tables import aligned, markdown_table
 from ..identification import SystemIdentifier
 from ..records import Array, Records
 from ..simulation import FreeRun, compare, write_report

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from ...analysis import stiffness_at
-from ...analysis.tables import median, plain, short
 from ...extras import optional
 from ...integrate import hbodeint
 from ...models import equal_sizes, parameter_count
 from ...models.continuous import DrivenField, LinearReadout, NeuralStateSpace
+from ...reporting.tables import median, plain, short
 from ...solution import of_batch
 from ...systems import FirstOrder, GeneralizedHeavyBall, HeavyBall, SecondOrder, System
 from ..baselines.simulator import split_runs

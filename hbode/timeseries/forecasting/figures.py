@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ...analysis.looks import Picture
-from ...analysis.tables import short
+from ...reporting.style import Picture
+from ...reporting.tables import short
 from ..records import Records
 from ..simulation import Compared, FreeRun
 from ..simulation.figures import GREY, NETWORK, OTHER, OURS, PANELS, SEEN

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ...extras import optional
-from ...results_folder import written_whole
+from ...reporting.results_folder import written_whole
 from ..records import Records
 from .least_squares import LeastSquaresResult
 from .member import Fitted

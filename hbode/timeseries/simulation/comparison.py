@@ -9,8 +9,8 @@ from typing import Any
 
 from sklearn.base import clone
 
-from ...analysis.tables import plain
 from ...models import parameter_count
+from ...reporting.tables import plain
 from ..baselines import LinearARX, LinearStateSpace, LSTMSimulator, Persistence, Simulator
 from ..identification import SystemIdentifier
 from ..records import Array, DataError, Records

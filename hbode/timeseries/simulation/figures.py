@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from scipy.signal import welch
 
-from ...analysis.looks import Picture
-from ...analysis.tables import short
 from ...models.continuous import EnergyBalance
+from ...reporting.style import Picture
+from ...reporting.tables import short
 from ..identification import Description
 from ..records import Array, Channel
 from .comparison import Compared

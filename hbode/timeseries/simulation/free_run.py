@@ -7,7 +7,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from ...analysis.tables import plain
+from ...reporting.tables import plain
 from ..identification import Simulated, SystemIdentifier
 from ..records import Array, DataError, Records
 from ..scores import BandScores, SimulationScores, band_scores, simulation_scores

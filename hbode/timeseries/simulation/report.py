@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...analysis.looks import Picture
-from ...analysis.tables import markdown_table, plain, short
-from ...provenance import provenance
+from ...reporting.provenance import computed_with
+from ...reporting.style import Picture
+from ...reporting.tables import markdown_table, plain, short
 from ...solution import SolverError
 from ..identification import SystemIdentifier
 from ..records import Array
@@ -101,7 +101,7 @@ def write_report(
         "learned": plain(found.as_json()),
         "notes": list(notes),
         "settings": dict(settings or {}),
-        **provenance(),
+        **computed_with(),
     }
     (folder / NUMBERS).write_text(json.dumps(numbers, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     shown = {name: f"![{name.removesuffix('.png')}]({name})" for name in figures}

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..arguments import as_coefficient
-from ..systems import System
-from .linearised import Apply, Linearised, StateAxes
+from ...arguments import as_coefficient
+from ...systems import System
+from ..linearised import Apply, Linearised, StateAxes
 
 CPU_ENTRIES = 2**20
 """Entries of the matrices that are formed at once on a CPU: as many as stay in its cache with what makes them."""

@@ -11,8 +11,8 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from .stiffness_figures import spectrum_figure, time_figure
-from .tables import aligned, data_frame, median, plain, short
+from ...reporting.tables import aligned, data_frame, median, plain, short
+from .figures import spectrum_figure, time_figure
 
 QUANTILES = (0.05, 0.5, 0.95)
 

@@ -9,14 +9,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..arguments import as_coefficient
-from ..dense import DenseOutput
-from ..integrate import hbodeint
-from ..solution import Solution, SolverError
-from ..solvers import Adams
-from ..systems import FirstOrder, System
-from .gradient_flow_result import GradientFlow, NodeFlow
-from .linearised import check_independent
+from ...arguments import as_coefficient
+from ...dense import DenseOutput
+from ...integrate import hbodeint
+from ...solution import Solution, SolverError
+from ...solvers import Adams
+from ...systems import FirstOrder, System
+from ..linearised import check_independent
+from .flow_result import GradientFlow, NodeFlow
 from .matrix_free import matrix_free_spectrum, probed_asymmetry
 from .propagator import Propagator, PropagatorError, TerminalLoss
 from .spectrum import Spectrum, dense_spectrum, eigenvalue_pairs

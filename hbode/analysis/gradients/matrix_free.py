@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from .linearised import Linearised
+from ..linearised import Linearised
 from .propagator import Propagator, PropagatorError
 from .spectrum import Spectrum, scaled
 

@@ -11,8 +11,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from torch import Tensor
 
-from ..solvers import METHODS
-from .looks import BAND_LABEL, LINES, Picture, draw_band, log_scale
+from ...reporting.style import BAND_LABEL, LINES, Picture, draw_band, log_scale
+from ...solvers import METHODS
 from .stability import amplification, stability_outline
 
 GROWTH = 1.01

@@ -33,7 +33,7 @@ class Eigenvalues(NamedTuple):
     log_norm: Tensor
 
 
-def eigenvalues(blocks: Blocks, closed_form: bool = True) -> Eigenvalues:
+def eigenvalues_of(blocks: Blocks, closed_form: bool = True) -> Eigenvalues:
     """Return the eigenvalues of the Jacobians of the first-order form.
 
     Parameters

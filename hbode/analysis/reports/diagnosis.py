@@ -7,15 +7,15 @@ from typing import Any
 
 import torch
 
-from ..arguments import check_state, check_times, default_method
-from ..integrate import hbodeint
-from ..systems import SecondOrder, System
+from ...arguments import check_state, check_times, default_method
+from ...integrate import hbodeint
+from ...systems import SecondOrder, System
+from ..cost.profiling import profile
+from ..gradients.propagator import TerminalLoss
+from ..inputs import Inputs, as_inputs, checked_methods, checked_tolerances
+from ..stiffness.measure import stiffness
 from .comparison import compare, same_field
-from .cost import profile
 from .diagnosis_result import Diagnosis
-from .inputs import Inputs, as_inputs, checked_methods, checked_tolerances
-from .propagator import TerminalLoss
-from .stiffness import stiffness
 
 TOLERANCES = (1e-3, 1e-4, 1e-5, 1e-6, 1e-7)
 TOLERANCE = 1e-6

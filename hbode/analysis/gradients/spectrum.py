@@ -8,7 +8,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from ..dense import DenseOutput
+from ...dense import DenseOutput
 from .propagator import Propagator, PropagatorError
 
 

@@ -13,8 +13,8 @@ import torch
 from torch._C import _autograd, _profiler
 from torch.profiler import record_function
 
-from ..gradients.captured import reachable
-from ..systems import System
+from ...gradients.captured import reachable
+from ...systems import System
 
 Mark = torch.cuda.Event | float
 """A point in time: on a GPU in the order of its own work, elsewhere in seconds of the host."""

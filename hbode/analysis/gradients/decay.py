@@ -7,9 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..solution import Solution
-from ..solvers import Adams
-from .linearised import check_independent
+from ...solution import Solution
+from ...solvers import Adams
+from ..linearised import check_independent
 from .propagator import Propagator, TerminalLoss
 from .spectrum import scaled
 

@@ -9,18 +9,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..arguments import default_method
-from ..integrate import hbodeint
-from ..solution import Solution
-from ..systems import FirstOrder, GeneralizedHeavyBall, HeavyBall, SecondOrder, System, VectorField
+from ...arguments import default_method
+from ...integrate import hbodeint
+from ...solution import Solution
+from ...systems import FirstOrder, GeneralizedHeavyBall, HeavyBall, SecondOrder, System, VectorField
+from ..cost.measuring import untouched
+from ..cost.profiling import profile
+from ..gradients.decay import gradient_decay
+from ..gradients.flow import gradient_flow
+from ..gradients.propagator import TerminalLoss
+from ..inputs import Inputs, as_inputs
+from ..stiffness.measure import stiffness
 from .comparison_result import Compared, Comparison
-from .cost import profile
-from .gradient_decay import gradient_decay
-from .gradient_flow import gradient_flow
-from .inputs import Inputs, as_inputs
-from .measuring import untouched
-from .propagator import TerminalLoss
-from .stiffness import stiffness
 
 
 class _WithoutMomentum(nn.Module):

@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..arguments import check_state, check_times
-from ..solution import Solution
-from ..systems import System
-from .eigenvalues import Eigenvalues, eigenvalues
+from ...arguments import check_state, check_times
+from ...solution import Solution
+from ...systems import System
+from ..linearised import check_independent
+from .eigenvalues import Eigenvalues, eigenvalues_of
 from .extremes import ends
 from .jacobian import Trajectory
-from .linearised import check_independent
-from .stiffness_result import Rates, Stiffness
+from .result import Rates, Stiffness
 
 
 def stiffness(
@@ -196,7 +196,7 @@ def _trajectory(
 
 
 def _dense(trajectory: Trajectory, closed_form: bool) -> tuple[Rates, Tensor, str]:
-    parts: list[Eigenvalues] = [eigenvalues(blocks, closed_form) for _, blocks in trajectory.chunks()]
+    parts: list[Eigenvalues] = [eigenvalues_of(blocks, closed_form) for _, blocks in trajectory.chunks()]
     values, floor, log_norm = (torch.cat(x) for x in zip(*parts, strict=True))
     real = values.real.abs()
     neutral = real <= floor.unsqueeze(1)

@@ -12,8 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from .looks import Picture, line, log_scale
-from .tables import aligned, data_frame, plain
+from ...reporting.style import Picture, line, log_scale
+from ...reporting.tables import aligned, data_frame, plain
 from .work_precision import WorkPrecision, work_ratio
 
 

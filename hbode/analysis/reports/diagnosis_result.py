@@ -11,12 +11,12 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from ..provenance import provenance
+from ...reporting.provenance import computed_with
+from ...reporting.style import SYSTEM_LINES
+from ...reporting.tables import short
+from ..cost.result import Profile, Run
+from ..stiffness.result import Stiffness
 from .comparison_result import Comparison
-from .cost_result import Profile, Run
-from .looks import SYSTEM_LINES
-from .stiffness_result import Stiffness
-from .tables import short
 
 MADE_BY = "hbode diagnose"
 NUMBERS = "report.json"
@@ -77,7 +77,7 @@ class Diagnosis:
             "stiffness": self.stiffness.as_json(),
             "profile": self.profile.as_json(),
             "comparison": self.comparison.as_json(),
-            **provenance(),
+            **computed_with(),
         }
 
     def figures(self) -> dict[str, Figure]:

@@ -10,9 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ..solution import of_batch
-from .looks import Picture, line
-from .tables import data_frame, plain
+from ...reporting.style import Picture, line
+from ...reporting.tables import data_frame, plain
+from ...solution import of_batch
 
 _COUNTS = ("nfe", "nfe_backward", "rejected")
 

@@ -12,6 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 from torch import Tensor
 
+from ..systems import FAMILY
+
 LINES: tuple[dict[str, Any], ...] = (
     {"color": "#0072B2", "linestyle": (0, (1, 1.2)), "marker": "s"},
     {"color": "#E69F00", "linestyle": (0, (5, 1.5)), "marker": "^"},
@@ -23,8 +25,8 @@ LINES: tuple[dict[str, Any], ...] = (
 )
 """One entry a line, for anything there are several of; keyword arguments of `matplotlib.axes.Axes.plot`."""
 
-SYSTEM_LINES = dict(zip(("node", "sonode", "hbnode", "ghbnode"), LINES, strict=False))
-"""The same for the systems that are compared, by name."""
+SYSTEM_LINES = dict(zip(FAMILY, LINES, strict=False))
+"""The same for the systems of `FAMILY`."""
 
 
 class Picture(Figure):

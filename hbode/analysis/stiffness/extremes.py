@@ -8,10 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..krylov import Key, Product, arnoldi, lanczos
+from ..linearised import Linearised
 from .eigenvalues import quadratic_roots
 from .jacobian import Trajectory
-from .krylov import Key, Product, arnoldi, lanczos
-from .linearised import Linearised
 
 
 class Ends(NamedTuple):

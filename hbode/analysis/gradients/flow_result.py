@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from .looks import Picture
+from ...reporting.style import Picture
 
 # Okabe-Ito colours, told apart in black and white by line.
 _HEAVY_BALL, _NODE, _LOSS = "#009E73", "#0072B2", "#D55E00"

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..dense import DenseOutput
-from ..solvers import MovingStart, Status
-from .linearised import Apply, Linearised, StateAxes
+from ...dense import DenseOutput
+from ...solvers import MovingStart, Status
+from ..linearised import Apply, Linearised, StateAxes
 
 TerminalLoss = Callable[[Tensor, Tensor], Tensor]
 """``loss(h_T, m_T)``: one number from two tensors of the shape of h0; m_T is zero for a first-order system."""

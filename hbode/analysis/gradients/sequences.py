@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from .looks import Picture, log_scale
+from ...reporting.style import Picture, log_scale
 
 Loss = Callable[[Tensor], Tensor]
 Bound = Callable[[Tensor], Tensor]

@@ -15,13 +15,13 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from torch import Tensor
 
-from ..systems import System
-from .cost_result import Run
-from .gradient_decay import GradientDecay
-from .gradient_flow_result import GradientFlow
-from .looks import BAND_LABEL, LINES, SYSTEM_LINES, Picture, draw_band, log_scale
-from .stiffness_result import Stiffness
-from .tables import aligned, markdown_table, median, plain, short
+from ...reporting.style import BAND_LABEL, LINES, SYSTEM_LINES, Picture, draw_band, log_scale
+from ...reporting.tables import aligned, markdown_table, median, plain, short
+from ...systems import System
+from ..cost.result import Run
+from ..gradients.decay import GradientDecay
+from ..gradients.flow_result import GradientFlow
+from ..stiffness.result import Stiffness
 
 HEADER = (
     "system",

@@ -11,9 +11,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ..solvers import METHODS, Adams, Auto, Damping, Field, Implicit, Method, Settings, switching
-from ..solvers.implicit.bdf import BDF
-from ..solvers.implicit.equation import Answer, Equation
+from ...solvers import METHODS, Adams, Auto, Damping, Field, Implicit, Method, Settings, switching
+from ...solvers.implicit.bdf import BDF
+from ...solvers.implicit.equation import Answer, Equation
 
 
 @torch.no_grad()

@@ -12,16 +12,16 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from ..integrate import hbodeint
-from ..solution import of_batch
-from ..systems import VectorField
+from ...integrate import hbodeint
+from ...reporting.style import SYSTEM_LINES, Picture, log_scale
+from ...reporting.tables import aligned, markdown_table, median, plain, short
+from ...solution import of_batch
+from ...systems import FAMILY, FirstOrder, VectorField
+from ..inputs import Inputs, as_inputs
+from ..stiffness.measure import stiffness
 from .comparison import same_field
-from .inputs import Inputs, as_inputs
-from .looks import SYSTEM_LINES, Picture, log_scale
-from .stiffness import stiffness
-from .tables import aligned, markdown_table, median, plain, short
 
-EXPECTED = {"node": 1.0, "sonode": 0.5, "hbnode": 0.5, "ghbnode": 0.5}
+EXPECTED = {name: 1.0 if kind is FirstOrder else 0.5 for name, kind in FAMILY.items()}
 """Powers of L by which max |λ| grows: λ = μ, or λ² + γ λ = μ, for an eigenvalue μ = -L of ∂f/∂h. Of a GHBNODE
 only while its momenta are small: for large ones tanh is flat, and μ that of f times its slope."""
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 
-def provenance() -> dict[str, Any]:
+def computed_with() -> dict[str, Any]:
     """Return the versions and the machine, in types of JSON."""
     return {
         "versions": {"hbode": version("hbode"), "torch": torch.__version__, "python": platform.python_version()},

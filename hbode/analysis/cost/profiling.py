@@ -11,16 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..arguments import as_system, check_state, check_times
-from ..gradients import Gradient
-from ..gradients.captured import reachable
-from ..integrate import hbodeint
-from ..options import gradient_mode
-from ..solution import Solution, SolverError, Stats, of_batch
-from ..solvers import METHODS
-from ..systems import System
-from .cost_result import Profile, Run
-from .inputs import (
+from ...arguments import as_system, check_state, check_times
+from ...gradients import Gradient
+from ...gradients.captured import reachable
+from ...integrate import hbodeint
+from ...options import gradient_mode
+from ...solution import Solution, SolverError, Stats, of_batch
+from ...solvers import METHODS
+from ...systems import System
+from ..inputs import (
     Inputs,
     Reference,
     as_inputs,
@@ -30,6 +29,7 @@ from .inputs import (
     solved_reference,
 )
 from .measuring import Mark, mark, peak_memory, seconds, synchronise, untouched
+from .result import Profile, Run
 
 Loss = Callable[[Solution], Tensor]
 MEMORY_EVALUATIONS = 5000

@@ -1,0 +1,1 @@
+"""How gradients grow and fade on their way back: through heavy balls, any system, and layers for sequences."""

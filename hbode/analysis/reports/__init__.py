@@ -1,0 +1,1 @@
+"""Systems side by side, over the stiffness of a field, and one system with findings in sentences."""

@@ -1,0 +1,1 @@
+"""How stiff a system is: the eigenvalues of its Jacobian, and where methods are stable."""
