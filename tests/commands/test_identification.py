@@ -236,7 +236,7 @@ def cut(path: Path) -> None:
 
 def test_choices_are_those_of_the_library() -> None:
     """The parser names them without importing scikit-learn."""
-    from hbode.timeseries.identification.structures import READOUTS, STRUCTURES
+    from hbode.timeseries.identification.laws.structures import READOUTS, STRUCTURES
     from hbode.timeseries.simulation import BASELINES
 
     assert set(law.MODELS) - {"auto"} <= set(STRUCTURES) and set(law.READOUTS) <= set(READOUTS)

@@ -19,8 +19,8 @@ from hbode.models.continuous import (
 from hbode.models.continuous.sensitivities import affine_scan, trained
 from hbode.timeseries import Records, Run
 from hbode.timeseries.identification import Force
-from hbode.timeseries.identification.initial_states import estimate
-from hbode.timeseries.identification.stretches import pieces, stretches
+from hbode.timeseries.identification.runs.initial_states import estimate
+from hbode.timeseries.identification.runs.stretches import pieces, stretches
 
 EPS = torch.finfo(torch.float64).eps
 

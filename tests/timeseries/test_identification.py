@@ -13,10 +13,10 @@ from hbode.timeseries import DataError, Records
 from hbode.timeseries.identification import Bands, SystemIdentifier
 from hbode.timeseries.identification.automatic import saturation
 from hbode.timeseries.identification.bands import effective_size
-from hbode.timeseries.identification.derivatives import derivatives
-from hbode.timeseries.identification.least_squares import LeastSquaresResult
-from hbode.timeseries.identification.member import best_of
-from hbode.timeseries.identification.structures import Structure
+from hbode.timeseries.identification.fitting.least_squares import LeastSquaresResult
+from hbode.timeseries.identification.fitting.member import best_of
+from hbode.timeseries.identification.laws.structures import Structure
+from hbode.timeseries.identification.runs.derivatives import derivatives
 
 OMEGA, GAMMA, CUBIC = 5.0, 0.6, 0.5
 

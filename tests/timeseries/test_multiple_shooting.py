@@ -9,8 +9,8 @@ from hbode import SecondOrder
 from hbode.models.continuous import NeuralStateSpace, PositionReadout
 from hbode.timeseries import DataError, Records
 from hbode.timeseries.identification import Force, SystemIdentifier
-from hbode.timeseries.identification.checkpoint import read_training
-from hbode.timeseries.identification.multiple_shooting import (
+from hbode.timeseries.identification.fitting.checkpoint import read_training
+from hbode.timeseries.identification.fitting.multiple_shooting import (
     GradientSettings,
     Windows,
     encode,
@@ -20,7 +20,7 @@ from hbode.timeseries.identification.multiple_shooting import (
     masked_error,
     set_encoder,
 )
-from hbode.timeseries.identification.stretches import stretches
+from hbode.timeseries.identification.runs.stretches import stretches
 
 STIFFNESS, DAMPING, RATE = 1.3, 0.4, 0.25
 """Of h'' + d h' + k h = u in normalised time, and the time from one sample to the next."""

@@ -9,8 +9,8 @@ import torch
 from hbode import CubicInput, HeavyBall, SecondOrder, hbodeint
 from hbode.timeseries import Records
 from hbode.timeseries.identification import SystemIdentifier
-from hbode.timeseries.identification.port import LEAST_DAMPING, CorrectedPotential
-from hbode.timeseries.identification.structures import Structure
+from hbode.timeseries.identification.laws.port import LEAST_DAMPING, CorrectedPotential
+from hbode.timeseries.identification.laws.structures import Structure
 
 SPRINGS, CUBICS = (9.0, 6.0), (4.0, 8.0)
 MASSES, DAMPING = np.array([1.0, 2.5]), np.array([[0.5, -0.2], [-0.2, 0.3]])

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..identification import SystemIdentifier
+from ..identification.fitting.member import smoothed
 from ..identification.held_out import Cut, measured
-from ..identification.member import smoothed
-from ..identification.stretches import stretches
+from ..identification.runs.stretches import stretches
 from ..records import Array, DataError, Records, Run
 
 ORIGINS = 40

@@ -1,11 +1,11 @@
 """Identification of driven systems: records of inputs and outputs in, models that simulate out."""
 
 from .bands import Bands
-from .description import Curve, Description, Mode, describe
+from .fitting.member import Fitted, Settings, fit_member, free_run_error
 from .identifier import Simulated, SystemIdentifier
-from .member import Fitted, Settings, fit_member, free_run_error
-from .port import EnergyLaw
-from .structures import Force, Structure
+from .laws.description import Curve, Description, Mode, describe
+from .laws.port import EnergyLaw
+from .laws.structures import Force, Structure
 
 __all__ = [
     "Bands",

@@ -15,10 +15,10 @@ from torch import Tensor
 from ...extras import optional
 from ...reporting.results_folder import written_whole
 from ..records import Records
-from .least_squares import LeastSquaresResult
-from .member import Fitted
+from .fitting.least_squares import LeastSquaresResult
+from .fitting.member import Fitted
+from .laws.structures import Structure
 from .saving import put
-from .structures import Structure
 
 
 def place(checkpoint: str | Path | None, task: Any, known: Callable[..., Tensor] | None) -> Path | None:

@@ -16,16 +16,16 @@ from ..baselines.simulator import Simulator, split_runs
 from ..records import Array, Records, Run, Scaling, check_for_training
 from .automatic import SMALL, choose
 from .checkpoints import place, read_member, write_member
-from .derivatives import unit_of_time
-from .description import Description, describe
+from .fitting.member import LONGEST, Fitted, Settings, fit_member, simulate
+from .fitting.multiple_shooting import GradientSettings
 from .held_out import Cut, Mask, Trials, blocks, from_several_rows, from_the_start
-from .known import Known
-from .member import LONGEST, Fitted, Settings, fit_member, simulate
-from .multiple_shooting import GradientSettings
-from .port import energy_balance, has_energy
+from .laws.description import Description, describe
+from .laws.known import Known
+from .laws.port import energy_balance, has_energy
+from .laws.structures import Structure
+from .runs.derivatives import unit_of_time
+from .runs.stretches import stretches
 from .saving import load, save
-from .stretches import stretches
-from .structures import Structure
 
 OPTIMIZERS = ("auto", "least_squares", "adam")
 

@@ -15,8 +15,8 @@ from ...extras import MissingExtra, optional
 from ...models.continuous import NeuralStateSpace, StateBank, StateEncoder
 from ..records import Channel, DataError, Scaling
 from .bands import Bands
-from .member import Fitted
-from .structures import Structure
+from .fitting.member import Fitted
+from .laws.structures import Structure
 
 FORMAT = "hbode system identifier 2"
 MODEL, WEIGHTS = "model.json", "weights.safetensors"

@@ -6,8 +6,8 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from scipy.signal import savgol_filter
 
-from ..records import Array, Records, Run
-from ..records.sampling import common_step
+from ...records import Array, Records, Run
+from ...records.sampling import common_step
 
 
 def derivatives(run: Run, window: int) -> tuple[Array, Array, Array, Array]:

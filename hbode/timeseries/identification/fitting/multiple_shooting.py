@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ...models.continuous import NeuralStateSpace, StateEncoder, fixed_step_states
-from ..records import Array, DataError, Records
+from ....models.continuous import NeuralStateSpace, StateEncoder, fixed_step_states
+from ...records import Array, DataError, Records
+from ..runs.stretches import Stretches, pieces
 from .checkpoint import read_training, write_training
-from .stretches import Stretches, pieces
 
 HORIZONS = ((0.0, 0.1), (0.15, 0.3), (0.4, 1.0))
 """From which share of the steps on stretches have which share of their length."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..records import Scaling
+from ...records import Scaling
 
 
 class Known(torch.nn.Module):

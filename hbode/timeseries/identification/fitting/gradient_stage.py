@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...models.continuous import NeuralStateSpace
-from ..records import Array, Records
-from .free_runs import free_run, measured_states
+from ....models.continuous import NeuralStateSpace
+from ...records import Array, Records
+from ..laws.structures import Force
+from ..runs.free_runs import free_run, measured_states
+from ..runs.stretches import Stretches, stretches
 from .multiple_shooting import GradientResult, GradientSettings, encode, fit_by_gradients, masked_error, set_encoder
-from .stretches import Stretches, stretches
-from .structures import Force
 
 COMPILED_FROM = 100_000
 """Samples one after the other, of all steps of a training, from which on compiling pays."""

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ...integrate import hbodeint
-from ...models.continuous import (
+from ....integrate import hbodeint
+from ....models.continuous import (
     EnergyBalance,
     NeuralStateSpace,
     PolynomialPotential,
@@ -20,10 +20,10 @@ from ...models.continuous import (
     PositionReadout,
     Potential,
 )
-from ...models.continuous.networks import before_softplus
-from ..records import Array, Scaling
-from .initial_states import estimate
-from .stretches import Stretches
+from ....models.continuous.networks import before_softplus
+from ...records import Array, Scaling
+from ..runs.initial_states import estimate
+from ..runs.stretches import Stretches
 
 CORRECTED = ("potential", "damping", "gain")
 """What a network can correct."""

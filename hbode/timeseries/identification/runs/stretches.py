@@ -11,8 +11,8 @@ import torch
 from scipy.interpolate import make_interp_spline
 from torch import Tensor
 
-from ...inputs import CubicInput, HoldInput, Input, LinearInput
-from ..records import Array, DataError, Records, Run
+from ....inputs import CubicInput, HoldInput, Input, LinearInput
+from ...records import Array, DataError, Records, Run
 
 BETWEEN = ("hold", "linear", "cubic", "quintic")
 """How an input is interpolated between its samples."""

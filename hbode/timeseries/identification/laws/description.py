@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...models.continuous import Limited, NeuralStateSpace, PositionReadout
-from ..records import Array, Channel, Scaling
+from ....models.continuous import Limited, NeuralStateSpace, PositionReadout
+from ...records import Array, Channel, Scaling
 from .port import EnergyLaw, energy_law, has_energy
 
 

@@ -7,7 +7,7 @@ import torch
 from scipy.interpolate import PchipInterpolator
 from torch import Tensor
 
-from ...models.continuous import NeuralStateSpace, PositionReadout, Simulation, solve_all_steps
+from ....models.continuous import NeuralStateSpace, PositionReadout, Simulation, solve_all_steps
 from .stretches import Stretches
 
 

@@ -12,18 +12,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ...models.continuous import NeuralStateSpace, StateBank, solve_all_steps
-from ...models.continuous.sensitivities import trained as trained_parameters
-from ..records import Array, Records
+from ....models.continuous import NeuralStateSpace, StateBank, solve_all_steps
+from ....models.continuous.sensitivities import trained as trained_parameters
+from ...records import Array, Records
+from ..held_out import without_blocks
+from ..laws.structures import LAST, NETWORK, Structure
+from ..runs.derivatives import derivatives
+from ..runs.free_runs import free_run, measured_states
+from ..runs.initial_states import estimate
+from ..runs.stretches import Stretches, stretches
 from . import gradient_stage
-from .derivatives import derivatives
-from .free_runs import free_run, measured_states
-from .held_out import without_blocks
-from .initial_states import estimate
 from .least_squares import LeastSquaresResult, fit_least_squares
 from .multiple_shooting import GradientResult, GradientSettings, encode
-from .stretches import Stretches, stretches
-from .structures import LAST, NETWORK, Structure
 
 WINDOWS = (5, 9, 17)
 """Samples over which derivatives are smoothed for the start; the best of them is taken."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ...training.checkpoint import CheckpointError, read_state, write_state
-from ..records import DataError
+from ....training.checkpoint import CheckpointError, read_state, write_state
+from ...records import DataError
 
 NAMES = ("model", "optimizer", "train", "validation", "best", "kept", "since", "failed")
 

@@ -11,12 +11,12 @@ import torch
 from scipy.optimize import least_squares
 from torch import Tensor
 
-from ...models.continuous import NeuralStateSpace, sensitivities
-from ...models.continuous.sensitivities import trained
-from ..records import Array
-from .free_runs import free_run, measured_states
-from .initial_states import estimate
-from .stretches import Stretches
+from ....models.continuous import NeuralStateSpace, sensitivities
+from ....models.continuous.sensitivities import trained
+from ...records import Array
+from ..runs.free_runs import free_run, measured_states
+from ..runs.initial_states import estimate
+from ..runs.stretches import Stretches
 
 GAIN = 3e-4
 """The relative gain in the validation error that counts."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...models.continuous import NeuralStateSpace
-from ...models.continuous.sensitivities import Linearised, affine_scan
+from ....models.continuous import NeuralStateSpace
+from ....models.continuous.sensitivities import Linearised, affine_scan
 from .free_runs import measured_states
 from .stretches import Stretches
 

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ...models.continuous import Limited, LinearReadout, NeuralStateSpace, PositionReadout
-from ...systems import FirstOrder, SecondOrder, System
+from ....models.continuous import Limited, LinearReadout, NeuralStateSpace, PositionReadout
+from ....systems import FirstOrder, SecondOrder, System
 from . import port
 
 STRUCTURES = ("hbnode", "node", "port")
