@@ -84,6 +84,26 @@ class _Stepping(Accumulation):
 
 
 @dataclass(frozen=True)
+class _WithMomentum(_Stepping):
+    """What those have that have a μ."""
+
+    momentum: float = 0.6
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum must be in [0, 1), got {self.momentum}")
+        if self.trainable and self.momentum == 0:
+            raise ValueError("momentum must be above 0 to be trained, where it is a sigmoid, got 0")
+
+    def _starts(self) -> dict[str, float]:
+        return super()._starts() | {"logit_momentum": math.log(self.momentum / (1 - self.momentum))}
+
+    def _mu(self, w: Weights) -> float | Tensor:
+        return w["logit_momentum"].sigmoid().view(1, 1, -1) if self.trainable else self.momentum
+
+
+@dataclass(frozen=True)
 class _InFront(_Stepping):
     """v_t = μ_t v_{t-1} + s W x_t as s W m_t with m_t = μ_t m_{t-1} + x_t: W is linear, and m is narrower than v."""
 
@@ -106,21 +126,13 @@ class _InFront(_Stepping):
 
 
 @dataclass(frozen=True)
-class Momentum(_InFront):
+class Momentum(_WithMomentum, _InFront):
     """v = μ v + s W x."""
 
     names: ClassVar[tuple[str, ...]] = ("m",)
-    momentum: float = 0.6
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check_momentum(self.momentum, self.trainable)
-
-    def _starts(self) -> dict[str, float]:
-        return super()._starts() | _logit(self.momentum)
 
     def _decay(self, x: Tensor, memory: Memory, w: Weights) -> tuple[float | Tensor, Memory]:
-        return _mu(self.momentum, w), ()
+        return self._mu(w), ()
 
 
 @dataclass(frozen=True)
@@ -179,42 +191,19 @@ class RMSProp(_Stepping):
 
 
 @dataclass(frozen=True)
-class Adam(RMSProp):
+class Adam(_WithMomentum, RMSProp):
     """v = μ v + s W x and q = β q + (1 - β) (W x)²; the gates see v / √(q + ε)."""
 
     names: ClassVar[tuple[str, ...]] = ("v", "q")
-    momentum: float = 0.6
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check_momentum(self.momentum, self.trainable)
-
-    def _starts(self) -> dict[str, float]:
-        return super()._starts() | _logit(self.momentum)
 
     def _accumulated(self, a: Tensor, memory: Memory, w: Weights) -> Tensor:
-        return _sums(_mu(self.momentum, w), a, memory[0] if memory else None)
+        return _sums(self._mu(w), a, memory[0] if memory else None)
 
 
 def check_restart(restart: int) -> None:
     """Raise unless it is a number of steps."""
     if not isinstance(restart, int) or restart < 1:
         raise ValueError(f"restart must be a number of steps, at least 1, got {restart!r}")
-
-
-def _check_momentum(momentum: float, trainable: str | None) -> None:
-    if not 0 <= momentum < 1:
-        raise ValueError(f"momentum must be in [0, 1), got {momentum}")
-    if trainable and momentum == 0:
-        raise ValueError("momentum must be above 0 to be trained, where it is a sigmoid, got 0")
-
-
-def _logit(momentum: float) -> dict[str, float]:
-    return {"logit_momentum": math.log(momentum / (1 - momentum))}
-
-
-def _mu(fixed: float, w: Weights) -> float | Tensor:
-    return w["logit_momentum"].sigmoid().view(1, 1, -1) if "logit_momentum" in w else fixed
 
 
 def _sums(decay: float | Tensor, u: Tensor, start: Tensor | None) -> Tensor:
