@@ -7,7 +7,7 @@ Sources: Chen et al., NeurIPS 2018 (NODE); Dupont, Doucet, Teh, NeurIPS 2019 (AN
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypedDict, Unpack
+from typing import Any, TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -94,7 +94,7 @@ class ODELayer(nn.Module):
         self.solver = SolverSettings(method=None) if solver is None else solver
         self.stats: Stats | None = None
 
-    def forward(self, x: Tensor, t: Tensor | Sequence[float] | None = None) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor | Sequence[float] | None = None, args: tuple[Any, ...] = ()) -> Tensor:
         """Return the position at the end of the layer, or at times.
 
         Parameters
@@ -104,21 +104,23 @@ class ODELayer(nn.Module):
         t
             Times (T,), or (B, T) for times per sample; x is the position at the first. The result is then
             (T, B, C + p, ...), and (B, C + p, ...) without.
+        args
+            Further arguments of the field, as for `hbodeint`.
 
         Raises
         ------
         ValueError
             If x has no axis `channel_dim`, or the initial momentum has not the shape of the state.
         """
-        h = self.solve(x, t).h
+        h = self.solve(x, t, args).h
         return torch.as_tensor(h if t is not None else h[-1])
 
-    def solve(self, x: Tensor, t: Tensor | Sequence[float] | None = None) -> Solution:
+    def solve(self, x: Tensor, t: Tensor | Sequence[float] | None = None, args: tuple[Any, ...] = ()) -> Solution:
         """Return the whole solution, with momenta; arguments as for a call, at `t` of the layer if None."""
         h0, m0 = self.initial(x)
         if m0 is not None and m0.shape != h0.shape:
             raise ValueError(f"momentum must return the shape of the state, {tuple(h0.shape)}, got {tuple(m0.shape)}")
-        solution = hbodeint(self.system, h0, self.t if t is None else t, m0=m0, **self.solver.arguments)
+        solution = hbodeint(self.system, h0, self.t if t is None else t, m0=m0, args=args, **self.solver.arguments)
         self.stats = solution.stats
         return solution
 
