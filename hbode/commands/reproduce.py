@@ -11,7 +11,7 @@ from typing import Any
 from ..experiments import EXPERIMENTS, Settings, reproduce
 from ..solvers import METHODS
 from ..timeseries import DataError
-from .arguments import add_training, cores, device, names, positive_int, seed, tolerance, training_settings
+from .arguments import add_training, cores, device, names, positive, positive_int, seed, tolerance, training_settings
 
 REPRODUCE = """\
 Repeat a published experiment with all its models: NODE, ANODE, SONODE, HBNODE and GHBNODE in those of Xia et al.,
@@ -47,10 +47,11 @@ def add(commands: Any) -> None:
     add_training(parser)
     add("--width", type=positive_int, metavar="N", help="units, where all models are made as large as one of them")
     add("--length", type=positive_int, metavar="N", help="samples of a sequence, where they are drawn")
+    add("--span", type=positive, metavar="T", help="time over which a layer is solved, where it is to be chosen")
     add("--tol", type=tolerance, metavar="TOL", help="relative and absolute tolerance of the solver")
     add("--method", choices=ALL, metavar="NAME", help="of the solver (default: dopri5, as published)")
     fewer = "untrained, dprkn8 takes less than half the evaluations of dopri5 on plane vibration"
-    add("--nystrom", choices=NYSTROM, help=f"method of the HBNODE alone: {fewer} (default: as for all)")
+    add("--nystrom", choices=NYSTROM, help=f"method of the damped models alone (HBNODE): {fewer} (default: as for all)")
     add("--compile", action=argparse.BooleanOptionalAction, help="compiled solves (default: with --full, for series)")
     add(
         "--published-code", action="store_true", default=None, help="systems as in the published code, not the formulas"
@@ -100,6 +101,7 @@ def _settings(own: Settings, a: argparse.Namespace) -> Settings:
         ("tol", "method", "compile", "nystrom", "published_code"): own.solver is None and "nothing is solved",
         ("width",): not own.width and "its models have sizes of their own",
         ("length",): not own.length and "its sequences are as long as they are",
+        ("span",): not own.span and "its layers are solved over the times of the data",
     }
     for options, reason in without.items():
         given = [name for name in options if getattr(a, name) is not None]
@@ -115,7 +117,7 @@ def _settings(own: Settings, a: argparse.Namespace) -> Settings:
         )
     if training is not None:
         training = training_settings(a, training)
-    sizes = {name: getattr(a, name) or getattr(own, name) for name in ("seeds", "width", "length")}
+    sizes = {name: getattr(a, name) or getattr(own, name) for name in ("seeds", "width", "length", "span")}
     return replace(own, solver=solver, training=training, nystrom=a.nystrom, **sizes)
 
 

@@ -1,6 +1,7 @@
-"""Published experiments: of Xia et al. (NeurIPS 2021) on heavy-ball neural ODEs, and on long sequences."""
+"""Published experiments: of Xia et al. (NeurIPS 2021) on heavy-ball neural ODEs, on long sequences, on graphs."""
 
 from .experiment import MODELS, Experiment, Settings, Splits, Trial
+from .graphs.nodes import Grand, GrandDigits
 from .images import Images
 from .initialisation import Initialisation
 from .plane_vibration import PlaneVibration
@@ -15,6 +16,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     for one in (
         *(PlaneVibration(), Walker2D(), PointCloud(), Initialisation(), Images()),
         *(Adding(), Copying(), Duplication(), PixelDigits(), PermutedDigits()),
+        *(Grand(), GrandDigits()),
     )
 }
 """By their names on the command line."""

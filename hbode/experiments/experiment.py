@@ -27,11 +27,13 @@ Measured = tuple[Tensor, dict[str, Number]]
 
 @dataclass(frozen=True)
 class Splits:
-    """The data: `notes` say what is not as published, one sentence each."""
+    """The data: `shared` is what belongs to all samples, such as the graph whose nodes they are; `notes` say what is
+    not as published, one sentence each."""
 
     train: Part
     validation: Part
     test: Part
+    shared: Part = ()
     notes: tuple[str, ...] = field(default=(), kw_only=True)
 
     @property
@@ -52,8 +54,10 @@ class Settings:
     """Units of the one model, where an experiment sets the others by it."""
     length: int = 0
     """Samples of a sequence, where an experiment draws them."""
+    span: float = 0.0
+    """The time over which a layer is solved, where it is an experiment's to choose."""
     nystrom: str | None = None
-    """The method of the HBNODE, the one whose momentum is damped linearly; None for that of all."""
+    """The method of the models of `Experiment.damped`; None for that of all."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,8 @@ class Experiment(ABC):
         A validation error at which a task counts as solved; the table says after how many steps. None for no such.
     looks
         The models by name, in their order, and how each is drawn: keywords of `matplotlib.axes.Axes.plot`.
+    damped
+        The models whose momentum is damped linearly, which Nyström methods solve.
     chosen
         Where the hyperparameters are from, in words.
     settings
@@ -123,6 +129,7 @@ class Experiment(ABC):
     higher: ClassVar[bool] = False
     goal: ClassVar[float | None] = None
     looks: ClassVar[Mapping[str, dict[str, Any]]] = LOOKS
+    damped: ClassVar[Sequence[str]] = ("hbnode",)
     chosen: ClassVar[str] = "the published ones"
     settings: ClassVar[Mapping[str, Settings]]
     published: ClassVar[Mapping[str, Mapping[str, str]]] = {}
@@ -144,6 +151,9 @@ class Experiment(ABC):
     @abstractmethod
     def baselines(self, data: Splits) -> dict[str, float]:
         """Return the test errors of the naive guess and of a linear model."""
+
+    def settle(self, model: nn.Module, data: Splits) -> None:  # noqa: B027
+        """Choose by the validation what is not trained: once the weights are there, before the test."""
 
     def show(self, model: nn.Module, data: Splits) -> Tensor | None:
         """Return what `figure` draws of a trained model."""

@@ -117,15 +117,18 @@ class Report:
     def differences(self) -> list[str]:
         """Return what is not as in the paper, in words."""
 
+        e = self.experiment
+
         def told(s: Settings) -> dict[str, Any]:
-            training = {} if s.training is None else asdict(s.training)
+            training = {} if s.training is None else vars(s.training)
             solver = {}
             if s.solver is not None:
-                methods = {"method": s.solver.method, "method of the HBNODE": s.nystrom or s.solver.method}
+                damped = f"method of the {', '.join(e.damped).upper()}"
+                methods = {"method": s.solver.method, damped: s.nystrom or s.solver.method}
                 solver = {**methods, "tolerance": max(s.solver.rtol, s.solver.atol)}
-            return {**training, **solver, "width": s.width, "length": s.length}
+            return {**training, **solver, "width": s.width, "length": s.length, "span": s.span}
 
-        own, full = told(self.settings), told(self.experiment.settings["full"])
+        own, full = told(self.settings), told(e.settings["full"])
         return [f"{name} {own[name]} ({full[name]})" for name in full if own[name] != full[name]]
 
     def markdown(self, figures: Sequence[str]) -> str:
@@ -139,7 +142,7 @@ class Report:
   seeds (of weights and batches; the data are the same); one seed has no spread.
 - s/epoch, s: seconds of training, of an epoch and of all, without the validation."""
         if solver is not None:
-            own = f"; HBNODE: {self.settings.nystrom}" if self.settings.nystrom else ""
+            own = f"; {', '.join(e.damped).upper()}: {self.settings.nystrom}" if self.settings.nystrom else ""
             chosen += f"""
 - NFE: evaluations of the field in a batch, means over the last epoch. Backward: what the gradient ({solver.gradient})
   evaluates again. Solver: {solver.method or "as the system needs"}, tolerance {solver.rtol:g}{own}."""
@@ -174,6 +177,7 @@ class Report:
                 "seeds": self.settings.seeds,
                 "width": self.settings.width,
                 "length": self.settings.length,
+                "span": self.settings.span,
                 "nystrom": self.settings.nystrom,
                 "published_code": self.code,
             },

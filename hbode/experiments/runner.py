@@ -24,7 +24,7 @@ from ..timeseries import DataError
 from ..training import Diverged, train
 from ..training.batches import Means
 from ..training.checkpoint import read_state
-from .experiment import Experiment, Part, Settings, Splits, Trial
+from .experiment import Experiment, Settings, Splits, Trial
 from .figures import save_figures
 from .report import MADE_BY, NUMBERS, Report
 
@@ -89,7 +89,8 @@ def reproduce(
     if data is not None and not experiment.takes:
         raise DataError(f"{experiment.name} takes no --data, got {data}: its data are drawn")
     splits = experiment.load(data, settings)
-    splits = Splits(*(tuple(x.to(device) for x in part) for part in splits.parts), notes=splits.notes)
+    moved = (tuple(x.to(device) for x in part) for part in (*splits.parts, splits.shared))
+    splits = Splits(*moved, notes=splits.notes)
     kept = out.with_name(f"{out.name}.unfinished")
     started = time.perf_counter()
     with ResultsFolder(out, MADE_BY, NUMBERS) as folder:
@@ -141,7 +142,7 @@ def learn(
 ) -> Trial:
     """Train one model from one seed, and test it at the end."""
     began = time.perf_counter()
-    if name == "hbnode" and settings.nystrom is not None and settings.solver is not None:
+    if name in experiment.damped and settings.nystrom is not None and settings.solver is not None:
         settings = replace(settings, solver=replace(settings.solver, method=settings.nystrom))
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -163,23 +164,24 @@ def learn(
             )
             nfe, back = (history.train.get(key, [math.nan])[-1] for key in ("nfe", "nfe_backward"))
             trial = replace(trial, history=history, seconds=sum(history.seconds), nfe=nfe, nfe_backward=back)
-        chosen, shown = test(experiment, model, data.test, settings), experiment.show(model, data)
+        chosen, shown = test(experiment, model, data, settings), experiment.show(model, data)
         last = chosen
         if trial.history is None:
             trial = replace(trial, nfe=chosen["nfe"], seconds=time.perf_counter() - began)
         elif trial.history.best != trial.history.epochs:
             model.load_state_dict((read_state(path, ["model"]) or {})["model"])
-            last = test(experiment, model, data.test, settings)
+            last = test(experiment, model, data, settings)
     except (Diverged, SolverError) as error:
         return replace(trial, failure=str(error))
     return replace(trial, chosen=chosen, last=last, shown=None if shown is None else shown.cpu())
 
 
 @torch.no_grad()
-def test(experiment: Experiment, model: nn.Module, part: Part, settings: Settings) -> dict[str, float]:
-    """Return means over a part of what the loss measures, in batches as those of the validation."""
+def test(experiment: Experiment, model: nn.Module, data: Splits, settings: Settings) -> dict[str, float]:
+    """Return means over the test part of what the loss measures, in batches as those of the validation."""
     model.eval()
-    means, training = Means(), settings.training
+    experiment.settle(model, data)
+    means, training, part = Means(), settings.training, data.test
     size = len(part[0]) if training is None else training.validation_batch or training.batch
     for batch in zip(*(x.split(size) for x in part), strict=True):
         loss, measured = experiment.loss(model, batch)
@@ -190,6 +192,6 @@ def test(experiment: Experiment, model: nn.Module, part: Part, settings: Setting
 def digest(settings: Settings, data: Splits, code: bool) -> str:
     """Return a name for everything but model and seed that a training depends on."""
     found = hashlib.sha256(repr((replace(settings, seeds=1), code)).encode())
-    for x in (*data.train, *data.validation):
+    for x in (*data.train, *data.validation, *data.shared):
         found.update(x.cpu().contiguous().numpy().tobytes())
     return found.hexdigest()[:12]

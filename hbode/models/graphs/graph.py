@@ -1,7 +1,7 @@
 """Edges of a graph, and what is computed along them: sums over neighbours, products of ends, a softmax.
 
-Everything is O(edges): no array of edges × channels is ever made. The sum and the products are each other's derivatives,
-so that both have gradients of any order.
+Everything is O(edges): no array of edges × channels is ever made. The sum and the products are each other's
+derivatives, so that both have gradients of any order.
 """
 
 from __future__ import annotations

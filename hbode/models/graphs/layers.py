@@ -30,7 +30,8 @@ class Neighbours(nn.Module):
         self.attention = attention
 
     def forward(self, h: Tensor, graph: Graph, *weights: Tensor) -> Tensor:
-        return graph.propagate(*(weights if self.attention is None else (self.attention(h, graph),)), h)
+        (a,) = weights if self.attention is None else (self.attention(h, graph),)
+        return graph.propagate(a, h)
 
 
 class Diffusion(nn.Module):

@@ -1,0 +1,1 @@
+"""Experiments on graphs, whose samples are nodes."""
