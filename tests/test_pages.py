@@ -60,6 +60,14 @@ def test_flows(run):
     assert min(names["cost"]) > 0
 
 
+def test_graphs(run):
+    names = run("graphs.md")
+    assert names["smooth"].shape == (5, 8) and names["path"].shape == (9, 5, 8)
+    assert torch.allclose(names["again"], names["smooth"], atol=1e-5)
+    assert names["weights"].shape == names["graph"].sources.shape
+    assert names["counts"][0] < names["counts"][1]
+
+
 def test_training(run):
     history = run("training.md")["history"]
     assert history.validation["loss"][history.best - 1] < 0.5 * history.validation["loss"][0]

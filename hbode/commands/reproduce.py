@@ -15,10 +15,10 @@ from .arguments import add_training, cores, device, names, positive, positive_in
 
 REPRODUCE = """\
 Repeat a published experiment with all its models: NODE, ANODE, SONODE, HBNODE and GHBNODE in those of Xia et al.,
-"Heavy Ball Neural Ordinary Differential Equations" (2021), recurrent cells with and without momentum on sequences. A
-table with errors, costs and seconds beside the published numbers and beside simple models, figures, and all numbers.
-Short settings, which take minutes, unless --full is given; the table says what is short. Trainings that were
-interrupted go on when the same command is given again.
+"Heavy Ball Neural Ordinary Differential Equations" (2021), recurrent cells with and without momentum on sequences,
+diffusion and heavy balls on graphs. A table with errors, costs and seconds beside the published numbers and beside
+simple models, figures, and all numbers. Short settings, which take minutes, unless --full is given; the table says what
+is short. Trainings that were interrupted go on when the same command is given again.
 
 --data names:
 """

@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...analysis.looks import LINES, SYSTEM_LINES, Picture
 from ...models import SolverSettings
 from ...models.graphs import Graph, GraphDiffusion, GraphHeavyBall
+from ...reporting.style import LINES, SYSTEM_LINES, Picture
 from ...solution import Stats
 from ...training import TrainingSettings, solver_costs
 from ..experiment import Experiment, Measured, Part, Settings, Splits, Trial
@@ -22,9 +22,10 @@ from .data import block_model, citations, digit_neighbours
 
 TIMES = 21
 """At so many times along the span the validation looks where to stop."""
-DROPOUT = 0.5
+DROPPED = 0.8, 0.5
+"""Shares of the features, and of the channels of a node before the read-out, that a training step does without."""
 TRAIN = TrainingSettings(
-    *(100, 1000, 0.01, "constant"), monitor="error", optimizer=partial(torch.optim.Adamax, weight_decay=0.02)
+    *(50, 1000, 0.01, "constant"), monitor="error", optimizer=partial(torch.optim.Adamax, weight_decay=0.005)
 )
 SOLVER = SolverSettings(None, 1e-2, 1e-2)
 
@@ -53,12 +54,12 @@ class NodeClassifier(nn.Module):
 
     def forward(self, t: Tensor | Sequence[float] | None = None) -> Tensor:
         """Return the scores of the classes, (N, K), or at times (T, N, K)."""
-        values = F.dropout(self.values, DROPOUT, self.training)
+        values = F.dropout(self.values, DROPPED[0], self.training)
         h = F.embedding_bag(
             self.columns, self.rows, self.starts, mode="sum", per_sample_weights=values, include_last_offset=True
         )
         h = self.solve(h + self.bias, self.graph, t)
-        return torch.as_tensor(self.read(F.dropout(h.relu(), DROPOUT, self.training)))
+        return torch.as_tensor(self.read(F.dropout(h.relu(), DROPPED[1], self.training)))
 
 
 class Grand(Experiment):
