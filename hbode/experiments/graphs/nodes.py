@@ -76,8 +76,8 @@ class Grand(Experiment):
     damped = ("graph-heavy-ball",)
     chosen = "by the validation accuracy on Cora, on which the time at which a solve is read is chosen too"
     settings = {
-        "full": Settings(TRAIN, SOLVER, 5, width=80, span=10.0),
-        "short": Settings(TRAIN, SOLVER, 2, width=32, span=10.0),
+        "full": Settings(TRAIN, SOLVER, 5, width=80, span=6.0),
+        "short": Settings(TRAIN, SOLVER, 2, width=32, span=6.0),
     }
     notes = (
         "All nodes are solved together, and each batch, of all training nodes, is one solve of the whole graph.",
