@@ -8,6 +8,7 @@ from .inputs import CubicInput, HoldInput, LinearInput
 from .integrate import hbodeint
 from .solution import EventRecord, Solution, SolverError, Stats
 from .solvers import METHODS, Status
+from .stochastic import sdeint
 from .systems import FirstOrder, GeneralizedHeavyBall, HeavyBall, SecondOrder, System, join, split
 from .updates import Update
 
@@ -31,6 +32,7 @@ __all__ = [
     "Update",
     "hbodeint",
     "join",
+    "sdeint",
     "split",
 ]
 

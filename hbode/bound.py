@@ -39,7 +39,7 @@ def bound_field(
     if damped:
         f = system.f
         force = precision.around(lambda t, h: checked(f(t, h, *given(t)), h))
-        return Field(force, real, damping, system.activation)
+        return Field(force, real, damping, system.activation, diffusion=system.diffusion)
     g, x = (None if c is None else c.to(h0.dtype) for c in (gamma, xi))
     return Field(precision.around(lambda t, y: system.rhs(t, y, g, x, *given(t))), real, damping)
 
@@ -65,7 +65,7 @@ def _varying_field(
             x = xi if of_xi is None else of_xi(t)
             return own(t, h) if x is None else torch.addcmul(own(t, h), x.to(h.dtype), h, value=-1)
 
-        return Field(force, real, linear, system.activation)
+        return Field(force, real, linear, system.activation, diffusion=system.diffusion)
     rhs = precision.around(lambda t, y, g, x: system.rhs(t, y, g, x, *given(t)))
 
     def slope(t: Tensor, y: Tensor) -> Tensor:

@@ -23,7 +23,8 @@ class System(nn.Module):
 
     Subclasses set `second_order` (the state is a pair of position and momentum) and `damped` (the momentum enters
     its own equation through linear damping alone), and give the right-hand side of the first-order form, in which
-    a second-order state is (h, m) stacked on a new first axis.
+    a second-order state is (h, m) stacked on a new first axis. Where there is a `diffusion`, it is the strength of the
+    noise on the momentum, of which only `sdeint` knows.
     """
 
     second_order = True
@@ -37,6 +38,7 @@ class System(nn.Module):
         self.f = f
         self.gamma_of_time: OfTime | None = None
         self.xi_of_time: OfTime | None = None
+        self.diffusion: Callable[[Tensor, Tensor], Tensor] | None = None
 
     def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
         """Return the parameters of the system, and of f if it is a module; a warning says which modules f uses besides.
@@ -85,8 +87,8 @@ class System(nn.Module):
         """
         return JoinedField(self)
 
-    def as_sde(self, noise: float | Tensor) -> LangevinField:
-        """Present the system with additive noise on the momentum, for `torchsde.sdeint`.
+    def as_sde(self, noise: float | Tensor | VectorField, noise_type: str = "diagonal") -> LangevinField:
+        """Present the system with noise on the momentum, for `torchsde.sdeint`; see `sdeint` for our own solver.
 
         dh = σ(m) dt, dm = (f(t, h) - γ m - ξ h) dt + noise dW: with f = -∇V this is Langevin dynamics, at
         temperature noise² / (2 γ). The state is the joined one, shape (B, 2 D).
@@ -94,9 +96,12 @@ class System(nn.Module):
         Parameters
         ----------
         noise
-            Standard deviation of the noise per square root of time, a number or shape (D,).
+            Standard deviation of the noise per square root of time: a number, shape (D,), or ``noise(t, h)`` of shape
+            (B, D).
+        noise_type
+            "diagonal": each momentum has a noise of its own. "general": ``noise(t, h)``, of shape (B, D, M), mixes M.
         """
-        return LangevinField(self, noise)
+        return LangevinField(self, noise, noise_type)
 
 
 class FirstOrder(System):
@@ -271,19 +276,24 @@ class JoinedField(nn.Module):
 
 
 class LangevinField(nn.Module):
-    """A second-order system with additive noise on its momentum, in torchsde's form (Ito, diagonal noise)."""
+    """A second-order system with noise on its momentum, in torchsde's form (Ito)."""
 
-    noise_type = "diagonal"
     sde_type = "ito"
 
-    def __init__(self, system: System, noise: float | Tensor) -> None:
+    def __init__(self, system: System, noise: float | Tensor | VectorField, noise_type: str = "diagonal") -> None:
         super().__init__()
         if not system.second_order:
             raise ValueError(f"as_sde needs a second-order system, got {type(system).__name__}")
+        if noise_type not in ("diagonal", "general") or (noise_type == "general" and not callable(noise)):
+            raise ValueError(f"noise_type must be diagonal, or general with noise(t, h), got {noise_type!r}")
+        self.noise_type = noise_type
+        self.drift = system.as_ode()
+        if callable(noise):
+            self.noise = noise
+            return
         value = torch.as_tensor(noise, dtype=torch.get_default_dtype() if isinstance(noise, float | int) else None)
         if not bool((value >= 0).all()):
             raise ValueError(f"noise must be zero or positive, got {shortened(value)}")
-        self.drift = system.as_ode()
         self.register_buffer("noise", value)
 
     def f(self, t: Tensor, y: Tensor) -> Tensor:
@@ -291,9 +301,12 @@ class LangevinField(nn.Module):
         return torch.as_tensor(self.drift(t, y))
 
     def g(self, t: Tensor, y: Tensor) -> Tensor:
-        """Return the diffusion: zero on the positions, `noise` on the momenta, shape (B, 2 D)."""
+        """Return the diffusion, zero on the positions and `noise` on the momenta: shape (B, 2 D), or (B, 2 D, M)."""
         h, m = split(y)
-        return join(torch.zeros_like(h), torch.as_tensor(self.noise).to(m).expand_as(m))
+        noise = self.noise(t, h) if callable(self.noise) else torch.as_tensor(self.noise).to(m)
+        if self.noise_type == "general":
+            return torch.cat((torch.zeros_like(noise), noise), -2)
+        return join(torch.zeros_like(h), noise.expand_as(m))
 
 
 def join(h: Tensor, m: Tensor) -> Tensor:

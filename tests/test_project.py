@@ -33,7 +33,7 @@ CORE = {
     "options",
     "piecewise",
 }
-CORE |= {"progress", "reference_solvers", "solution", "state_tree", "systems", "updates", "_compat"}
+CORE |= {"progress", "reference_sde", "reference_solvers", "solution", "state_tree", "stochastic", "systems", "updates", "_compat"}
 LAYERS = [
     {"solvers", "extras"},
     {"gradients"},
@@ -53,7 +53,7 @@ RANK = {room: rank for rank, layer in enumerate(LAYERS) for room in layer}
 # What a function may import when it is called: packages of the optional extras, and those that take long to load.
 COMPILER = "torch._inductor"
 """A part of torch that is loaded where something is compiled."""
-LATE = {"diffrax", "equinox", "importlib", "jax", "scipy", "torchdiffeq"}
+LATE = {"diffrax", "equinox", "importlib", "jax", "scipy", "torchdiffeq", "torchsde"}
 ROOMS_OF_EXTRAS = (
     "hbode.training.lightning_engine",
     *(

@@ -110,6 +110,8 @@ class Field:
         The linear part of the equation: what damped methods add to the force, and what others may know.
     sigma
         For damped methods: the function of the momentum that drives the position (None: the identity).
+    diffusion
+        For methods with noise: ``diffusion(t, h)``, its strength on the momentum, which broadcasts to h.
 
     counts
         How often it was evaluated and how many products were made, shared with the fields that `within` returns, as
@@ -119,7 +121,7 @@ class Field:
         sees the field from its own side only, whenever it is evaluated for that step.
     """
 
-    __slots__ = ("_damping", "counts", "dtype", "fn", "memory", "results", "sides", "sigma")
+    __slots__ = ("_damping", "counts", "diffusion", "dtype", "fn", "memory", "results", "sides", "sigma")
 
     def __init__(
         self,
@@ -129,28 +131,36 @@ class Field:
         sigma: Callable[[Tensor], Tensor] | None = None,
         counts: Counts | None = None,
         sides: tuple[float, float] | None = None,
+        diffusion: Rhs | None = None,
     ) -> None:
         self.fn = fn
         self.dtype = dtype
         self._damping = damping
         self.sigma = sigma
+        self.diffusion = diffusion
         self.counts = counts or Counts()
         self.sides = sides
         self.memory: dict[object, Any] = {}
         self.results = Results()
 
     def __call__(self, t: Tensor | float, y: Tensor) -> Tensor:
-        if isinstance(t, float):
-            t = torch.scalar_tensor(t, dtype=self.dtype, device=y.device)
-        elif t.dtype != self.dtype:
-            t = t.to(self.dtype)
-        if self.sides is not None:
-            t = self._seen_from(self.sides, t)
+        t = self._read(t, y.device)
         if torch.compiler.is_compiling():  # a compiled loop counts its evaluations, and writes to the field's memory
             return self.fn(t, y).clone()
         self.counts.calls += 1
         out, results = self.fn(t, y), self.results
         return out if results.trusted else results.keep(out, y)
+
+    def noise_at(self, t: Tensor | float, h: Tensor) -> Tensor:
+        """Return the strength of the noise on the momentum, which broadcasts to h."""
+        if self.diffusion is None:
+            raise TypeError("the field has no noise, which its method asks for")
+        return self.diffusion(self._read(t, h.device), h)
+
+    @property
+    def varying(self) -> bool:
+        """Whether the damping depends on the time."""
+        return isinstance(self._damping, VaryingDamping)
 
     @property
     def damping(self) -> Damping:
@@ -179,7 +189,7 @@ class Field:
         """Return the field with the damping that it has at a time, for what looks at that time alone."""
         if not isinstance(self._damping, VaryingDamping):
             return self
-        return Field(self.fn, self.dtype, self.damping_at(t), self.sigma, self.counts, self.sides)
+        return Field(self.fn, self.dtype, self.damping_at(t), self.sigma, self.counts, self.sides, self.diffusion)
 
     @property
     def calls(self) -> int:
@@ -205,15 +215,24 @@ class Field:
 
     def anew(self) -> Field:
         """Return the same field as nobody has used it yet."""
-        return Field(self.fn, self.dtype, self._damping, self.sigma)
+        return Field(self.fn, self.dtype, self._damping, self.sigma, diffusion=self.diffusion)
 
     def within(self, sides: tuple[float, float] | None) -> Field:
         """Return the field as it is seen from within an open interval of time, given by its ends in either order."""
         if sides is None:
             return self
-        seen = Field(self.fn, self.dtype, self._damping, self.sigma, self.counts, (min(sides), max(sides)))
+        ends = min(sides), max(sides)
+        seen = Field(self.fn, self.dtype, self._damping, self.sigma, self.counts, ends, self.diffusion)
         seen.memory, seen.results = self.memory, self.results
         return seen
+
+    def _read(self, t: Tensor | float, device: torch.device) -> Tensor:
+        """Return a time as the functions of the field get it."""
+        if isinstance(t, float):
+            t = torch.scalar_tensor(t, dtype=self.dtype, device=device)
+        elif t.dtype != self.dtype:
+            t = t.to(self.dtype)
+        return t if self.sides is None else self._seen_from(self.sides, t)
 
     def _seen_from(self, sides: tuple[float, float], t: Tensor) -> Tensor:
         after, before = sides
