@@ -53,6 +53,15 @@ def test_sequences(run):
     assert run("sequences.md")["published"].settings["momentum"] == 0.6
 
 
+def test_stochastic(run):
+    """A variance of 2,000 samples is off by 1/sqrt(1,000) = 3.2 % (one standard deviation), as is the bias of steps."""
+    names = run("stochastic.md")
+    assert names["temperature"].item() == pytest.approx(0.225, rel=0.2)
+    assert 0.2 < names["crossed"].item() < 0.8
+    assert 0 < names["error"].item() < 0.2
+    assert names["sigma"].item() ** 2 / 1.6 == pytest.approx(0.1, rel=0.25)
+
+
 def test_flows(run):
     names = run("flows.md")
     assert names["log_p"].shape == (100,) and names["points"].shape == (1000, 2)

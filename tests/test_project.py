@@ -33,7 +33,17 @@ CORE = {
     "options",
     "piecewise",
 }
-CORE |= {"progress", "reference_sde", "reference_solvers", "solution", "state_tree", "stochastic", "systems", "updates", "_compat"}
+CORE |= {
+    "progress",
+    "reference_sde",
+    "reference_solvers",
+    "solution",
+    "state_tree",
+    "stochastic",
+    "systems",
+    "updates",
+    "_compat",
+}
 LAYERS = [
     {"solvers", "extras"},
     {"gradients"},
