@@ -57,7 +57,7 @@ def sdeint(
         Initial position and momentum (default: zero), real, any shape (...): every entry has a noise of its own, so
         that (B, C) is a batch of B paths.
     t
-        Times of the solution, increasing, shape (T,), or (B, T) for times per sample, of which the last may repeat.
+        Times of the solution, increasing, with repetition allowed, shape (T,), or (B, T) for times per sample.
     step_size
         Longest step, in units of t; the way between two requested times is divided evenly. Default: one step each.
     seed
@@ -105,7 +105,8 @@ def sdeint(
     if h0.is_complex():
         raise TypeError(f"h0 must be real, got {h0.dtype}")
     times = check_times(t, h0, False)
-    _check_times(times)
+    if bool((times.detach().diff() < 0).any()):
+        raise ValueError("t must be increasing: noise has a direction of time")
     counts = _counts(times, step_size, halvings)
     if seed is None:
         seed = int(torch.randint(2**62, ()))
@@ -193,15 +194,6 @@ def _fitting(value: Tensor, h: Tensor) -> Tensor:
     if value.ndim > h.ndim or any(n not in (1, m) for n, m in zip(value.shape[::-1], h.shape[::-1], strict=False)):
         raise ValueError(f"noise must broadcast to h, {tuple(h.shape)}, got shape {tuple(value.shape)}")
     return value
-
-
-def _check_times(times: Tensor) -> None:
-    """Raise unless times increase, with no repetition before the last one of a sample."""
-    moves = times.detach().diff()
-    if bool((moves < 0).any()):
-        raise ValueError("t must be increasing: noise has a direction of time")
-    if times.ndim == 2 and bool(((moves[:, :-1] == 0) & (moves[:, 1:] > 0)).any()):
-        raise ValueError("t must repeat no time of a sample but its last one")
 
 
 def _counts(times: Tensor, step_size: float | None, halvings: int) -> list[int]:

@@ -249,14 +249,28 @@ def test_requested_times_end_steps():
     many = sdeint(pendulum, 0.5, h0, [0.0, 0.5, 0.5, 1.0, 2.0], **options)
     assert torch.allclose(few.h[-1], many.h[-1], atol=1e-13) and torch.equal(many.h[1], many.h[2])
     assert many.stats.accepted == 4 and many.stats.nfe == 5
+    steps = sdeint(pendulum, 0.5, h0, [0.0, 0.5, 1.0, 1.5, 2.0], seed=0, gamma=0.3)
+    assert torch.allclose(steps.h[-1], few.h[-1], atol=1e-13)
     own = torch.tensor([[0.0, 0.5, 2.0], [0.0, 0.5, 0.5], [1.0, 2.0, 4.0]], dtype=F64)
     each = sdeint(pendulum, 0.5, h0, own, **options)
     assert each.h.shape == (3, 3) and torch.equal(each.h[1, 1], each.h[2, 1])
     own = own[:1].expand(3, 3)
     same = sdeint(pendulum, 0.5, h0, own, **options), sdeint(pendulum, 0.5, h0, own[0], **options)
     assert torch.allclose(same[0].h, same[1].h, atol=1e-13)
-    steps = sdeint(pendulum, 0.5, h0, [0.0, 0.5, 1.0, 1.5, 2.0], seed=0, gamma=0.3)
-    assert torch.allclose(steps.h[-1], few.h[-1], atol=1e-13)
+
+
+def test_samples_that_repeat_times_keep_their_noise():
+    """Without force and damping, m moves by independent normals over each interval, in every sample."""
+    still = HeavyBall(lambda t, h: torch.zeros_like(h), 0.0, trainable=False)
+    t = torch.tensor([[0.0, 1.0, 1.0, 2.0, 3.0], [0.0, 1.0, 2.0, 3.0, 4.0], [0.0, 0.0, 0.0, 1.0, 1.0]], dtype=F64)
+    t = t.repeat(4000, 1)
+    m = sdeint(still, 1.0, torch.zeros(len(t), dtype=F64), t, seed=0).m
+    moves, spans = m.diff(dim=0).reshape(4, 4000, 3), t[:3].diff(dim=1).T
+    for sample in range(3):
+        own = moves[:, :, sample]
+        spread = torch.cov(own) - torch.diag(spans[:, sample])
+        assert spread.abs().max().item() < 5 * math.sqrt(2 / 4000)
+    assert torch.equal(moves[1, :, 0], torch.zeros(4000, dtype=F64))
 
 
 def test_a_solve_of_no_length_gives_the_start():
@@ -319,11 +333,6 @@ ERRORS = {
     ),
     "type of noise(t, h)": (lambda: sdeint(pendulum, lambda t, h: 1.0, H0, [0.0, 1.0]), TypeError, "noise"),
     "backwards": (lambda: sdeint(pendulum, 1.0, H0, [1.0, 0.0]), ValueError, "t must be increasing"),
-    "repetition": (
-        lambda: sdeint(pendulum, 1.0, H0, torch.tensor([[0.0, 0.0, 1.0]] * 3)),
-        ValueError,
-        "t must repeat no time",
-    ),
     "step size": (lambda: sdeint(pendulum, 1.0, H0, [0.0, 1.0], step_size=0.0), ValueError, "step_size"),
     "halvings": (lambda: sdeint(pendulum, 1.0, H0, [0.0, 1.0], halvings=-1), ValueError, "halvings"),
     "seed": (lambda: sdeint(pendulum, 1.0, H0, [0.0, 1.0], seed=0.5), TypeError, "seed"),

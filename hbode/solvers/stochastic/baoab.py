@@ -99,14 +99,20 @@ class Baoab(Invertible):
 
     def _noise(self, field: Field, t: Any, dt: Any, h: Tensor, exact: OrnsteinUhlenbeck) -> Tensor:
         """Return what the noise adds to the momentum over a step, at a position in the middle."""
-        w, n = self.path.pair(self._index(t)).unbind()
+        w, n = self._normals(t, dt, h).unbind()
         return field.noise_at(t + 0.5 * dt, h) * torch.addcmul(exact.of_increment * w, exact.of_area, n)
 
-    def _index(self, t: Any) -> int:
-        """Return the number of the step that starts at a time, whatever its rounding."""
-        if isinstance(self.middles, Tensor):
-            return int((self.middles < t.detach().reshape(-1, 1)).sum(1).max())
-        return bisect_left(self.middles, float(t.detach()) if isinstance(t, Tensor) else t)
+    def _normals(self, t: Any, dt: Any, h: Tensor) -> Tensor:
+        """Return those of the steps that start at t, whatever its rounding, shape (2, *h)."""
+        if not isinstance(self.middles, Tensor):
+            return self.path.pair(bisect_left(self.middles, float(t.detach()) if isinstance(t, Tensor) else t))
+        number = (self.middles < t.detach().reshape(-1, 1)).sum(1)
+        moves = (dt.detach() != 0).reshape(-1)
+        first, *others = sorted(set(number[moves].tolist()))
+        normals = self.path.pair(first)
+        for k in others:  # samples that repeat a time are ahead
+            normals = torch.where((number == k).view(-1, *[1] * (h.ndim - 1)), self.path.pair(k), normals)
+        return normals
 
 
 def _kicked(s: Any, xi: Tensor | None, h: Tensor, m: Tensor, force: Tensor) -> Tensor:
