@@ -15,6 +15,7 @@ from .dense import DenseOutput
 from .gradients import Solved
 from .solvers import Crossing, Outcome, Status
 from .state_tree import State, StateTree, halves
+from .trajectory import Trajectory
 from .updates import Sides, UpdateRecord
 
 T = TypeVar("T")
@@ -166,6 +167,35 @@ class Solution:
         times = torch.as_tensor(t, dtype=torch.float64, device=self.dense.problem.y0.device)
         y = self.dense(times) if times.ndim else self.dense(times.reshape(1))[0]
         return halves(y, self.m is not None, 1 if times.ndim else 0, self.tree)
+
+    @property
+    def trajectory(self) -> Trajectory:
+        """The accepted steps, read-only: their times and states, to be taken again and differentiated one by one.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from hbode import FirstOrder, hbodeint
+        >>> sol = hbodeint(FirstOrder(lambda t, h: -h), torch.ones(1), [0.0, 1.0], dense=True)
+        >>> steps = sol.trajectory
+        >>> len(steps) == sol.stats.accepted
+        True
+        >>> bool(torch.isclose(steps.advance(0, steps.state(0)), steps.state(1)))
+        True
+
+        Raises
+        ------
+        TypeError
+            If the state is complex, or has several tensors.
+        ValueError
+            If the solve was made without ``dense=True``, failed, or has steps that do not follow from their states
+            alone (see `Trajectory`).
+        """
+        if self.dense is None:
+            raise ValueError("sol must come from hbodeint(..., dense=True), which keeps the steps")
+        if self.tree is not None:
+            raise TypeError(f"sol must have a state of one tensor, got {type(self.h).__name__}")
+        return Trajectory(self.dense, self.m is not None)
 
     def __repr__(self) -> str:
         stats = self.stats

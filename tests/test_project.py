@@ -41,6 +41,7 @@ CORE |= {
     "state_tree",
     "stochastic",
     "systems",
+    "trajectory",
     "updates",
     "_compat",
 }

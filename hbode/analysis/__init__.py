@@ -3,7 +3,7 @@
 from .cost.profiling import profile
 from .cost.recorder import CostRecorder
 from .cost.result import Profile, Run
-from .cost.work_precision import WorkPrecision, work_precision, work_ratio
+from .cost.work_precision import WorkPrecision
 from .gradients.decay import GradientDecay, gradient_decay
 from .gradients.flow import gradient_flow
 from .gradients.flow_result import GradientFlow, NodeFlow
@@ -45,6 +45,4 @@ __all__ = [
     "sequence_gradient",
     "stiffness",
     "stiffness_at",
-    "work_precision",
-    "work_ratio",
 ]

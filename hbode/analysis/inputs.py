@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -15,6 +15,30 @@ from ..options import GRID, POINTS, check_names
 from ..solution import Solution, SolverError
 from ..solvers import METHODS
 from ..systems import System
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""``loss(h_T, m_T)``: one number from the state at the end, two tensors of the shape of h0, summed over a batch. m_T is
+zero where there is no momentum."""
+
+
+def sum_of_squares(h: Tensor, m: Tensor) -> Tensor:
+    """Return the sum of |h_T|², the loss by default."""
+    return h.abs().square().sum()
+
+
+def terminal_loss(loss: Loss, h: Tensor, m: Tensor | None) -> Tensor:
+    """Return a loss of a state at the end.
+
+    Raises
+    ------
+    TypeError
+        If it is not one real number.
+    """
+    value: Any = loss(h, torch.zeros_like(h) if m is None else m)
+    if not isinstance(value, Tensor) or value.numel() != 1 or value.is_complex():
+        got = f"shape {tuple(value.shape)}, {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
+        raise TypeError(f"loss must return a tensor with one real number, got {got}")
+    return value
 
 
 class Inputs(NamedTuple):

@@ -13,7 +13,7 @@ from scipy.linalg import eig, eigh_tridiagonal, schur
 from scipy.linalg.lapack import dtrsen
 from torch import Tensor
 
-FIRST_CHECK, GROWTH = 16, 1.4
+FIRST_CHECK, GROWTH = 8, 1.4
 """Products before the first look at convergence, and the ratio of the counts at which others follow."""
 ROUNDING = 32.0
 """Multiples of ε ‖A‖ that count as rounding."""
@@ -52,23 +52,23 @@ class Extremes(NamedTuple):
 class _Found:
     """What is known of each sample; a sample that is done is looked at no more."""
 
-    def __init__(self, start: Tensor, count: int, tol: float) -> None:
-        self.start, self.tol, self.eps = start, tol, torch.finfo(start.dtype).eps
+    def __init__(self, start: Tensor, count: int, tol: float, first: int = 0) -> None:
+        self.start, self.tol, self.eps, self.first = start, tol, torch.finfo(start.dtype).eps, first
         self.values: Array = np.full((len(start), count), complex(math.nan, math.nan))
         self.converged: Array = np.zeros((len(start), count), dtype=bool)
         self.done: Array = np.zeros(len(start), dtype=bool)
 
     def note(self, sample: int, values: Array | complex, converged: Array | bool, final: bool) -> None:
-        """Record the values of a sample, which is done once they all converged."""
+        """Record the values of a sample, which is done once all that are asked for converged."""
         self.values[sample], self.converged[sample] = values, converged
-        self.done[sample] = final or bool(self.converged[sample].all())
+        self.done[sample] = final or bool(self.converged[sample, self.first :].all())
 
     def result(self, products: int) -> Extremes:
         values = torch.from_numpy(self.values).to(self.start.device, self.start.dtype.to_complex())
         return Extremes(values, torch.from_numpy(self.converged).to(self.start.device), products)
 
 
-def lanczos(product: Product, start: Tensor, tol: float, most: int) -> Extremes:
+def lanczos(product: Product, start: Tensor, tol: float, most: int, largest_only: bool = False) -> Extremes:
     """Return the smallest and the largest eigenvalue of symmetric matrices.
 
     Lanczos' method without reorthogonalisation, in the order of operations of Paige (J. Inst. Maths. Applics. 10,
@@ -90,6 +90,8 @@ def lanczos(product: Product, start: Tensor, tol: float, most: int) -> Extremes:
         Eigenvalue Problem, 1998, theorem 11.7.1).
     most
         The largest number of products.
+    largest_only
+        Whether only the largest eigenvalue must converge.
 
     Returns
     -------
@@ -97,12 +99,12 @@ def lanczos(product: Product, start: Tensor, tol: float, most: int) -> Extremes:
         The imaginary parts are zero. The values lie within the spectrum, up to rounding, converged or not.
     """
     start = start.detach()
-    found = _Found(start, 2, tol)
+    found = _Found(start, 2, tol, first=1 if largest_only else 0)
     before, v = torch.zeros_like(start), start / torch.linalg.vector_norm(start, dim=-1, keepdim=True)
     beta = start.new_zeros(len(start), 1)
     tridiagonal: Array = np.zeros((2, len(start), 0))
     fresh: list[Tensor] = []
-    count, check = 0, FIRST_CHECK
+    count, check = 0, min(FIRST_CHECK, start.shape[1])
     while count < most and not found.done.all():
         w = torch.addcmul(product(v).detach(), beta, before, value=-1)
         alpha = torch.linalg.vecdot(w, v).unsqueeze(-1)

@@ -111,6 +111,13 @@ def _grad(out: Tensor, of: Tensor, bar: Tensor, create_graph: bool = False, is_g
     return found
 
 
+def asymmetry(right: Tensor, left: Tensor) -> float:
+    """Return the largest ‖K v - Kᵀ v‖ / ‖K v‖ of products K v and Kᵀ v (..., P); zero where K v is, NaN if any is."""
+    size = torch.linalg.vector_norm(right, dim=-1)
+    apart = torch.linalg.vector_norm(right - left, dim=-1) / size.where(size != 0, 1.0)
+    return float(apart.max()) if apart.numel() else 0.0
+
+
 def check_independent(linear: Linearised, name: str) -> None:
     """Raise a ValueError if the first sample of the value depends on another sample of the point, called `name`."""
     layout = linear.layout

@@ -81,6 +81,22 @@ def draw_band(panel: Axes, t: Any, values: Any, look: dict[str, Any]) -> None:
         panel.fill_between(t[known], low, high, color=look["color"], alpha=0.14, linewidth=0)
 
 
+def over_time(panel: Axes, unit: str, label: str) -> None:
+    """Label what `draw_band` drew over time, or say that there was nothing to draw."""
+    panel.set(xlabel=f"t ({unit})", ylabel=label)
+    if not panel.lines:
+        nothing_on(panel)
+        return
+    log_scale(panel, "y")
+    panel.grid(alpha=0.25)
+
+
+def nothing_on(panel: Axes, text: str = "nothing above zero to show") -> None:
+    """Say that a panel is empty, and why."""
+    panel.text(0.5, 0.5, text, ha="center", transform=panel.transAxes, color="#555555")
+    panel.set(xticks=[], yticks=[])
+
+
 def line(index: int) -> dict[str, Any]:
     """Return the look of line number `index`, from the start again after the last."""
     return LINES[index % len(LINES)]

@@ -5,11 +5,16 @@ from __future__ import annotations
 import importlib
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+Columns = Mapping[str, Sequence[Any] | Tensor]
+"""Columns of equal length, by name."""
 
 
 def short(x: float | None) -> str:
@@ -21,10 +26,21 @@ def short(x: float | None) -> str:
     return f"{x:.3g}" if abs(x) >= 1e4 or abs(x) < 1e-3 else f"{x:#.3g}".rstrip(".")
 
 
+def measured(middle: float, ends: Sequence[float]) -> str:
+    """Return a measured number with the digits that the range of its repeats supports, two if there was but one."""
+    if not math.isfinite(middle):
+        return "–"
+    apart = max(ends) - min(ends)
+    digits = 2 if middle == 0 or apart <= 0 else min(max(1 + math.floor(math.log10(abs(middle) / apart)), 1), 3)
+    return f"{float(f'{middle:.{digits}g}'):g}" if abs(middle) < 1e5 else f"{middle:.{digits - 1}e}"
+
+
 def plain(value: Any) -> Any:
     """Return a value in types of JSON; numbers that are not finite become None."""
     if isinstance(value, Tensor):
         return plain(value.tolist())
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, Mapping):
         return {key: plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
@@ -56,7 +72,15 @@ def markdown_table(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([head, "|---|" + "---:|" * (len(rows[0]) - 1), *rest])
 
 
-def data_frame(columns: Mapping[str, Sequence[Any] | Tensor]) -> Any:
+def per_sample(t: Tensor, values: Mapping[str, Tensor]) -> Columns:
+    """Return columns of values (T,) or (T, B) at times (T,) or (T, B): one row a time and sample."""
+    shape = next(iter(values.values())).shape
+    t = t if t.shape == shape else t.reshape(-1, *[1] * (len(shape) - 1)).expand(shape)
+    samples = {"sample": torch.arange(shape[1]).repeat(shape[0])} if len(shape) == 2 else {}
+    return {"t": t.reshape(-1), **samples, **{name: x.reshape(-1) for name, x in values.items()}}
+
+
+def data_frame(columns: Columns) -> Any:
     """Return a `pandas.DataFrame`.
 
     Raises

@@ -180,7 +180,7 @@ def test_other_field_declared_a_gradient_field_is_found_out(net, draw):
     flow = gradient_flow(system, solved(system, draw(2, 3), **COARSE), gradient_field=True, node=False)
     assert flow.residuals["singular_value_pairing"] > 1e-2
     assert not flow.holds
-    assert "NOT all hold" in str(flow)
+    assert "NOT all claims hold" in str(flow)
 
 
 def test_one_gamma_or_several(draw):
@@ -482,11 +482,11 @@ def test_field_whose_backward_cannot_be_batched(draw):
 def test_table_and_figure(net, draw):
     system = heavy_ball(net())
     flow = gradient_flow(system, solved(system, draw(2, 2), **COARSE), loss=lambda h, m: h.sum())
-    for words in ("6 steps", "lower bound", "sigma_max", "NODE rms", "determinant", "all hold"):
+    for words in ("6 steps", "lower bound", "sigma_max", "NODE rms", "determinant", "all claims hold"):
         assert words in str(flow)
     figure = flow.plot()
     (panel,) = figure.axes
-    assert panel.get_yscale() == "log" and panel.get_xlabel() == "t" and panel.get_ylabel()
+    assert panel.get_yscale() == "log" and panel.get_xlabel() == "t (time units)" and panel.get_ylabel()
     labels = [text.get_text() for text in panel.get_legend().get_texts()]
     assert len(labels) == 7 and sum("NODE" in label for label in labels) == 3
     drawn = panel.get_lines()[0].get_ydata()
@@ -526,8 +526,8 @@ def test_solves_that_cannot_be_analysed(draw, call, error, message):
         ({"nodes": 1}, ValueError, "nodes must be at least 2, got 1"),
         ({"probes": 0}, ValueError, "probes must be at least 2, got 0"),
         ({"dense_limit": -1}, ValueError, "dense_limit must be at least 0, got -1"),
-        ({"loss": lambda h, m: h}, ValueError, r"loss must return a tensor with one entry, got shape \(2, 2\)"),
-        ({"loss": lambda h, m: 1.0}, ValueError, "loss must return a tensor with one entry, got float"),
+        ({"loss": lambda h, m: h}, TypeError, r"loss must return a tensor with one real number, got shape \(2, 2\)"),
+        ({"loss": lambda h, m: 1.0}, TypeError, "loss must return a tensor with one real number, got float"),
         ({"loss": lambda h, m: torch.ones(())}, ValueError, "loss must depend on h_T or m_T"),
     ],
 )

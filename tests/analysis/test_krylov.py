@@ -345,7 +345,7 @@ METHODS = {
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-@pytest.mark.parametrize("when", [0, 5, 17])
+@pytest.mark.parametrize("when", [0, 5, 11])
 @pytest.mark.parametrize("method", METHODS)
 def test_a_product_that_is_not_finite_spoils_its_own_sample_only(draw, method, when, bad):
     values, calls = torch.linspace(-1, 1, 40, dtype=F64) ** 3, []

@@ -241,7 +241,7 @@ def test_table():
 
 
 def test_rows_of_the_markdown_table_have_as_many_cells():
-    lines = by_hand().markdown().splitlines()
+    lines = [line for line in by_hand().markdown().splitlines() if line.startswith("|")]
     assert len(lines) == 10
     assert {len(re.split(r"(?<!\\)\|", line)) for line in lines} == {7}
     assert r"max \|λ\|" in lines[0]

@@ -39,7 +39,7 @@ def test_oscillators_stay_above_their_bound_and_a_plain_network_does_not(is_comp
     torch.manual_seed(0)
     x = torch.randn(4, 1000, 3)
     layer = HeavyBallLayer(3, 32, radius=(0.99, 0.9999), complex=is_complex)
-    flow = sequence_gradient(layer, x, loss=lambda y: y.square().sum(), bound=layer.gradient_bound)
+    flow = sequence_gradient(layer, x, loss=lambda h, m: h.square().sum(), bound=layer.gradient_bound)
     # 16 probes of 4 sequences: a standard error below 9 % of the norm.
     assert bool((flow.state > 0.6 * flow.bound).all()) and float(flow.bound[0]) > 1e-3
     assert flow.gradient_norm is not None and bool((flow.gradient_norm[:-1] > 0).all())
@@ -61,7 +61,7 @@ def test_one_oscillator_exactly():
 def test_table_and_figure():
     flow = sequence_gradient(torch.nn.GRU(2, 4), torch.randn(40, 2, 2), points=6)
     assert "hidden" in repr(flow) and flow.bound is None and flow.gradient_norm is None
-    axes = flow.plot(label="GRU")
+    (axes,) = flow.plot(label="GRU").axes
     assert axes.get_yscale() == "log" and len(axes.lines) == 1
     layer = HeavyBallLayer(2, 4)
     sequence_gradient(layer, torch.randn(2, 40, 2), bound=layer.gradient_bound).plot(axes)

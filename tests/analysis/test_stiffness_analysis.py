@@ -423,11 +423,11 @@ def test_dataframe_without_pandas_says_what_to_install(draw, monkeypatch):
 def test_plots_have_labels_with_units_and_a_title(draw):
     ball = decaying_ball()
     sol = hbodeint(ball, draw(5, 4), torch.linspace(0, 3, 7))
-    found = stiffness(ball, sol)
-    figure = found.plot(unit="s")
+    found = stiffness(ball, sol, unit="s")
+    figure = found.plot()
     assert "stiffness index" in figure.get_suptitle()
     assert [axes.get_xlabel() for axes in figure.axes] == ["t (s)", "t (s)"] and "1 / s" in figure.axes[0].get_ylabel()
-    plane = found.plot_spectrum(method="dprkn6", unit="s").axes[0]
+    plane = found.plot_spectrum(method="dprkn6").axes[0]
     assert "1 / s" in plane.get_xlabel() and "dprkn6" in plane.get_title(loc="left")
 
 

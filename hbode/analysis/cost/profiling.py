@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,17 +22,21 @@ from ...solvers import METHODS
 from ...systems import System
 from ..inputs import (
     Inputs,
+    Loss,
     Reference,
     as_inputs,
     checked_methods,
     checked_tolerances,
     divided_options,
     solved_reference,
+    sum_of_squares,
+    terminal_loss,
 )
 from .measuring import Mark, mark, peak_memory, seconds, synchronise, untouched
 from .result import Profile, Run
 
-Loss = Callable[[Solution], Tensor]
+EVERY = 5.0
+"""Seconds between the lines that say how far a profile is."""
 MEMORY_EVALUATIONS = 5000
 """Evaluations, forward and backward, up to which a run's memory is measured on a CPU: the record of it grows."""
 
@@ -50,6 +55,8 @@ def profile(
     reference: str | Solution | None = None,
     memory: bool = True,
     options: Mapping[str, Any] | None = None,
+    unit: str = "time units",
+    say: Callable[[str], None] | None = None,
 ) -> Profile:
     """Solve forward and backward by several methods at several tolerances, and measure what that takes.
 
@@ -71,8 +78,8 @@ def profile(
     gradient
         As for `hbodeint`.
     loss
-        ``loss(sol)`` returns one real number that the gradient is taken of. Default: the mean over the entries of
-        |h(T)|². Its own time counts as backward.
+        ``loss(h_T, m_T)`` returns one real number that the gradient is taken of; m_T is zero for a first-order system.
+        Default: the sum of |h_T|². Its own time counts as backward.
     repeats
         Of the timing.
     reference
@@ -84,6 +91,10 @@ def profile(
     options
         As for `hbodeint`. Each is given to the methods that know it; step_size and grid_constructor to those without
         an error estimate only.
+    unit
+        Of time, for the labels.
+    say
+        Called with a line of text on how far it is, every few seconds.
 
     Returns
     -------
@@ -113,19 +124,22 @@ def profile(
     with untouched(system, device):
         exact = solved_reference(system, inputs, reference, min(ladder), rest)
         notes = list(exact.notes)
-        bench = _Bench(system, inputs, mode, loss or _mean_square, exact)
+        bench = _Bench(system, inputs, mode, loss or sum_of_squares, exact)
         trials = [
             _Trial(bench, name, tolerance if adaptive[name] else math.nan, own[name])
             for i, tolerance in enumerate(ladder)
             for name in names
             if adaptive[name] or i == 0
         ]
+        progress = _Progress(say, len(trials) * (1 + repeats))
         for trial in trials:
+            progress.at(trial)
             trial.warm_up()
         if any(trial.error < exact.resolution for trial in trials):
             notes.append(f"errors below {exact.resolution:.0e} may be those of the reference, {exact.label}")
         for _ in range(repeats):
             for trial in trials:
+                progress.at(trial)
                 trial.time()
         synchronise(device)
         good = [trial for trial in trials if trial.failure is None]
@@ -142,7 +156,24 @@ def profile(
     runs = sorted((trial.run() for trial in trials), key=lambda run: names.index(run.method))
     shown = gradient if isinstance(gradient, str) else type(gradient).__name__
     dtype = str(inputs.h0.dtype).removeprefix("torch.")
-    return Profile(tuple(runs), tuple(notes), str(device), dtype, type(system).__name__, shown, exact.label)
+    return Profile(
+        tuple(runs), tuple(notes), str(device), dtype, type(system).__name__, shown, exact.label, repeats, unit
+    )
+
+
+class _Progress:
+    """Says how far a profile is, where it takes long."""
+
+    def __init__(self, say: Callable[[str], None] | None, count: int) -> None:
+        self.say, self.count, self.done, self.last = say, count, 0, time.monotonic()
+
+    def at(self, trial: _Trial) -> None:
+        self.done += 1
+        now = time.monotonic()
+        if self.say is not None and now - self.last >= EVERY:
+            self.last = now
+            at = "fixed steps" if math.isnan(trial.tolerance) else f"tolerance {trial.tolerance:.3g}"
+            self.say(f"  run {self.done} of {self.count}: {trial.method} at {at} …")
 
 
 @dataclass(frozen=True)
@@ -217,7 +248,10 @@ class _Trial:
         between = mark(h0.device)
         given = [x for x in (h0, m0, t, *args) if isinstance(x, Tensor) and x.requires_grad]
         wanted = {id(x): x for x in (*given, *reachable(bench.system).leaves)}
-        torch.autograd.grad(_checked_loss(bench.loss(sol)), list(wanted.values()), allow_unused=True)
+        value = terminal_loss(bench.loss, sol.h[-1], None if sol.m is None else sol.m[-1])
+        if not value.requires_grad:
+            raise ValueError("loss must depend on h_T or m_T: what it returned has no gradient")
+        torch.autograd.grad(value, list(wanted.values()), allow_unused=True)
         return sol, (start, between, mark(h0.device))
 
     def run(self) -> Run:
@@ -250,16 +284,3 @@ class _Trial:
 def _apart(value: Any) -> Any:
     """Return a tensor without its graph, so that no gradient passes through a graph of the caller."""
     return value.detach().requires_grad_(value.requires_grad) if isinstance(value, Tensor) else value
-
-
-def _mean_square(sol: Solution) -> Tensor:
-    return sol.h[-1].abs().square().mean()
-
-
-def _checked_loss(value: Any) -> Tensor:
-    if not isinstance(value, Tensor) or value.numel() != 1 or value.is_complex():
-        got = f"shape {tuple(value.shape)}, {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
-        raise TypeError(f"loss must return a tensor with one real number, got {got}")
-    if not value.requires_grad:
-        raise ValueError("loss must depend on the solution: what it returned has no gradient")
-    return value

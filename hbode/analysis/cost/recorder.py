@@ -10,8 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from ...reporting.report import Report, Rows
 from ...reporting.style import Picture, line
-from ...reporting.tables import data_frame, plain
+from ...reporting.tables import plain, short
 from ...solution import of_batch
 
 _COUNTS = ("nfe", "nfe_backward", "rejected")
@@ -30,7 +31,7 @@ class Cost(Protocol):
     def rejected(self) -> int | list[int]: ...
 
 
-class CostRecorder:
+class CostRecorder(Report):
     """Keeps what each step of a training loop cost, and how it went.
 
     >>> recorder = CostRecorder()
@@ -59,10 +60,6 @@ class CostRecorder:
 
     def __len__(self) -> int:
         return len(self.nfe)
-
-    def __repr__(self) -> str:
-        last = "" if not self.nfe else f", last nfe={self.nfe[-1]}, nfe_backward={self.nfe_backward[-1]}"
-        return f"CostRecorder({len(self)} steps{last})"
 
     def record(self, *costs: Cost, **values: float | Tensor) -> None:
         """Add a training step; call it after the backward pass, which is not counted before.
@@ -114,17 +111,24 @@ class CostRecorder:
         if not isinstance(every, int) or every < 1:
             raise ValueError(f"every must be a whole number, at least 1, got {every!r}")
         starts = range(0, len(self), every)
-        return {name: [_mean(column[i : i + every]) for i in starts] for name, column in self._columns().items()}
+        return {name: [_mean(column[i : i + every]) for i in starts] for name, column in self.columns().items()}
 
-    def to_dataframe(self) -> Any:
-        """Return a `pandas.DataFrame` with one row a training step.
+    def headline(self) -> str:
+        last = "" if not self.nfe else f", last nfe={self.nfe[-1]}, nfe_backward={self.nfe_backward[-1]}"
+        return f"CostRecorder({len(self)} steps{last})"
 
-        Raises
-        ------
-        ImportError
-            If pandas is not installed.
-        """
-        return data_frame(self._columns())
+    __repr__ = headline
+
+    def table(self) -> Rows:
+        """Return means over the first and the last tenth of the training steps."""
+        share = max(1, len(self) // 10)
+        rows: Rows = [("", "first tenth", "last tenth")]
+        ends = (slice(share), slice(-share, None))
+        return rows + [(name, *(short(_mean(x[end])) for end in ends)) for name, x in self.columns().items()]
+
+    def columns(self) -> dict[str, list[float]]:
+        """Return one row a training step."""
+        return {name: list(getattr(self, name)) for name in _COUNTS} | self.values
 
     def as_json(self) -> dict[str, Any]:
         """Return everything in types of JSON; what is not finite becomes None."""
@@ -168,9 +172,6 @@ class CostRecorder:
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
         return figure
-
-    def _columns(self) -> dict[str, Sequence[float]]:
-        return {"nfe": self.nfe, "nfe_backward": self.nfe_backward, "rejected": self.rejected, **self.values}
 
 
 def _draw(panel: Axes, steps: list[int], values: list[float], index: int, label: str) -> None:

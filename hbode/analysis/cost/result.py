@@ -5,16 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ...reporting.style import Picture, line, log_scale
-from ...reporting.tables import aligned, data_frame, plain
-from .work_precision import WorkPrecision, work_ratio
+from ...reporting.report import Report, Rows
+from ...reporting.style import Picture, line, log_scale, nothing_on
+from ...reporting.tables import Columns, measured
+from .work_precision import CLEAR, WorkPrecision
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -63,7 +64,7 @@ class Run:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Profile:
+class Profile(Report):
     """The runs of `profile`, method by method in the order of the tolerances.
 
     Attributes
@@ -80,6 +81,10 @@ class Profile:
         The mode of the backward pass.
     reference
         What the errors are measured against.
+    repeats
+        Of the timing.
+    unit
+        Of time, in labels.
     """
 
     runs: tuple[Run, ...]
@@ -89,14 +94,16 @@ class Profile:
     system: str
     gradient: str
     reference: str
+    repeats: int = 1
+    unit: str = "time units"
 
     @property
     def methods(self) -> tuple[str, ...]:
         """The methods, each once."""
         return tuple(dict.fromkeys(run.method for run in self.runs))
 
-    def curve(self, method: str) -> WorkPrecision:
-        """Return evaluations of the field, forward, against errors of the runs that succeeded.
+    def curve(self, method: str, backward: bool = False) -> WorkPrecision:
+        """Return evaluations of the field, forward or with those backward, against errors of the runs that succeeded.
 
         Raises
         ------
@@ -106,36 +113,57 @@ class Profile:
         if method not in self.methods:
             raise ValueError(f"method must be one of {', '.join(self.methods)}, got {method!r}")
         good = [run for run in self.runs if run.method == method and run.nfe is not None]
-        return WorkPrecision(tuple(float(run.nfe or 0) for run in good), tuple(run.error for run in good))
+        work = (float(run.nfe or 0) + (run.nfe_backward or 0 if backward else 0) for run in good)
+        return WorkPrecision(tuple(work), tuple(run.error for run in good))
 
-    def summary(self) -> str:
-        """Return the runs as a table, with times in milliseconds and memory in MiB."""
-        head = ["method", "tolerance", "error", "nfe", "backward", "accepted", "rejected", "stiffness"]
-        head += ["forward ms", "backward ms", "peak MiB"]
-        rows = [head]
-        for run in self.runs:
-            row = [run.method, _number(run.tolerance, ".0e"), _number(run.error, ".1e")]
-            row += [_number(x, "d") for x in (run.nfe, run.nfe_backward, run.accepted, run.rejected)]
-            row += [_number(run.stiffness, ".2f")]
-            row += [_number(1e3 * x, ".3g") for x in (run.seconds_forward, run.seconds_backward)]
-            rows.append([*row, _number(None if run.peak_bytes is None else run.peak_bytes / 2**20, ".3g")])
-        lines = [f"Profile of a {self.system} on {self.device}, {self.dtype}, gradient {self.gradient}"]
-        lines.append(f"errors against {self.reference}")
-        failures = ("", *((run.failure or "").split(":")[0] for run in self.runs))
-        lines += [f"  {row}  {why}".rstrip() for row, why in zip(aligned(rows), failures, strict=True)]
-        return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
+    def at_equal_error(self) -> tuple[float, dict[str, float]] | None:
+        """Return an error that most methods reach, and the evaluations at it, read off their curves, fewest first.
 
-    def __repr__(self) -> str:
-        return self.summary()
-
-    def to_dataframe(self) -> Any:
-        """Return a `pandas.DataFrame` with one row a run: everything but the steps, ranges as two columns each.
-
-        Raises
-        ------
-        ImportError
-            If pandas is not installed.
+        None where fewer than two methods reach a common error.
         """
+        curves = {name: self.curve(name) for name in self.methods}
+        error = _common_error(list(curves.values()))
+        if error is None:
+            return None
+        work = {name: curve.work_at(error) for name, curve in curves.items()}
+        return error, dict(sorted(((k, x) for k, x in work.items() if x > 0), key=itemgetter(1)))
+
+    def is_clear(self, first: str, second: str, error: float) -> bool:
+        """Return whether a method needs fewer evaluations than another at an error and wherever both curves reach.
+
+        Counts repeat exactly; what varies is their ratio along the curves.
+        """
+        return self.curve(first).ratio_to(self.curve(second), error)[1] <= CLEAR
+
+    def headline(self) -> str:
+        about = f"{self.system} on {self.device}, {self.dtype}, gradient {self.gradient}"
+        return f"Profile of a {about}; errors against {self.reference}"
+
+    def table(self) -> Rows:
+        """Return the runs, with times in milliseconds and memory in MiB."""
+        head = ["method", "tolerance", "error", "nfe", "backward", "accepted", "rejected", "stiffness"]
+        rows: Rows = [(*head, "forward ms", "backward ms", "peak MiB")]
+        for run in self.runs:
+            counts = (_number(x, "d") for x in (run.nfe, run.nfe_backward, run.accepted, run.rejected))
+            times = (
+                measured(1e3 * middle, [1e3 * end for end in ends])
+                for middle, ends in (
+                    (run.seconds_forward, run.seconds_forward_range),
+                    (run.seconds_backward, run.seconds_backward_range),
+                )
+            )
+            peak = _number(None if run.peak_bytes is None else run.peak_bytes / 2**20, ".3g")
+            about = run.method, _number(run.tolerance, ".0e"), _number(run.error, ".1e")
+            rows.append((*about, *counts, _number(run.stiffness, ".2f"), *times, peak))
+        return rows
+
+    def remarks(self) -> list[str]:
+        failed = [f"{run.method} failed at {_at(run)}: {run.failure}" for run in self.runs if run.failure]
+        times = [] if self.repeats > 1 else ["note: times are those of single runs, whose spread is not known"]
+        return [*failed, *times, *super().remarks()]
+
+    def columns(self) -> Columns:
+        """Return one row a run: everything but the steps, ranges as two columns each."""
         columns: dict[str, list[Any]] = {}
         for field in fields(Run):
             values = [getattr(run, field.name) for run in self.runs]
@@ -144,14 +172,9 @@ class Profile:
                 columns[field.name.removesuffix("range") + "most"] = [value[1] for value in values]
             elif field.name not in ("t", "dt"):
                 columns[field.name] = values
-        return data_frame(columns)
+        return columns
 
-    def as_json(self) -> dict[str, Any]:
-        """Return everything in types of JSON; what is not finite becomes None."""
-        runs = [{field.name: plain(getattr(run, field.name)) for field in fields(Run)} for run in self.runs]
-        return {**{field.name: plain(getattr(self, field.name)) for field in fields(self)}, "runs": runs}
-
-    def plot(self, tolerance: float | None = None, unit: str = "time units") -> Figure:
+    def plot(self, tolerance: float | None = None) -> Figure:
         """Draw what accuracy costs in evaluations of the field, and the accepted steps over t.
 
         Parameters
@@ -159,8 +182,6 @@ class Profile:
         tolerance
             The runs whose steps are drawn, besides those without a tolerance. Default: the middle one of those that
             most methods succeeded at.
-        unit
-            Of time, for the labels.
 
         Raises
         ------
@@ -180,7 +201,7 @@ class Profile:
         figure.suptitle(self._finding(), fontsize=13)
         _draw_work(work, {name: [run for run in self.runs if run.method == name] for name in self.methods})
         at = [run for run in good if run.tolerance == tolerance or math.isnan(run.tolerance)]
-        _draw_steps(steps, {run.method: run for run in at}, self.methods, tolerance, unit)
+        _draw_steps(steps, {run.method: run for run in at}, self.methods, tolerance, self.unit)
         handles, labels = work.get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 4), frameon=False)
         return figure
@@ -198,17 +219,17 @@ class Profile:
         best = min(measured, key=attrgetter("error"))
         if len(curves) == 1:
             return f"{best.method} reaches an error of {_power(best.error)} with {best.nfe} evaluations{tail}"
-        common = _common_error(list(curves.values()))
-        if common is None:
+        found = self.at_equal_error()
+        if found is None:
             of = f"that of {best.method}, {_power(best.error)} at {best.nfe} evaluations"
             return f"Not comparable at equal error; the least error is {of}{tail}"
-        ranked = sorted((curve.work_at(common), name) for name, curve in curves.items() if curve.work_at(common) > 0)
-        (_, first), (_, second), *_ = ranked
-        ratio = work_ratio(curves[first], curves[second], [common])
-        if ratio > 0.97:
-            return f"{first} and {second} need about the same evaluations at an error of {_power(common)}{tail}"
-        of = f"{second}{', the next best' if len(ranked) > 2 else ''}"
-        return f"{first} reaches an error of {_power(common)} with {ratio:.2f} times the evaluations of {of}{tail}"
+        error, work = found
+        first, second, *more = work
+        if not self.is_clear(first, second, error):
+            return f"No clear difference between {first} and {second}, at errors around {_power(error)}{tail}"
+        of = f"{second}{', the next best' if more else ''}"
+        ratio = work[first] / work[second]
+        return f"{first} reaches an error of {_power(error)} with {ratio:.2f} times the evaluations of {of}{tail}"
 
 
 def _draw_work(panel: Axes, runs: Mapping[str, Sequence[Run]]) -> None:
@@ -242,9 +263,7 @@ def _draw_steps(panel: Axes, runs: Mapping[str, Run], methods: Sequence[str], to
 def _log_scales(panel: Axes, axes: str) -> None:
     """Set axes to a log scale, if there is something on them: matplotlib raises where there is nothing."""
     if not any(len(drawn.get_xdata()) for drawn in panel.get_lines()):  # type: ignore[arg-type]
-        panel.text(0.5, 0.5, "no solve succeeded", ha="center", transform=panel.transAxes)
-        panel.set(xticks=[], yticks=[])
-        return
+        return nothing_on(panel, "no solve succeeded")
     for which in axes:
         log_scale(panel, which)
 
@@ -268,6 +287,10 @@ def _power(value: float) -> str:
     digits, exponent = f"{value:.1e}".split("e")
     times = "" if digits == "1.0" else rf"{digits} \times "
     return f"${times}10^{{{int(exponent)}}}$"
+
+
+def _at(run: Run) -> str:
+    return "fixed steps" if math.isnan(run.tolerance) else f"tolerance {run.tolerance:.3g}"
 
 
 def _number(value: float | None, form: str) -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+
+CLEAR = 0.95
+"""Ratio of work above which there is no clear difference: curves are read between their points."""
 
 
 @dataclass(frozen=True)
@@ -38,23 +40,11 @@ class WorkPrecision:
                 return math.exp((1 - share) * math.log(w0) + share * math.log(w1))
         return math.nan
 
+    def ratio_to(self, other: WorkPrecision, error: float) -> tuple[float, float]:
+        """Return this work over that of another at an error, and the largest such ratio where both curves reach.
 
-def work_precision(
-    run: Callable[[float], tuple[float, float]], tolerances: Sequence[float], finest: float = 0.0
-) -> WorkPrecision:
-    """Return the curve of ``run(tolerance) -> (work, error)`` over falling tolerances, up to the error `finest`."""
-    work: list[float] = []
-    error: list[float] = []
-    for tolerance in tolerances:
-        spent, reached = run(tolerance)
-        work.append(spent)
-        error.append(reached)
-        if reached < finest:
-            break
-    return WorkPrecision(tuple(work), tuple(error))
-
-
-def work_ratio(a: WorkPrecision, b: WorkPrecision, errors: Sequence[float]) -> float:
-    """Return the geometric mean, over the errors that both curves reach, of the work of `a` over that of `b`."""
-    logs = [math.log(a.work_at(e) / b.work_at(e)) for e in errors if a.work_at(e) > 0 and b.work_at(e) > 0]
-    return math.exp(sum(logs) / len(logs)) if logs else math.nan
+        Where the largest is below `CLEAR` too, this one needs less work whatever the error.
+        """
+        errors = [e for e in (error, *self.error, *other.error) if self.work_at(e) > 0 and other.work_at(e) > 0]
+        ratios = [self.work_at(e) / other.work_at(e) for e in errors]
+        return self.work_at(error) / other.work_at(error), max(ratios, default=math.nan)

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 
+from ...reporting.report import Report, Rows
+from ...reporting.style import LINES, Picture, draw_band, over_time
+from ...reporting.tables import Columns, per_sample, short
 from ...solution import Solution
-from ...solvers import Adams
-from ..linearised import check_independent
-from .propagator import Propagator, TerminalLoss
+from ..inputs import Loss
+from .propagator import Propagator
 from .spectrum import scaled
 
 
-class GradientDecay(NamedTuple):
+@dataclass(frozen=True, eq=False, repr=False)
+class GradientDecay(Report):
     """Sizes of a gradient along a solve.
 
     Attributes
@@ -24,20 +28,45 @@ class GradientDecay(NamedTuple):
     norm
         ‖∂L/∂y(t)‖, y = (h, m) for a second-order system, (n + 1, B); without a batch axis (n + 1,). Float64, on the
         CPU.
+    unit
+        Of time, in labels.
     """
 
     t: Tensor
     norm: Tensor
+    unit: str = "time units"
 
     @property
     def decay(self) -> Tensor:
         """‖∂L/∂y(t_0)‖ / ‖∂L/∂y(T)‖, shape (B,) or (): below one, the gradient fades. NaN where it is zero at T."""
         return self.norm[0] / self.norm[-1]
 
+    def headline(self) -> str:
+        return f"Gradient on its way back from T = {float(self.t[-1]):.6g} {self.unit}, {len(self.t) - 1} steps"
+
+    def table(self) -> Rows:
+        rows: Rows = [("", "least", "largest")]
+        sizes = {f"size at t = {float(self.t[n]):.6g}": self.norm[n] for n in (0, -1)}
+        return rows + [
+            (k, short(float(x.min())), short(float(x.max()))) for k, x in (sizes | {"decay": self.decay}).items()
+        ]
+
+    def columns(self) -> Columns:
+        return per_sample(self.t, {"norm": self.norm})
+
+    def plot(self) -> Figure:
+        """Draw the size over t: medians over the samples, and bands from 5 to 95 %."""
+        figure = Picture(7, 4)
+        panel = figure.subplots()
+        draw_band(panel, self.t.numpy(), self.norm, LINES[3])
+        over_time(panel, self.unit, r"$\|\partial L / \partial y(t)\|$")
+        panel.set_title(self.headline(), loc="left", fontsize=11)
+        return figure
+
 
 @torch.inference_mode(False)
 @torch.no_grad()
-def gradient_decay(sol: Solution, loss: TerminalLoss, batch: bool | None = None) -> GradientDecay:
+def gradient_decay(sol: Solution, loss: Loss, batch: bool | None = None, unit: str = "time units") -> GradientDecay:
     """Follow the gradient of a loss back through the accepted steps of a solve, by one product a step.
 
     Parameters
@@ -49,40 +78,30 @@ def gradient_decay(sol: Solution, loss: TerminalLoss, batch: bool | None = None)
         gradient of what does not depend on h_T.
     batch
         Whether the first axis of h0 holds samples that do not interact. Default: whether h0 has two axes or more.
+    unit
+        Of time, for the labels.
 
     Raises
     ------
     TypeError
-        If `sol` is no `Solution`, or the state is complex.
+        If `sol` is no `Solution`, the state is complex, or the loss is not one real number.
     ValueError
-        If the solve cannot be followed (no dense output, times or steps per sample, an Adams method, no step, a
-        failure), samples interact, or the loss is not one number that depends on the state.
+        If the solve cannot be followed (see `Solution.trajectory`), samples interact, or the loss does not depend on
+        the state.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode import FirstOrder, hbodeint
+    >>> from hbode.analysis import gradient_decay
+    >>> sol = hbodeint(FirstOrder(lambda t, h: -h), torch.ones(1, 2), [0.0, 1.0], dense=True)
+    >>> round(float(gradient_decay(sol, lambda h, m: h.sum()).decay), 3)  # exp(-1)
+    0.368
     """
-    if not isinstance(sol, Solution):
-        raise TypeError(f"sol must be the Solution of hbodeint, got {type(sol).__name__}")
-    dense = sol.dense
-    if dense is None:
-        raise ValueError("sol must come from hbodeint(..., dense=True), which keeps the steps")
-    if sol.tree is not None:
-        raise TypeError(f"sol must have a state of one tensor, got {type(sol.h).__name__}")
-    if dense.problem.clock.per_sample or not sol.stats.success or not dense.solved.tape.steps:
-        raise ValueError("sol must have one time axis and steps that reached its last time")
-    if isinstance(dense.problem.method, Adams):
-        raise ValueError("sol must come from a one-step method; Adams methods step from several states")
-    if sol.h.is_complex():
-        raise TypeError(f"sol must have a real state, got {sol.h.dtype}")
-    if sol.h.numel() == 0:
-        raise ValueError(f"sol must have entries in its state, got h0 of shape {tuple(sol.h.shape[1:])}")
-    second_order = sol.m is not None
-    batched = sol.h.ndim >= 3 if batch is None else batch
-    if batched and sol.h.ndim == 1:
-        raise ValueError("batch must be False for h0 of shape (), got True")
-    propagator = Propagator(dense, second_order, batched)
-    check_independent(propagator.step(0), "h0")
+    propagator = Propagator(sol, batch)
     rows, size = scaled(propagator.loss_gradient(loss))
     norm = size.expand(propagator.count + 1, -1).clone()
     for n in range(propagator.count - 1, -1, -1):
         rows, grown = scaled(propagator.step(n).pull(rows))
         norm[n] = norm[n + 1] + grown[0]
-    t = torch.tensor(propagator.times, dtype=torch.float64)
-    return GradientDecay(t, propagator.layout.per_sample(norm.exp()))
+    return GradientDecay(propagator.t, propagator.layout.per_sample(norm.exp()), unit)

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ...arguments import as_coefficient
-from ...dense import DenseOutput
 from ...integrate import hbodeint
 from ...solution import Solution, SolverError
-from ...solvers import Adams
 from ...systems import FirstOrder, System
-from ..linearised import check_independent
+from ...trajectory import Trajectory
+from ..inputs import Loss
 from .flow_result import GradientFlow, NodeFlow
-from .matrix_free import matrix_free_spectrum, probed_asymmetry
-from .propagator import Propagator, PropagatorError, TerminalLoss
+from .matrix_free import matrix_free_spectrum
+from .propagator import Propagator, PropagatorError
 from .spectrum import Spectrum, dense_spectrum, eigenvalue_pairs
 
 
@@ -28,7 +27,7 @@ def gradient_flow(
     system: System,
     sol: Solution,
     *,
-    loss: TerminalLoss | None = None,
+    loss: Loss | None = None,
     batch: bool | None = None,
     gradient_field: bool | None = None,
     node: bool = True,
@@ -36,6 +35,7 @@ def gradient_flow(
     nodes: int = 9,
     probes: int = 16,
     tol: float | None = None,
+    unit: str = "time units",
 ) -> GradientFlow:
     """Check on a solve that gradients through a heavy ball do not vanish, and what the NODE of the same f does.
 
@@ -86,6 +86,8 @@ def gradient_flow(
         the order of its tolerance. Default: 10 max(rtol, atol) for each adaptive step, at least √eps of the
         dtype. On a fixed grid √eps alone, which asks for a method with these properties at any step, like leapfrog,
         or for small steps.
+    unit
+        Of time, for the labels.
 
     Returns
     -------
@@ -95,26 +97,23 @@ def gradient_flow(
     Raises
     ------
     TypeError
-        If the system is no heavy ball, or the state is complex.
+        If the system is no heavy ball, the state is complex, or the loss is not one real number.
     ValueError
-        If the solve cannot be analysed (no dense output, times or steps per sample, an Adams method, no step, a
-        failure, another system), samples interact, or the loss is not one number that depends on the state.
+        If the solve cannot be followed (see `Solution.trajectory`) or is one of another system, samples interact, or
+        the loss does not depend on the state.
 
     Source: Xia et al., "Heavy Ball Neural Ordinary Differential Equations", NeurIPS 2021.
     """
-    dense, gamma = _checked(system, sol)
+    if not (isinstance(system, System) and system.second_order and system.damped):
+        raise TypeError(f"system must be a HeavyBall or GeneralizedHeavyBall, got {type(system).__name__}")
     for key, value, least in (("nodes", nodes, 2), ("probes", probes, 2), ("dense_limit", dense_limit, 0)):
         if value < least:
             raise ValueError(f"{key} must be at least {least}, got {value}")
-    problem = dense.problem
-    h0 = problem.y0[0].detach()
-    batched = h0.ndim >= 2 if batch is None else batch
-    if batched and h0.ndim == 0:
-        raise ValueError("batch must be False for h0 of shape (), got True")
-    propagator = Propagator(dense, True, batched)
-    if propagator.samples > 1:
-        check_independent(propagator.step(0), "h0")
-    channels = gamma.detach().expand(h0.shape).reshape(propagator.samples, -1).cpu()
+    propagator = Propagator(sol, batch)
+    steps = propagator.steps
+    _check_system(system, steps)
+    gamma = torch.zeros((), dtype=torch.float64) if steps.gamma is None else steps.gamma
+    channels = gamma.expand(steps.h0.shape).reshape(propagator.samples, -1).cpu()
     if bool((channels != channels[0]).any()):
         raise ValueError("gamma must be the same for all samples; pass batch=False where it is not")
     one = float(channels[0, 0]) if bool((channels[0] == channels[0, 0]).all()) else None
@@ -122,18 +121,13 @@ def gradient_flow(
     analysis = _Analysis(loss, propagator.size <= dense_limit, nodes, probes)
     spectrum = analysis.spectrum(propagator, one)
     chosen = analysis.chosen(propagator)
-    gap: float | None = None
-    if analysis.matrices:
-        gap, asymmetry = eigenvalue_pairs(propagator, dense, one, chosen)
-    else:
-        asymmetry = probed_asymmetry(propagator, chosen)
-    eps = torch.finfo(h0.dtype).eps
+    gap = eigenvalue_pairs(propagator, one, chosen) if analysis.matrices and one is not None else None
+    eps = torch.finfo(propagator.dtype).eps
     if gradient_field is None:
-        gradient_field = asymmetry <= max(1e-8, 100 * eps)
+        gradient_field = propagator.asymmetry(chosen, analysis.matrices) <= max(1e-8, 100 * eps)
     paired = gradient_field and one is not None
 
-    t = torch.tensor(propagator.times, dtype=torch.float64)
-    left = (t[-1] - t).unsqueeze(1)
+    left = (propagator.t[-1] - propagator.t).unsqueeze(1)
     log_bound = -0.5 * float(channels[0].mean()) * left
     residuals = {
         "determinant": _determinant_miss(spectrum, -float(channels[0].sum()) * left),
@@ -142,21 +136,17 @@ def gradient_flow(
         "lower_bound": _undershot(spectrum, log_bound),
     }
     if tol is None:
-        tolerances = (problem.plan.control.rtol, problem.plan.control.atol)
-        largest = max(float(torch.as_tensor(x).max()) for x in tolerances)
-        tol = max(eps**0.5, 10 * propagator.count * largest if problem.plan.adaptive else 0.0)
+        largest = max(float(torch.as_tensor(x).max()) for x in (steps.rtol, steps.atol))
+        tol = max(eps**0.5, 10 * propagator.count * largest if steps.adaptive else 0.0)
 
-    flow = _node_flow(propagator, dense, analysis, spectrum.notes) if node else None
+    flow = _node_flow(propagator, analysis, spectrum.notes) if node else None
     shaped = propagator.layout.per_sample
     errors = {"log_det": shaped(spectrum.log_det_error), "rms": shaped(spectrum.log_rms_error)}
     return GradientFlow(
-        t=t,
+        t=propagator.t,
         bound=log_bound[:, 0].exp(),
-        measured=shaped(spectrum.log_largest.exp()),
         sigma_min=shaped(spectrum.log_smallest.exp()),
-        rms=shaped(spectrum.log_rms.exp()),
         log_det=shaped(spectrum.log_det),
-        gradient_norm=None if loss is None else shaped(spectrum.log_gradient.exp()),
         pair_sums=shaped(spectrum.pair_sums) if paired else None,
         residuals=residuals,
         tolerance=tol,
@@ -164,13 +154,15 @@ def gradient_flow(
         node=flow,
         notes=tuple(spectrum.notes),
         standard_errors=None if analysis.matrices else errors,
+        unit=unit,
+        **_sizes(propagator, spectrum, loss),
     )
 
 
 class _Analysis(NamedTuple):
     """How a propagator is looked at."""
 
-    loss: TerminalLoss | None
+    loss: Loss | None
     matrices: bool
     nodes: int
     probes: int
@@ -187,41 +179,15 @@ class _Analysis(NamedTuple):
         return matrix_free_spectrum(propagator, gradient, gamma, inverse, self.chosen(propagator), self.probes)
 
 
-def _checked(system: System, sol: Solution) -> tuple[DenseOutput, Tensor]:
-    """Return the dense output and γ of a solve that can be analysed."""
-    if not (isinstance(system, System) and system.second_order and system.damped):
-        raise TypeError(f"system must be a HeavyBall or GeneralizedHeavyBall, got {type(system).__name__}")
-    if not isinstance(sol, Solution):
-        raise TypeError(f"sol must be the Solution of hbodeint, got {type(sol).__name__}")
-    dense = sol.dense
-    if dense is None:
-        raise ValueError("sol must come from hbodeint(..., dense=True), which keeps the steps")
-    if sol.tree is not None:
-        raise TypeError(f"sol must have a state of one tensor, got {type(sol.h).__name__}")
-    problem, tape = dense.problem, dense.solved.tape
-    if problem.clock.per_sample:
-        raise ValueError("sol must have one time axis: t of shape (T,), and per_sample=False")
-    if problem.y0.is_complex():
-        raise TypeError(f"sol must have a real state, got {problem.y0.dtype}")
-    if problem.y0.numel() == 0:
-        raise ValueError(f"sol must have entries in its state, got h0 of shape {tuple(problem.y0.shape[1:])}")
-    if isinstance(problem.method, Adams):
-        raise ValueError(
-            "sol must come from a one-step method such as dprkn6, dopri5 or leapfrog; Adams methods step "
-            "from several states"
-        )
-    if not any(owner is system or getattr(owner, "f", None) == system.f for owner in problem.owners):
+def _check_system(system: System, steps: Trajectory) -> None:
+    """Raise unless it is the system that was solved."""
+    if not steps.is_of(system):
         raise ValueError("system must be the one that sol was solved with; their fields f differ")
-    for name, own, solved in zip(("gamma", "xi"), system.coefficients(), problem.explicit[:2], strict=True):
-        a, b = (0.0 if x is None else as_coefficient(x.detach(), problem.y0[0]) for x in (own, solved))
+    pairs = zip(("gamma", "xi"), system.coefficients(), (steps.gamma, steps.xi), strict=True)
+    for name, own, solved in pairs:
+        a, b = (0.0 if x is None else as_coefficient(x.detach(), steps.h0) for x in (own, solved))
         if not bool(torch.eq(torch.as_tensor(a), torch.as_tensor(b)).all()):
             raise ValueError(f"system must be the one that sol was solved with; {name} has changed since")
-    if not sol.stats.success:
-        raise ValueError(f"sol must have reached its last time, but its status is {tape.outcomes[0].status.name}")
-    if not tape.steps:
-        raise ValueError("sol must have at least one step, but its times are all the same")
-    gamma = problem.explicit.gamma
-    return dense, torch.zeros((), dtype=torch.float64) if gamma is None else gamma
 
 
 def _determinant_miss(spectrum: Spectrum, expected: Tensor) -> float:
@@ -237,39 +203,37 @@ def _undershot(spectrum: Spectrum, log_bound: Tensor) -> float:
     return max(0.0, -math.expm1(min(float(lowest), 0.0)))
 
 
-def _node_flow(propagator: Propagator, dense: DenseOutput, analysis: _Analysis, notes: list[str]) -> NodeFlow | None:
+def _node_flow(propagator: Propagator, analysis: _Analysis, notes: list[str]) -> NodeFlow | None:
     """Solve the NODE of the same f over the same span and analyse it; on failure add a note."""
-    problem = dense.problem
-    xi = problem.explicit.xi
-    h0 = problem.y0[0].detach().clone()
+    steps, batched = propagator.steps, propagator.layout.axis is not None
 
     def force(t: Tensor, h: Tensor) -> Tensor:
-        change = propagator.slope(t, torch.stack((h, torch.zeros_like(h))))[1]
-        return change if xi is None else change + xi.detach().to(h.dtype) * h
+        change = steps.slope(t, torch.stack((h, torch.zeros_like(h))))[1]
+        return change if steps.xi is None else change + steps.xi.to(h.dtype) * h
 
-    control = problem.plan.control
     # Tolerances for (h, m) serve the NODE with their part for h.
-    rtol, atol = (x[0] if isinstance(x, Tensor) and x.ndim > h0.ndim else x for x in (control.rtol, control.atol))
-    span = [propagator.times[0], propagator.times[-1]]
-    options: dict[str, object] = {"jump_ts": list(problem.plan.jumps), "max_steps": problem.plan.max_steps}
+    rtol, atol = (x[0] if isinstance(x, Tensor) and x.ndim > steps.h0.ndim else x for x in (steps.rtol, steps.atol))
+    options: dict[str, object] = {"jump_ts": list(steps.jumps), "max_steps": steps.max_steps}
     # At a rest point the error is zero at any step, and steps so long that they are unstable would amplify.
-    options["max_step"] = max(abs(b - a) for a, b in pairwise(propagator.times))
+    options["max_step"] = max(abs(b - a) for a, b in pairwise(steps.times))
+    span = [steps.times[0], steps.times[-1]]
+    given: dict[str, Any] = {"method": "dopri5", "rtol": rtol, "atol": atol, "dense": True, "options": options}
     try:
-        sol = hbodeint(FirstOrder(force), h0, span, method="dopri5", rtol=rtol, atol=atol, dense=True, options=options)
-        if sol.dense is None or not sol.dense.solved.tape.steps:
-            return None
-        other = Propagator(sol.dense, False, propagator.layout.axis is not None)
+        other = Propagator(hbodeint(FirstOrder(force), steps.h0.clone(), span, **given), batched)
         spectrum = analysis.spectrum(other, None)
     except (SolverError, PropagatorError) as error:
         notes.append(f"NODE: {error}")
         return None
     notes += [f"NODE: {note}" for note in spectrum.notes]
-
-    shaped = other.layout.per_sample
     return NodeFlow(
-        t=torch.tensor(other.times, dtype=torch.float64),
-        measured=shaped(spectrum.log_largest.exp()),
-        rms=shaped(spectrum.log_rms.exp()),
-        log_det=shaped(spectrum.log_det),
-        gradient_norm=None if analysis.loss is None else shaped(spectrum.log_gradient.exp()),
+        t=other.t, log_det=other.layout.per_sample(spectrum.log_det), **_sizes(other, spectrum, analysis.loss)
     )
+
+
+def _sizes(propagator: Propagator, spectrum: Spectrum, loss: Loss | None) -> dict[str, Any]:
+    shaped = propagator.layout.per_sample
+    return {
+        "measured": shaped(spectrum.log_largest.exp()),
+        "rms": shaped(spectrum.log_rms.exp()),
+        "gradient_norm": None if loss is None else shaped(spectrum.log_gradient.exp()),
+    }

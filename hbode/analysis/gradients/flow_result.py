@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ...reporting.style import Picture
+from ...reporting.report import Report, Rows
+from ...reporting.style import Picture, draw_band, over_time
+from ...reporting.tables import Columns, per_sample
 
 # Okabe-Ito colours, told apart in black and white by line.
 _HEAVY_BALL, _NODE, _LOSS = "#009E73", "#0072B2", "#D55E00"
@@ -36,7 +36,7 @@ class NodeFlow:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class GradientFlow:
+class GradientFlow(Report):
     """How Φ(T, t) = ∂(h_T, m_T)/∂(h_t, m_t) of a heavy ball behaves, and whether that is as the theory says.
 
     All tensors are float64, on the CPU and without a graph. Without a batch axis the axis B is missing. Values that
@@ -73,6 +73,8 @@ class GradientFlow:
         What could not be computed, and why.
     standard_errors
         In a matrix-free analysis: of "log_det", and of "rms" relative to it, (n + 1, B) each.
+    unit
+        Of time, in labels.
     """
 
     t: Tensor
@@ -89,43 +91,47 @@ class GradientFlow:
     node: NodeFlow | None
     notes: tuple[str, ...]
     standard_errors: dict[str, Tensor] | None
+    unit: str = "time units"
 
     @property
     def holds(self) -> bool:
         """Whether every claim that applies is met to the tolerance; one that could not be checked counts as missed."""
         return all(value <= self.tolerance for value in self.residuals.values() if value is not None)
 
-    def __repr__(self) -> str:
+    def headline(self) -> str:
         start, end = float(self.t[0]), float(self.t[-1])
-        lines = [f"GradientFlow from t = {start:.6g} to T = {end:.6g}, {len(self.t) - 1} steps"]
-        rows: list[tuple[str, Tensor | None]] = [
-            ("lower bound", self.bound),
-            ("rms", self.rms),
-            ("sigma_max", self.measured),
-            ("sigma_min", self.sigma_min),
-            ("gradient of the loss", self.gradient_norm),
-        ]
+        verdict = "all claims hold" if self.holds else "NOT all claims hold"
+        return f"GradientFlow from t = {start:.6g} to T = {end:.6g}, {len(self.t) - 1} steps: {verdict}"
+
+    def table(self) -> Rows:
+        found = {
+            "lower bound": self.bound,
+            "rms": self.rms,
+            "sigma_max": self.measured,
+            "sigma_min": self.sigma_min,
+            "gradient of the loss": self.gradient_norm,
+        }
         if self.node is not None:
-            rows += [
-                ("NODE rms", self.node.rms),
-                ("NODE sigma_max", self.node.measured),
-                ("NODE gradient of the loss", self.node.gradient_norm),
-            ]
-        lines.append(f"  {f'at t = {start:.6g}':<28}{'least':>12}{'largest':>12}")
-        for name, values in rows:
-            if values is not None:
-                lines.append(f"  {name:<28}{float(values[0].min()):>12.4g}{float(values[0].max()):>12.4g}")
-        lines.append(f"  {'residual':<28}{'found':>12}{'allowed':>12}")
-        for name, value in self.residuals.items():
-            shown = "none" if value is None else f"{value:.2g}"
-            lines.append(f"  {name:<28}{shown:>12}{'' if value is None else f'{self.tolerance:.2g}':>12}".rstrip())
-        lines.append(f"  {'all hold' if self.holds else 'NOT all hold'}")
-        return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
+            found |= {"NODE rms": self.node.rms, "NODE sigma_max": self.node.measured}
+            found["NODE gradient of the loss"] = self.node.gradient_norm
+        rows: Rows = [(f"at t = {float(self.t[0]):.6g}", "least", "largest")]
+        known = {name: x[0] for name, x in found.items() if x is not None}
+        return rows + [(name, *(f"{float(end):.4g}" for end in x.aminmax())) for name, x in known.items()]
+
+    def remarks(self) -> list[str]:
+        found = {name: value for name, value in self.residuals.items() if value is not None}
+        claims = [f"{name}: missed by {value:.2g}, allowed {self.tolerance:.2g}" for name, value in found.items()]
+        return [*claims, *super().remarks()]
+
+    def columns(self) -> Columns:
+        bound = self.bound.reshape(-1, *[1] * (self.rms.ndim - 1)).expand(self.rms.shape)
+        names = {"sigma_max": self.measured, "sigma_min": self.sigma_min, "rms": self.rms, "log_det": self.log_det}
+        return per_sample(self.t, {"bound": bound, **names})
 
     def plot(self, ax: Axes | None = None) -> Figure:
         """Draw singular values, their bound and the gradient of the loss over t, for heavy ball and NODE.
 
-        Lines are medians over the samples, shades reach from the least sample to the largest.
+        Lines are medians over the samples, shades reach from 5 to 95 % of them.
 
         Parameters
         ----------
@@ -139,42 +145,26 @@ class GradientFlow:
         """
         figure = Picture(9, 5) if ax is None else ax.figure
         panel = figure.subplots() if ax is None else ax
-        _curve(panel, self.t, self.measured, r"heavy ball, $\sigma_{\max}$", _HEAVY_BALL)
-        _curve(panel, self.t, self.rms, "heavy ball, rms", _HEAVY_BALL, linestyle=_DOTS)
-        panel.plot(
-            self.t.numpy(), self.bound.numpy(), "k--", linewidth=1.4, label=r"lower bound of $\sigma_{\max}$, rms"
-        )
-        if self.gradient_norm is not None:
-            _curve(panel, self.t, self.gradient_norm, "heavy ball, gradient of the loss", _LOSS)
-        title = (
-            f"At t = {float(self.t[0]):.4g}: $\\sigma_{{\\max}}$ = {float(self.measured[0].median()):.3g} (heavy ball"
-        )
+        _draw(panel, "heavy ball", self, _HEAVY_BALL, "solid")
+        look: dict[str, Any] = {"color": "black", "linestyle": "--", "linewidth": 1.4}
+        panel.plot(self.t.numpy(), self.bound.numpy(), label=r"lower bound of $\sigma_{\max}$, rms", **look)
+        sizes = f"{float(self.measured[0].median()):.3g} (heavy ball)"
         if self.node is not None:
-            _curve(panel, self.node.t, self.node.measured, r"NODE, $\sigma_{\max}$", _NODE)
-            _curve(panel, self.node.t, self.node.rms, "NODE, rms", _NODE, linestyle=_DOTS)
-            if self.node.gradient_norm is not None:
-                _curve(
-                    panel, self.node.t, self.node.gradient_norm, "NODE, gradient of the loss", _LOSS, linestyle=_DOTS
-                )
-            title += f"), {float(self.node.measured[0].median()):.3g} (NODE"
-        panel.set_title(f"{title})", loc="left", fontsize=11)
-        panel.set_yscale("log")
-        panel.set_xlabel("t")
-        panel.set_ylabel(r"size of $\partial(h_T, m_T)\,/\,\partial(h_t, m_t)$; NODE: $\partial h_T\,/\,\partial h_t$")
-        panel.grid(alpha=0.25)
+            _draw(panel, "NODE", self.node, _NODE, _DOTS)
+            sizes += f", {float(self.node.measured[0].median()):.3g} (NODE)"
+        title = f"At t = {float(self.t[0]):.4g} {self.unit}: $\\sigma_{{\\max}}$ = {sizes}"
+        label = r"size of $\partial(h_T, m_T)\,/\,\partial(h_t, m_t)$; NODE: $\partial h_T\,/\,\partial h_t$"
+        over_time(panel, self.unit, label)
+        panel.set_title(title, loc="left", fontsize=11)
         panel.legend(framealpha=0.9, edgecolor="none")
         return figure if isinstance(figure, Figure) else figure.figure
 
 
-def _curve(panel: Axes, t: Tensor, values: Tensor, label: str, color: str, linestyle: Any = "solid") -> None:
-    """Draw the median over samples and the range around it; with markers where only some nodes were measured."""
-    rows = values.reshape(len(t), -1)
-    seen = ~rows.isnan().any(1)
-    x, y = t[seen].numpy(), rows[seen].numpy()
-    y = np.where((y > 0) & np.isfinite(y), y, math.nan)
-    marker = None if bool(seen.all()) else "o"
-    panel.plot(
-        x, np.median(y, 1), label=label, color=color, linestyle=linestyle, linewidth=1.9, marker=marker, markersize=4.5
-    )
-    if y.shape[1] > 1:
-        panel.fill_between(x, y.min(1), y.max(1), color=color, alpha=0.12, linewidth=0)
+def _draw(panel: Axes, name: str, flow: GradientFlow | NodeFlow, color: str, of_loss: Any) -> None:
+    """Draw the sizes of one propagator; with markers where only some nodes were measured."""
+    curves = (("$\\sigma_{\\max}$", flow.measured, color, "solid"), ("rms", flow.rms, color, _DOTS))
+    for label, values, shade, style in (*curves, ("gradient of the loss", flow.gradient_norm, _LOSS, of_loss)):
+        if values is not None:
+            marker = "o" if bool(values.isnan().any()) else None
+            look = {"color": shade, "linestyle": style, "marker": marker, "markevery": 1}
+            draw_band(panel, flow.t.numpy(), values, {**look, "label": f"{name}, {label}"})

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from ..krylov import lanczos
 from ..linearised import Linearised
 from .propagator import Propagator, PropagatorError
 from .spectrum import Spectrum, scaled
@@ -177,22 +178,6 @@ def trace_of_log(step: Linearised, probes: Tensor, stop: float) -> Tensor | None
     return None
 
 
-def probed_asymmetry(propagator: Propagator, nodes: Sequence[int]) -> float:
-    """Return the largest ‖K v - Kᵀ v‖ / ‖K v‖ for K = ∂m'/∂h at the nodes and a few random v; zero for K = 0."""
-    rng = torch.Generator().manual_seed(1)
-    half = propagator.size // 2
-    v = torch.randn(4, 1, half, generator=rng, dtype=torch.float64).expand(-1, propagator.samples, -1)
-    zero, found = torch.zeros_like(v), 0.0
-    for n in nodes:
-        if n < propagator.count:
-            slope = propagator.slope_at(propagator.times[n], propagator.state(n), n)
-            right = slope.push(torch.cat((v, zero), -1))[..., half:]
-            left = slope.pull(torch.cat((zero, v), -1))[..., :half]
-            size = torch.linalg.vector_norm(right, dim=-1)
-            found = max(found, float(((right - left).norm(dim=-1) / size.where(size > 0, 1.0)).max()))
-    return found
-
-
 def _sweep(
     propagator: Propagator, vectors: Tensor, starts: Sequence[int], product: Product, back: bool = False
 ) -> tuple[Tensor, Tensor]:
@@ -215,44 +200,19 @@ def largest_eigenvalue(
 ) -> tuple[Tensor, bool]:
     """Return the logarithms of the largest eigenvalues of positive operators, and whether all converged.
 
-    Lanczos' method with full reorthogonalisation, for as many operators at once as `start` has leading axes.
-
-    Parameters
-    ----------
-    gram
-        Maps vectors (..., P) to their images, as unit vectors and the logarithms of the norms (...).
-    start
-        Where to start, (..., P).
-    tol
-        Relative error of the eigenvalues, estimated by the residual of the vector: at most the residual, and at most
-        its square over the distance to the next eigenvalue, which is taken from the Ritz values.
+    `gram` maps vectors, shape (..., P) of `start`, to their images, as unit vectors and the logarithms of the norms.
     """
-    v, _ = scaled(start)
-    basis: list[Tensor] = [v]
-    diagonal: list[Tensor] = []
-    off: list[Tensor] = []
     shift: Tensor | None = None
-    while True:
-        image, log = gram(v)
+
+    def product(v: Tensor) -> Tensor:
+        nonlocal shift
+        image, log = gram(v.view_as(start))
         # Eigenvalues are found relative to a scale of their own, as they may leave the range of floats.
         shift = log if shift is None else shift
-        w = image * torch.exp(log - shift).unsqueeze(-1)
-        diagonal.append((w * v).sum(-1))
-        for _ in range(2):
-            for b in basis:
-                w = w - (w * b).sum(-1, keepdim=True) * b
-        beta = torch.linalg.vector_norm(w, dim=-1)
-        tridiagonal = torch.diag_embed(torch.stack(diagonal, -1))
-        if off:
-            sides = torch.stack(off, -1)
-            tridiagonal = tridiagonal + torch.diag_embed(sides, 1) + torch.diag_embed(sides, -1)
-        values, vectors = torch.linalg.eigh(tridiagonal)
-        top, residual = values[..., -1], beta * vectors[..., -1, -1].abs()
-        gap = top - values[..., -2] if len(basis) > 1 else torch.zeros_like(top)
-        error = torch.where(residual < gap, residual * residual / gap, residual)
-        converged = bool((error <= tol * top).all())
-        if converged or len(basis) >= min(start.shape[-1], MAX_VECTORS):
-            return top.log() + shift, converged or len(basis) == start.shape[-1]
-        off.append(beta)
-        v = w / beta.where(beta > 0, 1.0).unsqueeze(-1)
-        basis.append(v)
+        return (image * torch.exp(log - shift).unsqueeze(-1)).view_as(v)
+
+    found = lanczos(product, start.flatten(0, -2), tol, MAX_VECTORS, largest_only=True)
+    if shift is None:
+        raise ValueError(f"start must have entries, got shape {tuple(start.shape)}")
+    values = found.values[:, 1].real.log().view_as(shift) + shift
+    return values, bool(found.converged[:, 1].all())

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from ...dense import DenseOutput
-from ...solvers import MovingStart, Status
-from ..linearised import Apply, Linearised, StateAxes
-
-TerminalLoss = Callable[[Tensor, Tensor], Tensor]
-"""``loss(h_T, m_T)``: one number from two tensors of the shape of h0; m_T is zero for a first-order system."""
+from ...solution import Solution
+from ..inputs import Loss, terminal_loss
+from ..linearised import Apply, Linearised, StateAxes, asymmetry, check_independent
 
 
 class PropagatorError(ValueError):
@@ -42,60 +39,45 @@ class Checked(Linearised):
 class Propagator:
     """Jacobians J_n = ∂y_{n+1}/∂y_n of the accepted steps of a solve, the length of each step held fixed.
 
-    They belong to the discrete solution: y_{n+1} is what the method makes of the state y_n alone, all that it
-    carries besides being a function of y_n. Φ(T, t_n) = J_{N-1} … J_n = ∂y(T)/∂y(t_n) is the propagator. A
-    terminal event ends the last step where it happened.
+    They belong to the discrete solution: y_{n+1} is what the method makes of the state y_n. Φ(T, t_n) = J_{N-1} … J_n
+    = ∂y(T)/∂y(t_n) is the propagator.
 
     Parameters
     ----------
-    dense
-        The steps of a solve in which one step size served the batch, by a one-step method.
-    second_order
-        Whether the state is (h, m) stacked; the P components of a vector are then all of h and all of m.
-    batched
-        Whether the first axis of h holds samples that do not interact.
+    sol
+        A solve, as `Solution.trajectory` can follow it.
+    batch
+        Whether the first axis of h0 holds samples that do not interact. Default: whether h0 has two axes or more.
 
     Attributes
     ----------
-    times
-        The nodes t_0, …, t_N.
+    steps
+        The trajectory. The P components of a vector are all of h, then all of m.
     count
         The number N of steps.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `sol` is no solution, its steps cannot be followed, or its samples interact.
     """
 
-    def __init__(self, dense: DenseOutput, second_order: bool, batched: bool) -> None:
-        problem, tape = dense.problem, dense.solved.tape
-        if isinstance(problem.method, MovingStart):
-            raise PropagatorError(
-                "sol must come from a solve without resets: a step after an event starts at a time that depends on the "
-                "state, and has no propagator of its own"
-            )
-        given = problem.explicit.filled([x.detach().clone() for x in problem.explicit.present])
-        self.method = problem.method
-        self.field, _ = problem.bind(given)
-        self.steps, self._interpolants = tape.steps, tape.interpolants
-        self.count = len(self.steps)
-        self.device, self.dtype = problem.y0.device, problem.y0.dtype
-        self.layout = StateAxes(problem.y0.shape, (1 if second_order else 0) if batched else None)
-        self.samples = self.layout.samples
-        self.size = problem.y0.numel() // self.samples
-        self.second_order = second_order
-        self.times = [step.start.value for step in self.steps]
-        clock = problem.clock
-        if tape.outcomes[0].status is Status.EVENT:
-            self.times.append(float(dense.solved.event_t[-1]))
-        elif not clock.per_sample:
-            self.times.append(float(clock.times[-1]))
+    def __init__(self, sol: Solution, batch: bool | None) -> None:
+        if not isinstance(sol, Solution):
+            raise TypeError(f"sol must be the Solution of hbodeint, got {type(sol).__name__}")
+        self.steps = steps = sol.trajectory
+        batch = steps.h0.ndim >= 2 if batch is None else batch
+        if batch and steps.h0.ndim == 0:
+            raise ValueError("batch must be False for h0 of shape (), got True")
+        self.times, self.count, self.second_order = steps.times, len(steps), steps.second_order
+        self.t = torch.tensor(self.times, dtype=torch.float64)
+        self.dtype = steps.h0.dtype
+        shape = torch.Size((2, *steps.h0.shape)) if self.second_order else steps.h0.shape
+        self.layout = StateAxes(shape, (1 if self.second_order else 0) if batch else None)
+        self.samples, self.size = self.layout.samples, self.layout.size
         # A step is run again on the operations of autograd, in another order than without.
         self._rounding = torch.finfo(self.dtype).eps ** 0.5
-
-    def state(self, n: int) -> Tensor:
-        """Return y_n, n < N, as the solve recorded it."""
-        carry = self.steps[n].carry
-        if carry:
-            return torch.as_tensor(carry[0]).detach()
-        start = torch.zeros(1, dtype=torch.float64, device=self.device)
-        return self.method.interpolate(self._interpolants[n], start)[0].detach()
+        check_independent(self.step(0), "h0")
 
     def step(self, n: int) -> Checked:
         """Return step n around y_n.
@@ -106,10 +88,10 @@ class Propagator:
             If it does not end on the recorded y_{n+1}: the field has changed since, is random, or the method
             carries more than the state.
         """
-        start = self.state(n)
-        linear = Checked(lambda y: self._advance(n, y), start, self.layout, self._name(n))
+        start = self.steps.state(n)
+        linear = Checked(lambda y: self.steps.advance(n, y), start, self.layout, self._name(n))
         if n + 1 < self.count:
-            there, here = self.state(n + 1), linear.value.detach()
+            there, here = self.steps.state(n + 1), linear.value.detach()
             size = torch.maximum(start.abs().max(), there.abs().max())
             if not bool((here - there).abs().max() <= self._rounding * size):
                 raise PropagatorError(
@@ -119,25 +101,11 @@ class Propagator:
                 )
         return linear
 
-    def step_back(self, n: int) -> Checked:
-        """Return step n taken back in time from its end: its Jacobian is J_n⁻¹ up to the local error of a step."""
-        with torch.no_grad():
-            end = self.state(n + 1) if n + 1 < self.count else self.final()
-        return Checked(lambda y: self._advance(n, y, back=True), end, self.layout, self._name(n))
-
-    def final(self) -> Tensor:
-        """Return y_N, the state at T."""
-        with torch.no_grad():
-            return self._advance(self.count - 1, self.state(self.count - 1)).detach()
-
-    def loss_gradient(self, loss: TerminalLoss) -> Tensor:
+    def loss_gradient(self, loss: Loss) -> Tensor:
         """Return ∂L/∂(h_T, m_T), or ∂L/∂h_T of a first-order system, for L = loss(h_T, m_T), shape (1, B, P)."""
-        y = self.final().requires_grad_()
+        y = self.steps.state(self.count).requires_grad_()
         with torch.enable_grad():
-            value = loss(*y.unbind()) if self.second_order else loss(y, torch.zeros_like(y))
-        if not isinstance(value, Tensor) or value.numel() != 1:
-            got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-            raise ValueError(f"loss must return a tensor with one entry, got {got}")
+            value = terminal_loss(loss, *(y.unbind() if self.second_order else (y, None)))
         found = torch.autograd.grad(value, y, allow_unused=True)[0] if value.requires_grad else None
         if found is None:
             if self.second_order:
@@ -148,14 +116,16 @@ class Propagator:
     def solve(self, n: int, vectors: Tensor, transposed: bool = False) -> Tensor:
         """Return J_n⁻¹, or its transpose, applied to vectors.
 
-        The step taken back in time is an inverse up to the local error, and iterative refinement removes the rest.
+        The step taken back in time from its end is an inverse up to the local error, and iterative refinement removes
+        the rest.
 
         Raises
         ------
         PropagatorError
             If the refinement does not converge, which takes a local error near one.
         """
-        step, back = self.step(n), self.step_back(n)
+        name, end = self._name(n), self.steps.state(n + 1)
+        step, back = self.step(n), Checked(lambda y: self.steps.advance(n, y, back=True), end, self.layout, name)
         product, inverse = (step.pull, back.pull) if transposed else (step.push, back.push)
         tol = torch.finfo(self.dtype).eps ** 0.75 * torch.linalg.vector_norm(vectors, dim=-1)
         found = inverse(vectors)
@@ -164,29 +134,29 @@ class Propagator:
             if bool((torch.linalg.vector_norm(rest, dim=-1) <= tol).all()):
                 return found
             found = found + inverse(rest)
-        raise PropagatorError(f"{self._name(n)} is too long for its inverse to be found from the step back in time")
+        raise PropagatorError(f"{name} is too long for its inverse to be found from the step back in time")
 
-    def slope(self, t: Tensor, y: Tensor, n: int | None = None) -> Tensor:
-        """Return dy/dt at (t, y) as the solve saw it, within step n where the field is discontinuous in time."""
-        field = self.field if n is None else self.field.within(self.steps[n].sides)
-        field = field.at(t)
-        return self.method.slope(field, self.method.start(field, t, y))
+    def slope(self, t: float, y: Tensor, n: int) -> Checked:
+        """Return dy/dt around (t, y), within step n: its Jacobian is A = ∂(dy/dt)/∂y."""
+        return Checked(lambda y: self.steps.slope(t, y, n), y, self.layout, f"the field at t = {t:.6g}")
 
-    def slope_at(self, t: float, y: Tensor, n: int) -> Checked:
-        """Return `slope` around (t, y), within step n: its Jacobian is A = ∂(dy/dt)/∂y."""
-        time = self._time(t)
-        return Checked(lambda y: self.slope(time, y, n), y, self.layout, f"the field at t = {t:.6g}")
-
-    def _advance(self, n: int, y: Tensor, back: bool = False) -> Tensor:
-        start, end = self.times[n : n + 2]
-        if back:
-            start, end = end, start
-        t, field = self._time(start), self.field.within(self.steps[n].sides)
-        carry, _ = self.method.step(field, t, self._time(end - start), self.method.start(field, t, y))
-        return carry[0]
-
-    def _time(self, value: float) -> Tensor:
-        return torch.tensor(value, dtype=torch.float64, device=self.device)
+    def asymmetry(self, nodes: Sequence[int], matrices: bool) -> float:
+        """Return the largest ‖K - Kᵀ‖ / ‖K‖ for K = ∂m'/∂h at the nodes, or of products with it; 0 for K = 0."""
+        half = self.size // 2
+        v = torch.randn(4, 1, half, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        v = v.expand(-1, self.samples, -1)
+        zero, found = torch.zeros_like(v), 0.0
+        for n in nodes:
+            if n < self.count:
+                slope = self.slope(self.times[n], self.steps.state(n), n)
+                if matrices:  # forming them takes no second derivative of the field
+                    k = slope.matrix()[:, half:, :half]
+                    right, left = k.flatten(1), k.mT.flatten(1)
+                else:
+                    right = slope.push(torch.cat((v, zero), -1))[..., half:]
+                    left = slope.pull(torch.cat((zero, v), -1))[..., :half]
+                found = max(found, asymmetry(right, left))
+        return found
 
     def _name(self, n: int) -> str:
         return f"the step from t = {self.times[n]:.6g}"

@@ -5,21 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import torch
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
+from ...reporting.report import Report, Rows
 from ...reporting.style import Picture, log_scale
+from ...reporting.tables import Columns
+from ..inputs import Loss, terminal_loss
 
-Loss = Callable[[Tensor], Tensor]
 Bound = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class SequenceGradient:
+class SequenceGradient(Report):
     """Gradients of what comes at the end of a sequence, by the state behind earlier samples.
 
     All tensors are float64, of shape (P,).
@@ -46,22 +49,17 @@ class SequenceGradient:
     gradient_norm: Tensor | None
     bound: Tensor | None
 
-    def __repr__(self) -> str:
-        lines = [
-            f"SequenceGradient over {int(self.t[-1] - self.t[0])} samples",
-            f"  {'at sample':<22}{'first':>12}{'last':>12}",
-        ]
-        for name, values in (
-            ("state", self.state),
-            ("hidden", self.hidden),
-            ("gradient of the loss", self.gradient_norm),
-            ("lower bound", self.bound),
-        ):
-            if values is not None:
-                lines.append(f"  {name:<22}{float(values[0]):>12.4g}{float(values[-1]):>12.4g}")
-        return "\n".join(lines)
+    def headline(self) -> str:
+        return f"SequenceGradient over {int(self.t[-1] - self.t[0])} samples"
 
-    def plot(self, axes: Axes | None = None, label: str | None = None, **line: Any) -> Axes:
+    def table(self) -> Rows:
+        rows: Rows = [("at sample", f"{int(self.t[0])}", f"{int(self.t[-1])}")]
+        return rows + [(name, *(f"{float(x[n]):.4g}" for n in (0, -1))) for name, x in self._known().items()]
+
+    def columns(self) -> Columns:
+        return {"sample": self.t, **self._known()}
+
+    def plot(self, axes: Axes | None = None, label: str | None = None, **line: Any) -> Figure:
         """Draw ‖∂L/∂s_t‖ against the samples up to the end, on `axes` or on new ones; keywords as for `Axes.plot`."""
         if axes is None:
             axes = Picture(7, 4).subplots()
@@ -71,7 +69,11 @@ class SequenceGradient:
             axes.plot(left, self.bound, color=drawn.get_color(), linestyle=":", linewidth=1)
         log_scale(axes, "y")
         axes.set(xlabel="samples before the end", ylabel="gradient by the state, root mean square")
-        return axes
+        return cast(Figure, axes.get_figure(root=True))
+
+    def _known(self) -> dict[str, Tensor]:
+        found = {"state": self.state, "hidden": self.hidden, "gradient of the loss": self.gradient_norm}
+        return {name: x for name, x in (found | {"lower bound": self.bound}).items() if x is not None}
 
 
 def sequence_gradient(
@@ -94,7 +96,8 @@ def sequence_gradient(
     x
         Sequences, (B, T, C) or (T, B, C).
     loss
-        ``loss(output)`` of the output behind the last sample, (B, H), one number; summed over a batch.
+        ``loss(h_T, m_T)`` returns one number, summed over a batch; h_T is the output behind the last sample, (B, H),
+        and m_T zero.
     bound
         ``bound(k)``: what the root mean square over k samples (P,) cannot be below, as `HeavyBallLayer.gradient_bound`.
     points
@@ -151,8 +154,7 @@ def sequence_gradient(
         total += squares(states[-1], vectors) / probes
     norm = None
     if loss is not None:
-        last = output.select(axis, -1)
-        norm = (squares([loss(last)], None)[:, 0] / x.shape[1 - axis]).sqrt()
+        norm = (squares([terminal_loss(loss, output.select(axis, -1), None)], None)[:, 0] / x.shape[1 - axis]).sqrt()
     t = torch.tensor(ends, dtype=torch.float64)
     return SequenceGradient(
         t,

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from ...dense import DenseOutput
 from .propagator import Propagator, PropagatorError
 
 
@@ -143,36 +143,22 @@ _GAUSS = tuple(0.5 + x for x in (-0.5 * math.sqrt(0.6), 0.0, 0.5 * math.sqrt(0.6
 _WEIGHTS = (5 / 18, 8 / 18, 5 / 18)
 
 
-def eigenvalue_pairs(
-    propagator: Propagator, dense: DenseOutput, gamma: float | None, nodes: list[int]
-) -> tuple[float | None, float]:
-    """Return how far the eigenvalues of M(t) = ∫_t^T A ds are from pairs, and how far ∂f/∂h is from symmetric.
+def eigenvalue_pairs(propagator: Propagator, gamma: float, nodes: Sequence[int]) -> float:
+    """Return the largest `pairing_gap` of M(t) = ∫_t^T A ds at the nodes and samples.
 
     A(s) is the Jacobian of the first-order form at the solution, taken by differentiating the right-hand side that
-    the solve saw. The first result is the largest `pairing_gap` of M at the nodes and samples (None without one
-    damping γ), the second the largest ‖K - Kᵀ‖ / ‖K‖ over the quadrature points, K being the block ∂m'/∂h.
+    the solve saw.
     """
-    half = propagator.size // 2
     total = torch.zeros(propagator.samples, propagator.size, propagator.size, dtype=torch.float64)
-    gap = asymmetry = 0.0
+    gap = 0.0
     for n in range(propagator.count - 1, -1, -1):
         start, end = propagator.times[n : n + 2]
-        times = torch.tensor([start + c * (end - start) for c in _GAUSS], dtype=torch.float64)
-        states = dense(times.to(propagator.device)).detach()
-        for t, y, weight in zip(times.tolist(), states, _WEIGHTS, strict=True):
-            a = propagator.slope_at(t, y, n).matrix()
-            total = total + weight * (end - start) * a
-            asymmetry = max(asymmetry, relative_asymmetry(a[:, half:, :half]))
-        if gamma is not None and n in nodes:
-            pairs = gamma * (propagator.times[-1] - start)
-            gap = max(gap, *(pairing_gap(matrix, pairs) for matrix in total))
-    return (None if gamma is None else gap), asymmetry
-
-
-def relative_asymmetry(k: Tensor) -> float:
-    """Return the largest ‖K - Kᵀ‖ / ‖K‖ of matrices (B, N, N), Frobenius; zero where K is zero."""
-    size = torch.linalg.matrix_norm(k)
-    return float((torch.linalg.matrix_norm(k - k.mT) / size.where(size > 0, 1.0)).max())
+        for share, y, weight in zip(_GAUSS, propagator.steps.between(n, _GAUSS), _WEIGHTS, strict=True):
+            slope = propagator.slope(start + share * (end - start), y, n)
+            total = total + weight * (end - start) * slope.matrix()
+        if n in nodes:
+            gap = max(gap, *(pairing_gap(matrix, gamma * (propagator.times[-1] - start)) for matrix in total))
+    return gap
 
 
 def pairing_gap(matrix: Tensor, total: float) -> float:

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ...arguments import default_method
 from ...integrate import hbodeint
-from ...solution import Solution
 from ...systems import FirstOrder, GeneralizedHeavyBall, HeavyBall, SecondOrder, System, VectorField
 from ..cost.measuring import untouched
 from ..cost.profiling import profile
 from ..gradients.decay import gradient_decay
 from ..gradients.flow import gradient_flow
-from ..gradients.propagator import TerminalLoss
-from ..inputs import Inputs, as_inputs
+from ..inputs import Inputs, Loss, as_inputs, sum_of_squares
 from ..stiffness.measure import stiffness
 from .comparison_result import Compared, Comparison
 
@@ -68,7 +66,7 @@ def compare(
     *,
     method: str | None = None,
     tolerance: float = 1e-6,
-    loss: TerminalLoss | None = None,
+    loss: Loss | None = None,
     gradient: str = "discrete_adjoint",
     batch: bool | None = None,
     dense_limit: int = 128,
@@ -119,63 +117,45 @@ def compare(
     if not named or not all(isinstance(s, System) for s in named.values()):
         raise TypeError("systems must map names to systems, at least one")
     inputs = as_inputs(inputs)
-    chosen = loss or _squares
+    how = _How(tolerance, loss or sum_of_squares, gradient, batch, dense_limit, repeats, unit)
     rows = []
     for name, system in named.items():
         own = inputs if system.second_order else inputs._replace(m0=None)
         picked = method or default_method(system)
         with untouched(system, inputs.h0.device):
-            rows.append(_compared(name, system, own, picked, tolerance, chosen, gradient, batch, dense_limit, repeats))
+            rows.append(_compared(name, system, own, picked, how))
     return Comparison(tuple(rows), tolerance, unit)
 
 
-def _squares(h: Tensor, m: Tensor) -> Tensor:
-    return h.square().sum()
+class _How(NamedTuple):
+    """How systems are compared."""
+
+    tolerance: float
+    loss: Loss
+    gradient: str
+    batch: bool | None
+    dense_limit: int
+    repeats: int
+    unit: str
 
 
-def _compared(
-    name: str,
-    system: System,
-    inputs: Inputs,
-    method: str,
-    tolerance: float,
-    loss: TerminalLoss,
-    gradient: str,
-    batch: bool | None,
-    dense_limit: int,
-    repeats: int,
-) -> Compared:
-    found = profile(
-        system,
-        inputs,
-        methods=[method],
-        tolerances=[tolerance],
-        gradient=gradient,
-        loss=_of_last(loss),
-        repeats=repeats,
-        memory=False,
-    )
+def _compared(name: str, system: System, inputs: Inputs, method: str, how: _How) -> Compared:
+    tolerance, loss, gradient, batch, dense_limit, repeats, unit = how
+    given: dict[str, Any] = {"gradient": gradient, "loss": loss, "repeats": repeats, "memory": False, "unit": unit}
+    found = profile(system, inputs, methods=[method], tolerances=[tolerance], **given)
     run, notes = found.runs[0], list(found.notes)
     h0, t, m0, args = inputs
     if run.failure is not None:
         return Compared(name, system, run, None, None, None, tuple(notes))
     with torch.no_grad():
         sol = hbodeint(system, h0, t, m0=m0, args=args, method=method, rtol=tolerance, atol=tolerance, dense=True)
-    rates = stiffness(system, sol, args=args, batch=batch)
+    rates = stiffness(system, sol, args=args, batch=batch, unit=unit)
     decay = certificate = None
     try:
-        decay = gradient_decay(sol, loss, batch)
+        decay = gradient_decay(sol, loss, batch, unit)
         sample = math.prod(h0.shape[1:] if (h0.ndim >= 2 if batch is None else batch) else h0.shape)
         if system.damped and 2 * sample <= dense_limit:
-            certificate = gradient_flow(system, sol, batch=batch, node=False, dense_limit=dense_limit)
+            certificate = gradient_flow(system, sol, batch=batch, node=False, dense_limit=dense_limit, unit=unit)
     except ValueError as error:  # of the method or the field: the arguments have been checked by now
         notes.append(f"gradients: {error}")
     return Compared(name, system, run, rates, decay, certificate, tuple(notes))
-
-
-def _of_last(loss: TerminalLoss) -> Callable[[Solution], Tensor]:
-    def of(sol: Solution) -> Tensor:
-        h = sol.h[-1]
-        return loss(h, torch.zeros_like(h) if sol.m is None else sol.m[-1])
-
-    return of

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import cycle
 from typing import Any
@@ -15,10 +16,12 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from torch import Tensor
 
-from ...reporting.style import BAND_LABEL, LINES, SYSTEM_LINES, Picture, draw_band, log_scale
-from ...reporting.tables import aligned, markdown_table, median, plain, short
+from ...reporting.report import Report, Rows
+from ...reporting.style import BAND_LABEL, LINES, SYSTEM_LINES, Picture, draw_band, log_scale, nothing_on, over_time
+from ...reporting.tables import Columns, median, plain, short
 from ...systems import System
 from ..cost.result import Run
+from ..cost.work_precision import CLEAR
 from ..gradients.decay import GradientDecay
 from ..gradients.flow_result import GradientFlow
 from ..stiffness.result import Stiffness
@@ -79,7 +82,7 @@ class Compared:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Comparison:
+class Comparison(Report):
     """Systems side by side.
 
     Attributes
@@ -102,21 +105,23 @@ class Comparison:
                 return row
         raise KeyError(f"name must be one of {', '.join(row.name for row in self.rows)}, got {name!r}")
 
-    def table(self) -> list[tuple[str, ...]]:
-        """Return the cells of the table, its head first; medians over times and samples."""
+    def headline(self) -> str:
+        return f"Comparison at rtol = atol = {self.tolerance:g}; rates in 1 / {self.unit}"
+
+    def table(self) -> Rows:
+        """Return one row a system, its head first; medians over times and samples."""
         return [HEADER, *(self._cells(row) for row in self.rows)]
 
-    def summary(self) -> str:
-        """Return the table for a terminal."""
-        lines = [f"Comparison at rtol = atol = {self.tolerance:g}; rates in 1 / {self.unit}", *aligned(self.table())]
-        lines += [f"{row.name} failed: {row.run.failure}" for row in self.rows if row.run.failure]
-        return "\n".join([*lines, *(f"note: {row.name}: {note}" for row in self.rows for note in row.notes)])
+    def remarks(self) -> list[str]:
+        """Return failures, and what could not be computed."""
+        failed = [f"{row.name} failed: {row.run.failure}" for row in self.rows if row.run.failure]
+        return [*failed, *(f"note: {row.name}: {note}" for row in self.rows for note in row.notes)]
 
-    __repr__ = summary
-
-    def markdown(self) -> str:
-        """Return the table in Markdown."""
-        return markdown_table(self.table())
+    def columns(self) -> Columns:
+        """Return one row a system."""
+        numbers = [row.numbers() for row in self.rows]
+        about = {"system": [row.name for row in self.rows], "method": [row.run.method for row in self.rows]}
+        return about | {name: [x[name] for x in numbers] for name in numbers[0]}
 
     def as_json(self) -> dict[str, Any]:
         """Return the numbers in JSON types, None for what is unknown."""
@@ -147,8 +152,8 @@ class Comparison:
                 draw_band(rates, np.median(t, 1) if t.ndim == 2 else t, row.stiffness.largest, look)
             if row.gradient is not None:
                 draw_band(gradients, row.gradient.t.numpy(), row.gradient.norm / row.gradient.norm[-1:], look)
-        _over_time(rates, self.unit, rf"max $|\lambda|$ (1 / {self.unit})")
-        _over_time(gradients, self.unit, r"$\|\partial L / \partial y(t)\|\ /\ \|\partial L / \partial y(T)\|$")
+        over_time(rates, self.unit, rf"max $|\lambda|$ (1 / {self.unit})")
+        over_time(gradients, self.unit, r"$\|\partial L / \partial y(t)\|\ /\ \|\partial L / \partial y(T)\|$")
         if gradients.lines:
             gradients.axhline(1.0, color="#555555", linewidth=1.0)
         self._bars(cost, looks)
@@ -202,7 +207,7 @@ class Comparison:
         panel.set_xlabel("evaluations, forward")
         panel.set_ylabel("error / rms of the solution")
         if not panel.lines:
-            _nothing(panel)
+            nothing_on(panel)
             return
         panel.axhline(self.tolerance, color="#555555", linewidth=1.0, linestyle=(0, (4, 2)))
         panel.annotate(
@@ -244,21 +249,6 @@ def _count(count: int | None) -> str:
     return "–" if count is None else str(count)
 
 
-def _over_time(panel: Axes, unit: str, label: str) -> None:
-    panel.set_xlabel(f"t ({unit})")
-    panel.set_ylabel(label)
-    if not panel.lines:
-        _nothing(panel)
-        return
-    log_scale(panel, "y")
-    panel.grid(alpha=0.25)
-
-
-def _nothing(panel: Axes) -> None:
-    panel.text(0.5, 0.5, "nothing above zero to show", ha="center", transform=panel.transAxes, color="#555555")
-    panel.set(xticks=[], yticks=[])
-
-
 def _finding(rows: tuple[Compared, ...], unit: str) -> str:
     """Return what the numbers say, in one sentence."""
     failed = [_shown(row.name) for row in rows if row.run.nfe is None]
@@ -267,22 +257,34 @@ def _finding(rows: tuple[Compared, ...], unit: str) -> str:
         return "No system could be solved"
     found = {_shown(row.name): row.numbers()["max |λ|"] for row in rows}
     rates = {name: rate for name, rate in found.items() if not math.isnan(rate)}
-    cheap, dear = min(cost, key=lambda k: cost[k]), max(cost, key=lambda k: cost[k])
     top = max(rates.values(), default=math.nan)
     fast = [name for name, rate in rates.items() if 1.02 * rate >= top]
     modes = f"({short(top)} / {unit})"
     if not fast:
         text = "No mode is known"
     elif len(cost) == 1:
-        text = rf"{cheap}: max $|\lambda|$ = {short(top)} / {unit}"
+        text = rf"{next(iter(cost))}: max $|\lambda|$ = {short(top)} / {unit}"
     elif len(fast) == len(cost):
         text = f"All have modes as fast {modes}"
     else:
         text = f"{' and '.join(fast)} {'has' if len(fast) == 1 else 'have'} the fastest modes {modes}"
-    if len(cost) == 1:
-        text += f"; {cost[cheap]} evaluations"
-    elif cost[dear] > 1.02 * cost[cheap]:
-        text += f"; {cheap} needs the fewest evaluations ({cost[cheap]}), {dear} the most ({cost[dear]})"
-    else:
-        text += f"; all need about as many evaluations ({cost[cheap]})"
+    text += f"; {_cheapest([row for row in rows if row.run.nfe is not None])}"
     return text + (f"; {' and '.join(failed)} failed" if failed else "")
+
+
+def _cheapest(rows: Sequence[Compared]) -> str:
+    """Say which system needs the fewest evaluations, if it is at least as accurate: less work at a larger error may
+    not be less at an equal one."""
+    if len(rows) == 1:
+        return f"{rows[0].run.nfe} evaluations"
+    first, second, *_ = ranked = sorted(rows, key=_evaluations)
+    counts = f"{_evaluations(first)} to {_evaluations(ranked[-1])}"
+    if _evaluations(first) > CLEAR * _evaluations(second):
+        return f"no clear difference in the fewest evaluations ({counts})"
+    if not all(first.run.error <= row.run.error for row in ranked[1:]):
+        return f"{counts} evaluations, at errors that differ: no clear winner"
+    return f"{_shown(first.name)} needs the fewest evaluations, {counts}, at no larger error than any other"
+
+
+def _evaluations(row: Compared) -> int:
+    return row.run.nfe or 0

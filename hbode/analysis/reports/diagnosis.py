@@ -9,13 +9,13 @@ import torch
 
 from ...arguments import check_state, check_times, default_method
 from ...integrate import hbodeint
+from ...solvers import METHODS
 from ...systems import SecondOrder, System
 from ..cost.profiling import profile
-from ..gradients.propagator import TerminalLoss
-from ..inputs import Inputs, as_inputs, checked_methods, checked_tolerances
+from ..inputs import Inputs, Loss, as_inputs, checked_methods, checked_tolerances
 from ..stiffness.measure import stiffness
 from .comparison import compare, same_field
-from .diagnosis_result import Diagnosis
+from .diagnosis_result import FOR_STIFF, HELD_BACK, Diagnosis
 
 TOLERANCES = (1e-3, 1e-4, 1e-5, 1e-6, 1e-7)
 TOLERANCE = 1e-6
@@ -30,7 +30,7 @@ def diagnose(
     methods: Sequence[str] | None = None,
     tolerances: Sequence[float] | None = None,
     tolerance: float | None = None,
-    loss: TerminalLoss | None = None,
+    loss: Loss | None = None,
     batch: bool | None = None,
     repeats: int = 3,
     unit: str = "time units",
@@ -45,7 +45,8 @@ def diagnose(
     inputs
         `Inputs`, or a tuple ``(h0, t)`` or ``(h0, t, m0)``; h0 real, t of shape (T,), where the system is looked at.
     methods, repeats
-        Of the cost, as in `profile`.
+        Of the cost, as in `profile`. Where stability holds back the steps of a method, "auto" and the implicit
+        "kvaerno5" are profiled as well.
     tolerances
         Of the cost, as in `profile`. Default: 1e-3, 1e-4 … 1e-7, those from 50 eps of the dtype of h0 up.
     tolerance
@@ -84,13 +85,28 @@ def diagnose(
     with torch.no_grad():
         sol = hbodeint(system, h0, t, m0=m0, args=args, method=method, rtol=tolerance, atol=tolerance)
     say(f"Measuring stiffness at {len(sol.t)} times …")
-    rates = stiffness(system, sol, args=args, batch=batch)
+    rates = stiffness(system, sol, args=args, batch=batch, unit=unit)
+    if _is_stiff(system, inputs, names, max(ladder)):
+        names = tuple(dict.fromkeys((*names, *FOR_STIFF)))
     say(f"Profiling {', '.join(names)} at tolerances {', '.join(f'{x:.3g}' for x in ladder)} …")
-    cost = profile(system, inputs, methods=names, tolerances=ladder, repeats=repeats)
+    cost = profile(system, inputs, methods=names, tolerances=ladder, repeats=repeats, unit=unit, say=say)
     others = _in_other_systems(system)
     say("Comparing with the same field in other systems …" if len(others) > 1 else "Following gradients …")
     comparison = compare(others, inputs, tolerance=tolerance, loss=loss, batch=batch, repeats=1, unit=unit)
-    return Diagnosis(method, tolerance, rates, cost, comparison, unit)
+    return Diagnosis(method, tolerance, rates, cost, comparison)
+
+
+@torch.no_grad()
+def _is_stiff(system: System, inputs: Inputs, names: Sequence[str], tolerance: float) -> bool:
+    """Return whether stability holds back the steps of one of the methods, at a tolerance at which it first does."""
+    h0, t, m0, args = inputs
+    for name in names:
+        if METHODS[name].error_order is not None and name not in FOR_STIFF:
+            given: dict[str, Any] = {"method": name, "rtol": tolerance, "atol": tolerance, "throw": False}
+            found = hbodeint(system, h0, t, m0=m0, args=args, **given).stats.stiffness
+            if isinstance(found, float) and found >= HELD_BACK:
+                return True
+    return False
 
 
 def _in_other_systems(system: System) -> dict[str, System]:

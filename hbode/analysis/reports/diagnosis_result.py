@@ -6,26 +6,30 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 
 from ...reporting.provenance import computed_with
+from ...reporting.report import Report, Rows
 from ...reporting.style import SYSTEM_LINES
-from ...reporting.tables import short
+from ...reporting.tables import Columns, short
 from ..cost.result import Profile, Run
 from ..stiffness.result import Stiffness
 from .comparison_result import Comparison
 
 MADE_BY = "hbode diagnose"
 NUMBERS = "report.json"
+FOR_STIFF = ("auto", "kvaerno5")
+"""What is profiled as well where steps are held back: a method that switches, and an implicit one."""
 HELD_BACK = 0.5
 """From which share of steps that stability holds back on a solve is called stiff."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Diagnosis:
+class Diagnosis(Report):
     """What `diagnose` found.
 
     Attributes
@@ -38,8 +42,6 @@ class Diagnosis:
         What methods cost over tolerances.
     comparison
         The same field in the four systems; the system alone where its field depends on the momentum.
-    unit
-        Of time, in labels.
     """
 
     method: str
@@ -47,7 +49,29 @@ class Diagnosis:
     stiffness: Stiffness
     profile: Profile
     comparison: Comparison
-    unit: str
+
+    @property
+    def unit(self) -> str:
+        """Of time, in labels."""
+        return self.stiffness.unit
+
+    def headline(self) -> str:
+        return f"Diagnosis of {self.stiffness.system}, along a solve by {self.method} at {self.tolerance:.3g}"
+
+    def table(self) -> Rows:
+        """Return the same field in other systems."""
+        return self.comparison.table()
+
+    def remarks(self) -> list[str]:
+        return [*self.findings(), *self.comparison.remarks()]
+
+    def columns(self) -> Columns:
+        """Return one row a system."""
+        return self.comparison.columns()
+
+    def plot(self) -> Figure:
+        """Draw the same field in other systems; `figures` has all."""
+        return self.comparison.plot()
 
     def findings(self) -> list[str]:
         """Return what was found, in sentences: how stiff, what holds steps back, which method, what momentum does."""
@@ -82,10 +106,10 @@ class Diagnosis:
 
     def figures(self) -> dict[str, Figure]:
         """Draw the figures, by name."""
-        figures = {"stiffness": self.stiffness.plot(self.unit)}
+        figures = {"stiffness": self.stiffness.plot()}
         if self.stiffness.eigenvalues is not None:
-            figures["spectrum"] = self.stiffness.plot_spectrum(method=self.method, unit=self.unit)
-        return figures | {"cost": self.profile.plot(unit=self.unit), "comparison": self.comparison.plot()}
+            figures["spectrum"] = self.stiffness.plot_spectrum(method=self.method)
+        return figures | {"cost": self.profile.plot(), "comparison": self.comparison.plot()}
 
     def markdown(self, figures: Sequence[str] = (), asked: Mapping[str, Any] | None = None) -> str:
         """Return the report in Markdown.
@@ -100,9 +124,6 @@ class Diagnosis:
         shown = "".join(f"\n![{Path(name).stem}]({name})\n" for name in figures)
         found = "\n".join(f"- {line}" for line in self.findings())
         wish = ", ".join(f"{name} `{value}`" for name, value in (asked or {}).items())
-        rows = self.comparison.rows
-        remarks = [f"- {row.name} failed: {row.run.failure}" for row in rows if row.run.failure is not None]
-        remarks += [f"- {row.name}: {note}" for row in rows for note in row.notes]
         return f"""# Diagnosis of {self.stiffness.system}
 
 {found}
@@ -137,7 +158,6 @@ At rtol = atol = {self.comparison.tolerance:.3g}; medians over times and samples
 evaluations of f, forward and backward. Gradient decay: the norm of the gradient of the sum of the squares of h(T) at
 the start of the solve over that at its end. Certificate: whether the bound that keeps the gradients of a heavy ball
 from vanishing was found to hold.
-{"".join(f"{chr(10)}{line}" for line in remarks)}
 """
 
     def save(
@@ -178,7 +198,7 @@ from vanishing was found to hold.
 
     def _stability(self) -> list[str]:
         """Say where stability, not accuracy, sets the steps."""
-        runs = [run for run in self.profile.runs if not math.isnan(run.stiffness)]
+        runs = [run for run in self.profile.runs if run.method not in FOR_STIFF and not math.isnan(run.stiffness)]
         if not runs:
             return []
         worst = max(run.stiffness for run in runs)
@@ -187,34 +207,50 @@ from vanishing was found to hold.
         stiff = [_where(name, found, runs) for name, found in held.items() if found]
         if not stiff:
             return [f"Not stiff for {_and(list(held))}: stability holds back {'at most ' if worst else ''}{share}."]
-        advice = "" if "auto" in held else ' method="auto" or an implicit method takes longer ones.'
-        return [f"Stiff for {_and(stiff)}: stability, not accuracy, sets up to {share}.{advice}"]
+        return [f"Stiff for {_and(stiff)}: stability, not accuracy, sets up to {share}.{self._advice()}"]
+
+    def _advice(self) -> str:
+        """Return what the work at equal error says of methods for stiff fields."""
+        tried = [name for name in FOR_STIFF if name in self.profile.methods]
+        found = self.profile.at_equal_error()
+        if not tried:
+            return ' method="auto" or an implicit method may take longer ones.'
+        if found is None:
+            return ""
+        error, work = found
+        explicit, other = ([name for name in work if (name in FOR_STIFF) == wanted] for wanted in (False, True))
+        if not explicit or not other:
+            return ""
+        first, best = other[0], explicit[0]
+        both = (self.profile.curve(name, backward=True).work_at(error) for name in (first, best))
+        counts = f"{_whole(work[first])} evaluations against {_whole(work[best])} of {best} at an error of {error:.3g}"
+        counts += f", with the gradient {' against '.join(map(_whole, both))}"
+        if self.profile.is_clear(first, best, error):
+            return f' Take method="{first}": {counts}.'
+        if self.profile.is_clear(best, first, error):
+            return f" Stay with {best} at such errors: {first} takes {counts}."
+        return f" There is no clear difference to {first}: {counts}."
 
     def _failures(self) -> list[str]:
         failed = [run for run in self.profile.runs if run.failure is not None]
         return [f"{run.method} failed at {_tolerance(run)}: {str(run.failure).split(':')[0]}." for run in failed]
 
     def _cheapest(self) -> list[str]:
-        """Compare methods by their cheapest runs of one accuracy, the finest one that as many as possible reach."""
-        targets = sorted({self.tolerance, *(r.tolerance for r in self.profile.runs if r.tolerance > self.tolerance)})
-        reached = [(target, self._cheapest_runs(target)) for target in targets]
-        target, best = max(reached, key=_count)
-        if not best:
-            return []
-        first, *others = best
-        rest = "; ".join(f"{run.method} {run.nfe} and {run.nfe_backward}, at {_tolerance(run)}" for run in others)
-        more = f" ({rest})" if rest else ""
-        who = f"{first.method} needs the fewest evaluations:" if others else f"{first.method} needs"
-        return [
-            f"For an error of {target:.3g} or less, {who} {first.nfe} forward and {first.nfe_backward} backward, at "
-            f"{_tolerance(first)}{more}."
-        ]
-
-    def _cheapest_runs(self, error: float) -> list[Run]:
-        """Return the cheapest run of each method with no larger an error, the cheapest of all first."""
-        good = [run for run in self.profile.runs if run.failure is None and run.error <= error]
-        best = [min((run for run in good if run.method == name), key=_total) for name in _methods(good)]
-        return sorted(best, key=_total)
+        """Compare methods at equal error."""
+        found = self.profile.at_equal_error()
+        if found is None:
+            good = [run for run in self.profile.runs if run.error > 0]
+            if not good:
+                return []
+            best = min(good, key=attrgetter("error"))
+            cost = f"{best.nfe} evaluations forward and {best.nfe_backward} backward, at {_tolerance(best)}"
+            return [f"The least error is {best.error:.1e}, of {best.method}, which takes {cost}."]
+        error, work = found
+        first, second, *_ = work
+        counts = ", ".join(f"{name} {_whole(count)}" for name, count in work.items())
+        if not self.profile.is_clear(first, second, error):
+            return [f"At an error of {error:.3g} there is no clear difference between {first} and {second}: {counts}."]
+        return [f"At an error of {error:.3g}, {first} needs the fewest evaluations: {counts}."]
 
     def _momentum(self) -> list[str]:
         rows = {row.name: row for row in self.comparison.rows if row.stiffness is not None}
@@ -252,9 +288,6 @@ def _and(names: Sequence[str]) -> str:
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
-def _count(reached: tuple[float, list[Run]]) -> int:
-    return len(reached[1])
-
-
-def _total(run: Run) -> int:
-    return (run.nfe or 0) + (run.nfe_backward or 0)
+def _whole(count: float) -> str:
+    """Return a count read off a curve, with the three digits that are meant."""
+    return f"{float(f'{count:.3g}'):,.0f}"

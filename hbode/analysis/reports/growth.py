@@ -13,8 +13,9 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from ...integrate import hbodeint
+from ...reporting.report import Report, Rows
 from ...reporting.style import SYSTEM_LINES, Picture, log_scale
-from ...reporting.tables import aligned, markdown_table, median, plain, short
+from ...reporting.tables import Columns, median, plain, short
 from ...solution import of_batch
 from ...systems import FAMILY, FirstOrder, VectorField
 from ..inputs import Inputs, as_inputs
@@ -62,7 +63,7 @@ class Valley(nn.Module):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Scaling:
+class Scaling(Report):
     """Stiffness and cost of systems over L.
 
     Attributes
@@ -95,9 +96,11 @@ class Scaling:
             return math.nan
         return float(np.polyfit(np.log(self.sizes), np.log(values), 1)[0])
 
-    def table(self) -> list[tuple[str, ...]]:
-        """Return the cells of the table, its head first."""
-        rows: list[tuple[str, ...]] = [("system", "L", "max |λ|", "NFE forward", "NFE backward")]
+    def headline(self) -> str:
+        return f"Scaling at rtol = atol = {self.tolerance:g}"
+
+    def table(self) -> Rows:
+        rows: Rows = [("system", "L", "max |λ|", "NFE forward", "NFE backward")]
         for name in self.rate:
             columns = self.sizes, self.rate[name], self.nfe[name], self.nfe_backward[name]
             rows += [
@@ -108,15 +111,14 @@ class Scaling:
             rows.append((name, "power of L", *slopes))
         return rows
 
-    def summary(self) -> str:
-        """Return the table for a terminal."""
-        return "\n".join([f"Scaling at rtol = atol = {self.tolerance:g}", *aligned(self.table())])
-
-    __repr__ = summary
-
-    def markdown(self) -> str:
-        """Return the table in Markdown."""
-        return markdown_table(self.table())
+    def columns(self) -> Columns:
+        """Return one row a system and size."""
+        found: dict[str, Sequence[Any]] = {
+            "system": [name for name in self.rate for _ in self.sizes],
+            "L": [*self.sizes] * len(self.rate),
+        }
+        values = {"max |λ|": self.rate, "nfe": self.nfe, "nfe backward": self.nfe_backward}
+        return found | {key: [x for name in self.rate for x in of[name]] for key, of in values.items()}
 
     def as_json(self) -> dict[str, Any]:
         """Return the numbers in JSON types, None for what is unknown."""

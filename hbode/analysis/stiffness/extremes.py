@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from ..krylov import Key, Product, arnoldi, lanczos
-from ..linearised import Linearised
+from ..linearised import Linearised, asymmetry
 from .eigenvalues import quadratic_roots
-from .jacobian import Trajectory
+from .jacobian import SystemStates
 
 
 class Ends(NamedTuple):
@@ -40,7 +40,7 @@ class Ends(NamedTuple):
 
 
 @torch.no_grad()
-def ends(trajectory: Trajectory, n: int, reduced: bool, tol: float, most: int, kept: int) -> Ends:
+def ends(trajectory: SystemStates, n: int, reduced: bool, tol: float, most: int, kept: int) -> Ends:
     """Return the ends of the spectrum at state n.
 
     If `reduced`, a damped system with one γ is looked at through (∂f/∂h - ξ) diag σ'(m), of half the size, whose
@@ -76,7 +76,9 @@ def ends(trajectory: Trajectory, n: int, reduced: bool, tol: float, most: int, k
         rates = _of(found.values, gamma)
         left, right, size = rates[:, 0].real.amin(1), rates[:, 1].real.amax(1), rates[:, 2].abs().amax(1)
         converged = found.converged.T
-    norm = lanczos(partial(_symmetrised, first_order), _start(trajectory, trajectory.size), tol, most)
+    norm = lanczos(
+        partial(_symmetrised, first_order), _start(trajectory, trajectory.size), tol, most, largest_only=True
+    )
     return Ends(left, right, size, norm.values[:, 1].real, torch.cat((converged, norm.converged[:, 1:].T)), by)
 
 
@@ -85,12 +87,10 @@ def is_symmetric(linear: Linearised) -> bool:
     to do."""
     layout = linear.layout
     v = _normal(layout.samples, layout.size, 1).to(linear.y).unsqueeze(0)
-    right, left = linear.push(v), linear.pull(v)
-    apart = torch.linalg.vector_norm(right - left, dim=-1)
-    return bool((apart <= 100 * torch.finfo(v.dtype).eps * torch.linalg.vector_norm(right, dim=-1)).all())
+    return asymmetry(linear.push(v), linear.pull(v)) <= 100 * torch.finfo(v.dtype).eps
 
 
-def _reduced(trajectory: Trajectory, n: int) -> tuple[Product, bool]:
+def _reduced(trajectory: SystemStates, n: int) -> tuple[Product, bool]:
     """Return products with (∂f/∂h - ξ) D, or, if symmetric, with D^½ (∂f/∂h - ξ) D^½, and whether they are."""
     linear = trajectory.linearised_force(n)
     xi, d = trajectory.coefficients()[1], trajectory.activation_slope(n)
@@ -125,7 +125,7 @@ def _score(values: Tensor, end: str, gamma: Tensor | None) -> Tensor:
     return rates.real.amax(-1) if end == "right" else -rates.real.amin(-1)
 
 
-def _start(trajectory: Trajectory, size: int) -> Tensor:
+def _start(trajectory: SystemStates, size: int) -> Tensor:
     return _normal(trajectory.samples, size, 0).to(trajectory.y)
 
 

@@ -44,7 +44,7 @@ class Blocks(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Trajectory:
+class SystemStates:
     """A system at states along a trajectory.
 
     Attributes

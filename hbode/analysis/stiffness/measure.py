@@ -15,7 +15,7 @@ from ...systems import System
 from ..linearised import check_independent
 from .eigenvalues import Eigenvalues, eigenvalues_of
 from .extremes import ends
-from .jacobian import Trajectory
+from .jacobian import SystemStates
 from .result import Rates, Stiffness
 
 
@@ -30,6 +30,7 @@ def stiffness(
     tol: float = 1e-6,
     most: int = 2000,
     kept: int = 40,
+    unit: str = "time units",
 ) -> Stiffness:
     """Measure how stiff a system is at the requested times of a solve, from the eigenvalues of its Jacobian.
 
@@ -73,11 +74,13 @@ def stiffness(
     tol, most, kept
         Of these methods: the relative error asked for, the most products with the Jacobian for a state and search, and
         how many vectors Arnoldi's method keeps.
+    unit
+        Of time, for the labels.
 
     Returns
     -------
     Stiffness
-        Values per time and sample, on the device of the state; `summary`, `to_dataframe`, `plot`, `plot_spectrum`.
+        Values per time and sample, on the device of the state; a `Report`, with `plot_spectrum` beside.
 
     Raises
     ------
@@ -104,6 +107,7 @@ def stiffness(
         tol=tol,
         most=most,
         kept=kept,
+        unit=unit,
     )
     return replace(found, steps=sol.stats.dt)
 
@@ -123,6 +127,7 @@ def stiffness_at(
     tol: float = 1e-6,
     most: int = 2000,
     kept: int = 40,
+    unit: str = "time units",
 ) -> Stiffness:
     """Measure how stiff a system is at given states; see `stiffness`.
 
@@ -134,7 +139,7 @@ def stiffness_at(
         Times, monotone, shape (T,), or (B, T) for samples with times of their own.
     h, m
         States at these times, (T, ...); m for second-order systems alone (default: zero).
-    args, batch, closed_form, dense_limit, tol, most, kept
+    args, batch, closed_form, dense_limit, tol, most, kept, unit
         As in `stiffness`.
     """
     trajectory = _trajectory(system, t, h, m, args, batch)
@@ -160,19 +165,20 @@ def stiffness_at(
     return Stiffness(
         system=type(system).__name__,
         t=times,
-        rates=rates.each(shaped),
         eigenvalues=None if values is None else shaped(values),
         span=(times[-1] - times[0]).abs(),
         gamma=None if gamma is None else float(gamma),
         xi=None if xi is None or xi.ndim else float(xi),
         how=how,
         notes=tuple(notes),
+        unit=unit,
+        **vars(rates.each(shaped)),
     )
 
 
 def _trajectory(
     system: System, t: Any, h: Tensor, m: Tensor | None, args: tuple[Any, ...], batch: bool | None
-) -> Trajectory:
+) -> SystemStates:
     if not isinstance(system, System):
         raise TypeError(f"system must be a System such as HeavyBall or FirstOrder, got {type(system).__name__}")
     check_state(h, m, system)
@@ -192,10 +198,10 @@ def _trajectory(
     y = h
     if system.second_order:
         y = torch.stack((h, torch.zeros_like(h) if m is None else m.detach()), 1)
-    return Trajectory(system, args, times, y, batched)
+    return SystemStates(system, args, times, y, batched)
 
 
-def _dense(trajectory: Trajectory, closed_form: bool) -> tuple[Rates, Tensor, str]:
+def _dense(trajectory: SystemStates, closed_form: bool) -> tuple[Rates, Tensor, str]:
     parts: list[Eigenvalues] = [eigenvalues_of(blocks, closed_form) for _, blocks in trajectory.chunks()]
     values, floor, log_norm = (torch.cat(x) for x in zip(*parts, strict=True))
     real = values.real.abs()
@@ -216,7 +222,7 @@ def _dense(trajectory: Trajectory, closed_form: bool) -> tuple[Rates, Tensor, st
 
 
 def _matrix_free(
-    trajectory: Trajectory, reduced: bool, tol: float, most: int, kept: int
+    trajectory: SystemStates, reduced: bool, tol: float, most: int, kept: int
 ) -> tuple[Rates, list[str], str]:
     found = [ends(trajectory, n, reduced, tol, most, kept) for n in range(len(trajectory.y))]
     left, right, size, norm = (
@@ -236,6 +242,11 @@ def _matrix_free(
         notes.append(
             "stiffness ratio: unknown where some modes decay and others do not; min |Re λ| is then inside the spectrum"
         )
-    fastest = torch.maximum(left.abs(), right.abs())
-    rates = Rates(fastest, one_sided.where(known, math.nan), size, right, norm, None, None)
+    rates = Rates(
+        fastest=torch.maximum(left.abs(), right.abs()),
+        slowest=one_sided.where(known, math.nan),
+        largest=size,
+        abscissa=right,
+        log_norm=norm,
+    )
     return rates, notes, "products, " + " and ".join(sorted({one.by for one in found}))

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self
 
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ...reporting.tables import aligned, data_frame, median, plain, short
+from ...reporting.report import Report, Rows
+from ...reporting.tables import Columns, median, per_sample, plain, short
 from .figures import spectrum_figure, time_figure
 
 QUANTILES = (0.05, 0.5, 0.95)
 
 
-class Rates(NamedTuple):
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Rates:
     """What the eigenvalues λ of a Jacobian say, (T, B) each, in 1/time; without a batch axis B is missing.
 
     Attributes
@@ -25,7 +27,7 @@ class Rates(NamedTuple):
     fastest, slowest
         max |Re λ|, and min |Re λ| over the modes with a real part that is not zero to rounding. NaN: unknown, or none.
     largest
-        max |λ|.
+        max |λ|, the oscillatory stiffness.
     abscissa
         max Re λ: whether anything grows, and how fast in the long run.
     log_norm
@@ -41,18 +43,18 @@ class Rates(NamedTuple):
     largest: Tensor
     abscissa: Tensor
     log_norm: Tensor
-    growing: Tensor | None
-    neutral: Tensor | None
+    growing: Tensor | None = None
+    neutral: Tensor | None = None
 
-    def each(self, change: Callable[[Tensor], Tensor]) -> Rates:
-        """Return the same with every tensor changed."""
-        changed: list[Any] = [None if x is None else change(x) for x in self]
-        return Rates(*changed)
+    def each(self, change: Callable[[Tensor], Tensor]) -> Self:
+        """Return the same with every rate changed."""
+        known = {field.name: getattr(self, field.name) for field in fields(Rates)}
+        return replace(self, **{name: change(x) for name, x in known.items() if x is not None})
 
 
-@dataclass(frozen=True, eq=False, repr=False)
-class Stiffness:
-    """How stiff a system is at each time and for each sample; definitions in `stiffness`.
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class Stiffness(Rates, Report):
+    """How stiff a system is at each time and for each sample: `Rates`; definitions in `stiffness`.
 
     Tensors are on the device and in the dtype of the state, without a graph; NaN where the Jacobian is not finite.
 
@@ -62,8 +64,6 @@ class Stiffness:
         The name of its class.
     t
         Times, float64, (T,), or (T, B) where every sample has its own.
-    rates
-        `Rates`; its entries are attributes here too.
     eigenvalues
         All of them, (T, B, P), complex; without a batch axis B is missing. None if only the ends of the spectrum are
         known.
@@ -77,11 +77,12 @@ class Stiffness:
         What is not known, and why.
     steps
         Lengths of the accepted steps of the solve, where there was one.
+    unit
+        Of time, in labels.
     """
 
     system: str
     t: Tensor
-    rates: Rates
     eigenvalues: Tensor | None
     span: Tensor
     gamma: float | None
@@ -89,51 +90,17 @@ class Stiffness:
     how: str
     notes: tuple[str, ...]
     steps: Tensor | None = None
-
-    @property
-    def fastest(self) -> Tensor:
-        """max |Re λ|."""
-        return self.rates.fastest
-
-    @property
-    def slowest(self) -> Tensor:
-        """min |Re λ|, over the modes that decay or grow."""
-        return self.rates.slowest
-
-    @property
-    def largest(self) -> Tensor:
-        """max |λ|, the oscillatory stiffness."""
-        return self.rates.largest
-
-    @property
-    def abscissa(self) -> Tensor:
-        """max Re λ."""
-        return self.rates.abscissa
-
-    @property
-    def log_norm(self) -> Tensor:
-        """The logarithmic norm."""
-        return self.rates.log_norm
-
-    @property
-    def growing(self) -> Tensor | None:
-        """How many modes grow."""
-        return self.rates.growing
-
-    @property
-    def neutral(self) -> Tensor | None:
-        """How many modes neither grow nor decay."""
-        return self.rates.neutral
+    unit: str = "time units"
 
     @property
     def ratio(self) -> Tensor:
         """The stiffness ratio max |Re λ| / min |Re λ|."""
-        return self.rates.fastest / self.rates.slowest
+        return self.fastest / self.slowest
 
     @property
     def index(self) -> Tensor:
         """The stiffness index max |λ| · |T - t_0|, without unit."""
-        return self.rates.largest * self.span
+        return self.largest * self.span
 
     def stiffest(self) -> tuple[int, int | None]:
         """Return the time and the sample of the largest |λ|, as indices; None for the sample without a batch."""
@@ -160,20 +127,24 @@ class Stiffness:
             found |= {"modes that grow": self.growing, "neutral modes": self.neutral}
         return found
 
-    def summary(self) -> str:
-        """Return the numbers as a table of quantiles over times and samples, and where the stiffest state is."""
+    def headline(self) -> str:
         samples = f", {self.largest.shape[1]} samples" if self.largest.ndim == 2 else ""
-        lines = [f"Stiffness of {self.system}: {len(self.t)} times{samples}; from {self.how}"]
-        rows = [("", *(f"{100 * q:.0f} %" for q in QUANTILES), "largest")]
-        for name, values in self.quantities().items():
-            rows.append((name, *map(short, _spread(values))))
-        lines += aligned(rows)
+        return f"Stiffness of {self.system}: {len(self.t)} times{samples}; rates in 1 / {self.unit}, from {self.how}"
+
+    def table(self) -> Rows:
+        """Return quantiles over times and samples, and the largest."""
+        rows: Rows = [("", *(f"{100 * q:.0f} %" for q in QUANTILES), "largest")]
+        return rows + [(name, *map(short, _spread(values))) for name, values in self.quantities().items()]
+
+    def remarks(self) -> list[str]:
         n, sample = self.stiffest()
         where = "" if sample is None else f", sample {sample}"
-        lines.append(f"stiffest at t = {self.time(n, sample):.6g}{where}: max |λ| = {short(float(self.largest.max()))}")
-        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
+        found = f"stiffest at t = {self.time(n, sample):.6g}{where}: max |λ| = {short(float(self.largest.max()))}"
+        return [found, *super().remarks()]
 
-    __repr__ = summary
+    def columns(self) -> Columns:
+        """Return one row a time and sample."""
+        return per_sample(self.t, self.quantities())
 
     def as_json(self) -> dict[str, Any]:
         """Return quantiles of the numbers and where the stiffest state is; JSON types, None for what is unknown."""
@@ -196,30 +167,8 @@ class Stiffness:
             "notes": list(self.notes),
         }
 
-    def to_dataframe(self) -> Any:
-        """Return one row a time and sample as a pandas table.
-
-        Raises
-        ------
-        ImportError
-            Without pandas.
-        """
-        shape = self.largest.shape
-        t = self.t if self.t.shape == shape else self.t.reshape(-1, *[1] * (len(shape) - 1)).expand(shape)
-        columns = {"t": t.reshape(-1)}
-        if len(shape) == 2:
-            columns["sample"] = torch.arange(shape[1]).repeat(shape[0])
-        columns |= {name: values.reshape(-1) for name, values in self.quantities().items()}
-        return data_frame(columns)
-
-    def plot(self, unit: str = "time units") -> Figure:
-        """Draw the rates and the stiffness ratio over time: medians over the samples, and bands from 5 to 95 %.
-
-        Parameters
-        ----------
-        unit
-            Of time, for the labels.
-        """
+    def plot(self) -> Figure:
+        """Draw the rates and the stiffness ratio over time: medians over the samples, and bands from 5 to 95 %."""
         n, sample = self.stiffest()
         place = f"t = {self.time(n, sample):.4g}"
         if sample is not None and self.largest.shape[1] > 1:
@@ -227,17 +176,10 @@ class Stiffness:
         middle = median(self.index)
         typical = "unknown" if math.isnan(middle) else short(middle)
         fastest = short(float(self.largest.nan_to_num(0.0).max()))
-        title = f"{self.system}: stiffness index {typical} (median), fastest mode {fastest} / {unit} at {place}"
-        return time_figure(title, self.t, (self.largest, self.fastest, self.slowest), self.ratio, unit)
+        title = f"{self.system}: stiffness index {typical} (median), fastest mode {fastest} / {self.unit} at {place}"
+        return time_figure(title, self.t, (self.largest, self.fastest, self.slowest), self.ratio, self.unit)
 
-    def plot_spectrum(
-        self,
-        n: int | None = None,
-        *,
-        method: str | None = None,
-        dt: float | None = None,
-        unit: str = "time units",
-    ) -> Figure:
+    def plot_spectrum(self, n: int | None = None, *, method: str | None = None, dt: float | None = None) -> Figure:
         """Draw the eigenvalues of all samples in the complex plane, and where a method is stable.
 
         Parameters
@@ -248,8 +190,6 @@ class Stiffness:
             Whose region of stability to draw, one of `hbode.METHODS`; none by default.
         dt
             Its step, in units of time. Default: the median of the accepted steps of the solve.
-        unit
-            Of time, for the labels.
 
         Raises
         ------
@@ -269,7 +209,7 @@ class Stiffness:
             dt = float(seen.median())
         fastest = short(float(self.largest[n].nan_to_num(0.0).max()))
         title = rf"{self.system} at t = {self.time(n, None):.4g}: max $|\lambda|$ = {fastest}"
-        return spectrum_figure(title, self.eigenvalues[n], self.gamma, method, dt, unit)
+        return spectrum_figure(title, self.eigenvalues[n], self.gamma, method, dt, self.unit)
 
 
 def _seen(values: Tensor) -> Tensor:
