@@ -12,7 +12,6 @@ from torch.distributions import Distribution, Independent, Normal
 
 from ...integrate import hbodeint
 from ...solution import Solution, Stats
-from ...state_tree import State
 from ...systems import System
 from ..continuous.networks import check_sizes
 from ..solver import SolverSettings
@@ -102,13 +101,21 @@ class Flow(nn.Module):
         raise NotImplementedError
 
     def solve(
-        self, system: System, start: State, args: tuple[Any, ...], *, m0: Tensor | None = None, back: bool = False
+        self,
+        system: System,
+        start: Tensor,
+        args: tuple[Any, ...],
+        *,
+        m0: Tensor | None = None,
+        back: bool = False,
+        dense: bool = False,
     ) -> Solution:
         """Return the solution over the span, or from its end back to its start: in the same steps if equal."""
         times = self.t[::-1] if back else self.t
         grid = None if self.steps is None else torch.linspace(*times, self.steps + 1, dtype=torch.float64)
         options = None if grid is None else {"grid_constructor": lambda *_: grid}
-        solution = hbodeint(system, start, times, m0=m0, args=args, options=options, **self.solver.arguments)
+        given = {"m0": m0, "args": args, "options": options, "dense": dense, **self.solver.arguments}
+        solution = hbodeint(system, start, times, **given)
         self.stats = solution.stats
         return solution
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Independent, MultivariateNormal, Normal
 
+from hbode import FirstOrder, hbodeint
 from hbode.models import SolverSettings
 from hbode.models.flows import ConcatSquashField, ContinuousFlow
 
@@ -39,6 +40,38 @@ def test_log_density_of_a_linear_flow_is_that_of_its_gaussian(solver, draw):
     flow = ContinuousFlow(linear_field(A), 2, t=SPAN, solver=solver).double()
     # The bar; tolerances of 1e-10 and less over a span of 1.5.
     torch.testing.assert_close(flow.log_prob(h), gaussian_of_linear_flow().log_prob(h), rtol=0, atol=1e-8)
+
+
+def jointly_solved(flow: ContinuousFlow, h: Tensor) -> Tensor:
+    """Return the log-density of points from one solve of (h, ∫ tr ∂f/∂h dt), the trace by `torch.func`."""
+
+    def joint(t: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        jacobian = torch.func.vmap(torch.func.jacrev(lambda x: flow.f(t, x.unsqueeze(0))[0]))(state[0])
+        return flow.f(t, state[0]), jacobian.diagonal(dim1=1, dim2=2).sum(-1)
+
+    with torch.no_grad():
+        solution = hbodeint(FirstOrder(joint), (h, h[:, 0] * 0), flow.t, method="dopri8", rtol=1e-12, atol=1e-12)
+    z, log_det = (x[-1] for x in solution.h)
+    return flow.base.log_prob(z) + log_det
+
+
+@pytest.mark.parametrize("method", ["dopri5", "dopri8", "radauIIA5", "auto"])
+def test_log_density_of_a_network_is_that_of_a_joint_solve(method, draw):
+    flow = network_flow(solver=SolverSettings(method, rtol=1e-8, atol=1e-8))
+    h = draw(6, 2)
+    # The tolerance, over some ten steps of a field that amplifies by e at most.
+    torch.testing.assert_close(flow.log_prob(h), jointly_solved(flow, h), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("method", "order"), [("midpoint", 2), ("rk4", 4), ("dopri5", 5)])
+def test_log_density_has_the_order_of_the_method(method, order, draw):
+    h = draw(6, 2)
+    exact = jointly_solved(network_flow(), h)
+    errors = []
+    for steps in (4, 8):
+        flow = network_flow(solver=SolverSettings(method, gradient="backprop"), steps=steps)
+        errors.append(float((flow.log_prob(h) - exact).detach().abs().max()))
+    assert np.log2(errors[0] / errors[1]) > order - 0.6
 
 
 def test_energies_of_a_linear_flow(draw):
@@ -110,7 +143,7 @@ def test_gradients_are_exact(draw):
 
 @pytest.mark.parametrize("trace", ["exact", "rademacher"])
 def test_gradients_reach_all_parameters_and_the_cost_is_told(trace, draw):
-    flow = network_flow(trace=trace)
+    flow = network_flow(trace=trace, solver=SolverSettings("dopri5", 1e-5, 1e-5))
     out = flow.regularised(draw(8, 2))
     (out.kinetic + out.jacobian - out.log_prob).sum().backward()
     for name, parameter in flow.named_parameters():
