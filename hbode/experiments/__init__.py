@@ -1,6 +1,7 @@
-"""Published experiments: of Xia et al. (NeurIPS 2021) on heavy-ball neural ODEs, on long sequences, on graphs."""
+"""Published experiments: of Xia et al. (2021) on heavy-ball neural ODEs, on long sequences, on graphs, on densities."""
 
 from .experiment import MODELS, Experiment, Settings, Splits, Trial
+from .flows.densities import TabularDensity, ToyDensities
 from .graphs.nodes import Grand, GrandDigits
 from .images import Images
 from .initialisation import Initialisation
@@ -16,7 +17,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     for one in (
         *(PlaneVibration(), Walker2D(), PointCloud(), Initialisation(), Images()),
         *(Adding(), Copying(), Duplication(), PixelDigits(), PermutedDigits()),
-        *(Grand(), GrandDigits()),
+        *(Grand(), GrandDigits(), ToyDensities(), TabularDensity()),
     )
 }
 """By their names on the command line."""

@@ -93,7 +93,9 @@ class ContinuousFlow(Flow):
             raise ValueError(f"trace must be one of {', '.join(TRACES)}, got {trace!r}")
         solver = SolverSettings(rtol=1e-5, atol=1e-5, gradient="backprop") if solver is None else solver
         if solver.compile:
-            raise ValueError("solver must have compile=False: the trace is taken along steps, which compiled solves do not keep")
+            raise ValueError(
+                "solver must have compile=False: the trace is taken along steps, which compiled solves do not keep"
+            )
         super().__init__(size, t=t, context=context, base=base, solver=solver, steps=steps, width=size)
         self.f = f
         self.trace = trace

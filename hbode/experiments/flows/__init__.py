@@ -1,0 +1,1 @@
+"""Densities by flows: likelihood, cost, and how stiff the learned fields are."""
