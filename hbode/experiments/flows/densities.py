@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ...analysis.looks import Picture
 from ...extras import optional
 from ...models import SolverSettings, parameter_count, width_of_size
 from ...models.flows import TOY_DENSITIES, ConcatSquashField, ContinuousFlow, HeavyBallFlow, toy_density
+from ...reporting.style import Picture
 from ...systems import GeneralizedHeavyBall
 from ...timeseries import DataError
 from ...training import TrainingSettings, solver_costs
@@ -35,9 +35,9 @@ class Flows(Experiment):
     looks: ClassVar[Mapping[str, dict[str, Any]]] = LOOKS
     chosen = "chosen by the validation log-likelihood of short runs on 8gaussians"
     notes = (
-        "HEAVY-BALL is trained by the evidence bound with one momentum a point; log-likelihoods are importance-weighted "
-        f"with 100 momenta, lower bounds in the mean. Leapfrog in {STEPS} steps over T = {TIME:g}, ξ = 1 at the start.",
-        "Solver and tolerance are those of FFJORD. Both keep the graph of the solve, which has no evaluations backward.",
+        "HEAVY-BALL is trained by the evidence bound with one momentum a point; log-likelihoods are weighted averages "
+        f"over 100 momenta, lower bounds in the mean. Leapfrog in {STEPS} steps over T = {TIME:g}, ξ = 1 at the start.",
+        "Solver and tolerance are those of FFJORD. Both keep the graph of the solve: no evaluations backward.",
         f"Of the learned field, in results.json: max |λ| T along the paths of {POINTS} points (stiffness) and the "
         f"evaluations of {', '.join(METHODS)} at a tolerance of {TOL:g} (nfe_...), after each epoch in `validation`.",
     )

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from ...analysis import stiffness_at
-from ...analysis.looks import LINES, Picture
 from ...integrate import hbodeint
 from ...models.flows import ContinuousFlow, HeavyBallFlow
+from ...reporting.style import LINES, Picture
 from ...solution import Solution, of_batch
 from ...systems import FirstOrder, System
 from ..experiment import Trial
