@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -94,11 +95,11 @@ class ToyDensities(Flows):
     def show(self, model: nn.Module, data: Splits) -> Tensor:
         """Return the density at the middles of the cells, shape (CELLS, CELLS), and of a heavy ball by 20 momenta."""
         flow = cast(HeavyBallFlow | ContinuousFlow, model)
-        how = {"samples": 20} if isinstance(flow, HeavyBallFlow) else {}
+        log_prob = partial(flow.log_prob, samples=20) if isinstance(flow, HeavyBallFlow) else flow.log_prob
         x = EDGE * ((2 * torch.arange(CELLS) + 1) / CELLS - 1)
         grid = torch.stack(torch.meshgrid(x, x, indexing="ij"), -1).view(-1, 2).to(data.train[0])
         with torch.no_grad():
-            rows = [flow.log_prob(some, **how) for some in grid.split(2500)]
+            rows = [log_prob(some) for some in grid.split(2500)]
         return torch.cat(rows).exp().view(CELLS, CELLS)
 
     def figure(self, data: Splits, trials: Sequence[Trial]) -> Picture:
@@ -107,7 +108,8 @@ class ToyDensities(Flows):
         figure = Picture(3.2 * (1 + len(first)), 3.5)
         panels = figure.subplots(1, 1 + len(first))
         edges = np.linspace(-EDGE, EDGE, 1 + CELLS)
-        points, _, _ = np.histogram2d(*data.train[0].numpy().T, bins=edges[:: CELLS // 75], density=True)
+        x, y = data.train[0].T.numpy()
+        points, _, _ = np.histogram2d(x, y, bins=edges[:: CELLS // 75], density=True)
         drawn = {f"{len(data.train[0])} points": points}
         for name, one in first.items():
             found = cast(Tensor, one.shown).double()
