@@ -38,8 +38,8 @@ class Flows(Experiment):
     looks: ClassVar[Mapping[str, dict[str, Any]]] = LOOKS
     chosen = "chosen by the validation log-likelihood of short runs on 8gaussians"
     notes = (
-        f"HEAVY-BALL: leapfrog in {STEPS} steps over T = {TIME:g}, ξ = {XI:g} at the start. Log-likelihoods are weighted "
-        f"averages over 100 momenta, {MOMENTA} in training; in the mean they are too low.",
+        f"HEAVY-BALL: leapfrog in {STEPS} steps over T = {TIME:g}, ξ = {XI:g} at the start. Its log-likelihoods are of "
+        f"100 weighted momenta a point, in training of {MOMENTA}; in the mean they are too low.",
         "Solver and tolerance are those of FFJORD. Both keep the graph of the solve: no evaluations backward.",
         f"Of the learned field, in results.json: max |λ| T along the paths of {POINTS} points (stiffness) and the "
         f"evaluations of {', '.join(METHODS)} at a tolerance of {TOL:g} (nfe_...), after each epoch in `validation`.",
