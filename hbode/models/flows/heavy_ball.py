@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution, Independent, Normal
+from torch.distributions import Distribution, MultivariateNormal
 
 from ...systems import HeavyBall, join, split
 from ..continuous.networks import check_sizes, correction
@@ -22,7 +22,9 @@ from .flow import Flow, Shape
 
 
 class GaussianMomentum(nn.Module):
-    """q(m | h) or q(m | h, context), normal, its means and scales a network's, and near N(0, 1) at the start.
+    """q(m | h) or q(m | h, context), normal, its means and covariances a network's, and near N(0, 1) at the start.
+
+    Covariances are full: where points lie thin across a direction that turns with h, momenta spread along it.
 
     Parameters
     ----------
@@ -41,12 +43,19 @@ class GaussianMomentum(nn.Module):
         super().__init__()
         check_sizes(size=size, hidden=hidden)
         check_sizes(0, context=context)
-        self.network = correction([size + context, hidden, hidden, 2 * size])
+        self.size = size
+        self.network = correction([size + context, hidden, hidden, size * (size + 3) // 2])
 
     def forward(self, h: Tensor, *context: Tensor) -> Distribution:
         """Return the distribution of m for h (N, D) and context (N, C), batch_shape (N,), event_shape (D,)."""
-        mean, log_scale = self.network(torch.cat((h, *context), -1)).chunk(2, -1)
-        return Independent(Normal(mean, log_scale.exp(), validate_args=False), 1, validate_args=False)
+        size = self.size
+        mean, log_scale, below = self.network(torch.cat((h, *context), -1)).split(
+            (size, size, size * (size - 1) // 2), -1
+        )
+        root = torch.diag_embed(log_scale.exp())
+        row, column = torch.tril_indices(size, size, -1, device=h.device)
+        root[:, row, column] = below
+        return MultivariateNormal(mean, scale_tril=root, validate_args=False)
 
 
 class HeavyBallFlow(Flow):

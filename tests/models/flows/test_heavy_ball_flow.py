@@ -227,3 +227,22 @@ def test_what_does_not_fit_is_told(draw):
         conditional.sample(4)
     with pytest.raises(ValueError, match="context must be of shape"):
         conditional.log_prob(draw(4, 2), draw(4, 2))
+
+
+def test_momenta_have_full_covariances(draw):
+    torch.manual_seed(0)
+    momentum = GaussianMomentum(3, 8).double()
+    with torch.no_grad():
+        momentum.network[-1].weight.normal_()
+    h = draw(2, 3)
+    q = momentum(h)
+    assert q.batch_shape == (2,) and q.event_shape == (3,)
+    n = 20_000
+    m = q.sample((n,))
+    for i in range(2):
+        cov = m[:, i].mT.cov()
+        off = cov / cov.diagonal().outer(cov.diagonal()).sqrt() - torch.eye(3)
+        assert off.abs().max() > 0.1  # correlated
+        # Entropy of a normal distribution with this covariance; the mean of -log q has a deviation of √(3 / 2n).
+        entropy = 0.5 * torch.logdet(2 * torch.pi * torch.e * cov)
+        assert abs(entropy + q.log_prob(m)[:, i].mean()) < 10 * (3 / (2 * n)) ** 0.5
