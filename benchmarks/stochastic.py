@@ -10,9 +10,9 @@
   (ω dt)²/4 of itself in a harmonic well, by its construction.
 - gradients: pathwise gradients of all modes against central differences along the same path, float64.
 - speed: a network of 32 units plus a trap, 2 channels, γ trainable, t = 5. For each method the longest step of 5/2^k
-  whose means of h², m² and cos(h), over 100,000 paths, are within 1 % of those of BAOAB at 5/1024, or within three
-  standard errors; then CPU seconds of a forward and a backward pass of 256 paths, taking turns. torchsde's methods of
-  Stratonovich form get the same equation in that form, which is the same here.
+  whose means of h², m² and cos(h), over 30,000 paths, are within 3 % of those of BAOAB at 5/128; then CPU seconds of a
+  forward and a backward pass of 256 paths, taking turns. torchsde's methods of Stratonovich form get the same equation
+  in that form, which is the same here.
 - samples: path steps per second of CPU without gradients, by batch size, at equal steps.
 
     python benchmarks/stochastic.py [orders stationary gradients speed samples]
@@ -23,6 +23,7 @@ from __future__ import annotations
 import argparse
 import math
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -136,9 +137,9 @@ def stationary() -> None:
                 cells.append(f"{means.mean():+.2f} ± {means.std() / math.sqrt(len(means)):.2f}")
             return cells
 
-        for share in (0.01, 0.1, 0.5, 1.0, 2.0):
+        for share in (0.01, 0.1, 0.5, 2.0):
             dt = share / gamma
-            count = max(2000, min(40_000, round(4e7 * dt / span)))
+            count = max(500, min(20_000, round(1e7 * dt / span)))
             h0, m0 = well.draw(count)
             h, m = sdeint(system, sigma, h0, t, m0=m0, step_size=dt, seed=0)
             rows.append([name, "BAOAB", f"{share:g}", *off(h, m)])
@@ -147,7 +148,7 @@ def stationary() -> None:
                 if size * gamma >= 1.9:
                     rows.append([name, "torchsde, Euler", f"{share / smaller:g}", "unstable", "", ""])
                     continue
-                n = max(2000, min(20_000, round(1.5e7 * size / span)))
+                n = max(500, min(10_000, round(3e6 * size / span)))
                 h0, m0 = well.draw(n)
                 h, m = split(torchsde_rows(system, sigma, h0, m0, t, size, "euler"))
                 rows.append([name, "torchsde, Euler", f"{share / smaller:g}", *off(h, m)])
@@ -204,7 +205,7 @@ def gradients() -> None:
 def speed() -> None:
     system, noise, span = HeavyBall(Trap(torch.float32), 0.5), 0.6, 5.0
     t = torch.tensor([0.0, span])
-    many = torch.ones(100_000, 2)
+    many = torch.ones(30_000, 2)
 
     def run(name: str, h0: Tensor, steps: int, gradient: str) -> Tensor:
         dt = span / steps
@@ -220,17 +221,17 @@ def speed() -> None:
         x = torch.stack((h.square(), m.square(), h.cos())).flatten(1)
         return x.mean(1), x.std(1) / math.sqrt(x.shape[1])
 
-    exact, doubt = means("BAOAB", 1024)
+    exact, doubt = means("BAOAB", 128)
     chosen, rows = {}, []
     for name in ("BAOAB", *METHODS):
-        for k in range(2, 11):
+        for k in range(2, 10):
             found, own = means(name, 2**k)
             error, noise_of_mean = (found - exact).abs() / exact.abs(), (doubt**2 + own**2).sqrt() / exact.abs()
-            if bool((error < 0.01 + 0 * noise_of_mean).all()):
+            if bool((error < 0.03).all()):
                 break
         chosen[name] = 2**k
         rows.append([name, str(2**k), f"{100 * float(error.max()):.2f} ± {100 * float(noise_of_mean.max()):.2f} %"])
-    print("Steps for weak errors below 1 %\n")
+    print("Steps for weak errors below 3 %\n")
     print(table(["method", "steps", "largest weak error"], rows), "\n")
 
     few = many[:256]
@@ -285,6 +286,7 @@ def samples() -> None:
 
 
 def main() -> None:
+    sys.setrecursionlimit(100_000)  # torchsde's tree of intervals is deeper than Python's limit at a few thousand steps
     parts = {f.__name__: f for f in (orders, stationary, gradients, speed, samples)}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", choices=[[], *parts], help="default: all")

@@ -60,6 +60,7 @@ def test_stochastic(run):
     assert 0.2 < names["crossed"].item() < 0.8
     assert 0 < names["error"].item() < 0.2
     assert names["sigma"].item() ** 2 / 1.6 == pytest.approx(0.1, rel=0.25)
+    assert names["draws"].shape == (100, 16, 4, 1) and (names["low"] < names["high"]).all()
 
 
 def test_flows(run):

@@ -2,6 +2,7 @@
 
 from .fields import SYSTEMS, DenseField, ghbnode, hbnode, make_system, node, sonode
 from .latent_ode import Bound, GRURecognition, LatentODE, ODERNNRecognition
+from .latent_sde import LatentSDE
 from .layers import ANODE, GHBNODE, HBNODE, NODE, SONODE, NesterovNODE, ODELayer
 from .ode_rnn import ODERNN, Prediction, ResidualCell
 from .published import PUBLISHED, PublishedHeavyBall, UnitInterval, published_system, scale_parameters
@@ -16,6 +17,7 @@ __all__ = [
     "GRURecognition",
     "HBNODE",
     "LatentODE",
+    "LatentSDE",
     "NODE",
     "NesterovNODE",
     "ODELayer",

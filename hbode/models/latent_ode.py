@@ -40,6 +40,11 @@ class GRURecognition(nn.Module):
 
         Observations that are missing entirely are not read.
         """
+        out: Tensor = self.read(self.gru(self.packed(t, x, observed, start))[1][0])
+        return out
+
+    def packed(self, t: Tensor, x: Tensor, observed: Tensor, start: Tensor) -> nn.utils.rnn.PackedSequence:
+        """Return what the GRU reads, the last observation first."""
         present = observed.any(-1)
         gaps = t - torch.maximum(latest_before(t, present), start.detach())
         given = torch.cat((torch.where(observed, x, 0), observed.to(x), gaps.unsqueeze(-1).to(x)), -1)
@@ -47,9 +52,7 @@ class GRURecognition(nn.Module):
         order = torch.where(present, torch.arange(t.shape[1], device=t.device), -1).argsort(-1, descending=True)
         given = torch.where(present.unsqueeze(-1), given, 0).gather(1, order.unsqueeze(-1).expand_as(given))
         lengths = present.sum(-1).clamp(min=1).cpu()
-        packed = nn.utils.rnn.pack_padded_sequence(given, lengths, batch_first=True, enforce_sorted=False)
-        out: Tensor = self.read(self.gru(packed)[1][0])
-        return out
+        return nn.utils.rnn.pack_padded_sequence(given, lengths, batch_first=True, enforce_sorted=False)
 
 
 class ODERNNRecognition(nn.Module):
@@ -81,7 +84,8 @@ class Bound(NamedTuple):
     log_likelihood
         Of what was observed of each sample, in expectation over its latent initial state, (B,).
     kl
-        Divergence of the posterior of the initial state from its prior, a standard normal, (B,).
+        Divergence of the posterior of the initial state from its prior, a standard normal, and of that of the noise of
+        a `LatentSDE`, (B,).
     """
 
     loss: Tensor
@@ -89,9 +93,10 @@ class Bound(NamedTuple):
     kl: Tensor
 
 
-class _Reading(NamedTuple):
+class Reading(NamedTuple):
     """A series (x is 0 where it was not observed), the time (B, 1) and the distribution of its z₀."""
 
+    t: Tensor
     x: Tensor
     observed: Tensor
     start: Tensor
@@ -101,6 +106,13 @@ class _Reading(NamedTuple):
     def draw(self, samples: int) -> Tensor:
         """Return draws of z₀, (samples, B, S)."""
         return self.mean + self.sd * torch.randn(samples, *self.mean.shape, dtype=self.sd.dtype, device=self.sd.device)
+
+
+class Decoded(NamedTuple):
+    """The decoder's means (N, B, H, C), and the divergence of the path that they came from, (B,)."""
+
+    means: Tensor
+    kl: Tensor | float = 0.0
 
 
 class LatentODE(nn.Module):
@@ -221,10 +233,10 @@ class LatentODE(nn.Module):
         present = read.observed.any(-1)
         # Where there is no observation the latent state stays at the last one, unseen.
         times = torch.maximum(torch.where(present, t, latest_before(t, present)), read.start)
-        predicted = self._decoded(read.draw(samples), read.start, times)
+        predicted, path_kl = self._decoded(read.draw(samples), read, times)
         log_density = -0.5 * ((read.x - predicted) / self.log_noise.exp()).square() - self.log_noise
         log_likelihood = torch.where(read.observed, log_density - 0.5 * math.log(2 * math.pi), 0).sum((-1, -2)).mean(0)
-        kl = 0.5 * (read.mean.square() + read.sd.square() - 2 * read.sd.log() - 1).sum(-1)
+        kl = 0.5 * (read.mean.square() + read.sd.square() - 2 * read.sd.log() - 1).sum(-1) + path_kl
         return Bound((kl_weight * kl - log_likelihood).mean(), log_likelihood, kl)
 
     def predict(
@@ -258,10 +270,10 @@ class LatentODE(nn.Module):
                 "t_new must not lie before the initial state, which `start` sets, or the first observation"
             )
         if samples is None:
-            return self._decoded(read.mean.unsqueeze(0), read.start, t_new)[0]
-        return self._decoded(read.draw(samples), read.start, t_new)
+            return self._decoded(read.mean.unsqueeze(0), read, t_new, noisy=False).means[0]
+        return self._decoded(read.draw(samples), read, t_new).means
 
-    def _read(self, t: Tensor, x: Tensor, mask: Tensor | None) -> _Reading:
+    def _read(self, t: Tensor, x: Tensor, mask: Tensor | None) -> Reading:
         """Check a series and infer its z₀."""
         if x.ndim != 3 or x.shape[2] != self.channels or x.shape[1] < 1:
             raise ValueError(f"x must have shape (B, K, {self.channels}) with K > 0, got {tuple(x.shape)}")
@@ -278,16 +290,15 @@ class LatentODE(nn.Module):
             raise ValueError(f"t must not lie before start={self.start:g}")
         x = torch.where(observed, x, 0)
         mean, log_variance = self.recognition(t, x, observed, start).chunk(2, -1)
-        return _Reading(x, observed, start, mean, (0.5 * log_variance).exp())
+        return Reading(t, x, observed, start, mean, (0.5 * log_variance).exp())
 
-    def _decoded(self, z: Tensor, start: Tensor, t: Tensor) -> Tensor:
-        """Return the decoder's means (N, B, H, C) at times (B, H), from initial states z (N, B, S) at (B, 1)."""
-        times = torch.cat((start, t), -1)
+    def _decoded(self, z: Tensor, read: Reading, t: Tensor, noisy: bool = True) -> Decoded:
+        """Return what the decoder says at times (B, H), from initial states z (N, B, S)."""
+        times = torch.cat((read.start, t), -1)
         shared = bool((times == times[:1]).all())
         h0, m0 = z.flatten(0, 1).chunk(2, -1) if self.system.second_order else (z.flatten(0, 1), None)
         asked = times[0] if shared else times.repeat(len(z), 1)
         solution = hbodeint(self.system, h0, asked, m0=m0, **self.solver.arguments)
         self.stats = solution.stats
         h = torch.as_tensor(solution.h)[1:].unflatten(1, z.shape[:2])
-        out: Tensor = self.decoder(h).movedim(0, 2)
-        return out
+        return Decoded(self.decoder(h).movedim(0, 2))

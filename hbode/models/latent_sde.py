@@ -1,0 +1,174 @@
+"""The latent stochastic heavy ball: a latent state that noise moves, and a posterior of that noise.
+
+Source: Li, Wong, Chen, Duvenaud, "Scalable gradients for stochastic differential equations", AISTATS 2020, on the
+momentum equation, where the noise of a heavy ball acts.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from ..stochastic import sdeint
+from ..systems import System
+from .continuous.networks import dense_network
+from .latent_ode import Decoded, GRURecognition, LatentODE, Reading
+from .solver import SolverSettings
+
+Context = tuple[Tensor, Tensor, Tensor]
+"""Times of the observations of samples (B, K), in order, infinite behind the last one; contexts there (B, K, E); the
+times of their last observations (B, 1)."""
+
+
+class _GRUContexts(GRURecognition):
+    """A `GRURecognition` that also says, at each observation, what is to come from there on."""
+
+    def __init__(self, channels: int, hidden: int, outputs: int, contexts: int) -> None:
+        super().__init__(channels, hidden, outputs)
+        self.tell = nn.Linear(hidden, contexts)
+
+    def contexts(self, read: Reading) -> Context:
+        """Return the contexts of samples."""
+        present = read.observed.any(-1)
+        states, lengths = nn.utils.rnn.pad_packed_sequence(
+            self.gru(self.packed(read.t, read.x, read.observed, read.start))[0],
+            batch_first=True,
+            total_length=present.shape[1],
+        )
+        place = torch.arange(present.shape[1], device=present.device)
+        back = (lengths.to(place).unsqueeze(-1) - 1 - place).clamp(min=0)  # the GRU reads the last observation first
+        told = self.tell(states).gather(1, back.unsqueeze(-1).expand(-1, -1, self.tell.out_features))
+        times = torch.where(present, read.t, math.inf).sort(-1).values.to(read.x)
+        last = torch.where(present, read.t, -math.inf).amax(-1, keepdim=True).to(read.x)
+        return times, told, torch.maximum(last, read.start.to(read.x))
+
+
+class _Controlled(System):
+    """A heavy ball that its posterior steers, with the divergence from its prior as the momentum of one more channel.
+
+    m' = f - γ m - ξ h + σ u and, in the last channel, m' = |u|² / 2, for u(t, h) between the times of observations.
+    """
+
+    damped = True
+
+    def __init__(self, system: System, control: nn.Module, strength: Tensor) -> None:
+        super().__init__(self._steered)
+        self.system, self.control, self.activation = system, control, system.activation
+        self.strength = strength
+
+    def coefficients(self, t: Tensor | None = None) -> tuple[Tensor | None, Tensor | None]:
+        given = (None if c is None else c.expand(self.strength.shape) for c in self.system.coefficients(t))
+        gamma, xi = (None if c is None else torch.cat((c, c.new_zeros(1))) for c in given)
+        return gamma, xi
+
+    def _steered(self, t: Tensor, state: Tensor, *context: Tensor) -> Tensor:
+        h = state[:, :-1]
+        u = self.control(torch.cat((h, _between(t, *context)), -1)) * (t < context[2])
+        return torch.cat((self.system.force(t, h) + self.strength * u, 0.5 * u.square().sum(-1, keepdim=True)), -1)
+
+
+def _between(t: Tensor, times: Tensor, told: Tensor, last: Tensor) -> Tensor:
+    """Return the contexts at times (B, 1), on lines between observations, constant before the first, shape (B, E)."""
+    ahead = (times < t).sum(-1, keepdim=True).clamp(max=times.shape[1] - 1)
+    before = (ahead - 1).clamp(min=0)
+    t0, t1 = times.gather(1, before), times.gather(1, ahead)
+    inside = (t1 > t0) & t1.isfinite()
+    share = torch.where(inside, (t - t0) / torch.where(inside, t1 - t0, 1.0), 0.0)
+    first, second = (told.gather(1, i.unsqueeze(-1).expand(-1, -1, told.shape[-1])).squeeze(1) for i in (before, ahead))
+    return torch.lerp(first, second, share)
+
+
+class LatentSDE(LatentODE):
+    """A generative model of irregular series: z₀ ~ N(0, 1), z moves by a heavy ball with noise, x = decoder(h) + noise.
+
+    Where a `LatentODE` is as sure of the far future as of its initial state, here the process itself is uncertain, and
+    forecasts spread with the lead: draws of `predict` are bands that come from process noise. The posterior adds
+    σ u(t, h, context) to the force of the prior up to the last observation of a sample, with a context that a GRU reads
+    off the observations ahead; the divergence of the paths is the mean of ∫ |u|² / 2 dt (Girsanov), which is added to
+    that of z₀ in the bound. u does not see m, which a heavy ball's force cannot: the bound is the looser for it.
+
+    Parameters
+    ----------
+    system
+        The latent dynamics on `size` channels: a `HeavyBall` or `GeneralizedHeavyBall` with constant γ and ξ, shape ()
+        or (size,), or their names in `SYSTEMS`.
+    size, channels, hidden, decoder, noise, start
+        As for `LatentODE`; the control u has `hidden` units too.
+    diffusion
+        σ at the start, trained for each channel, in units of h / time^(3/2).
+    step_size
+        Longest step of the solve, in units of t. Default: one step from one time to the next.
+    contexts
+        Numbers E of the context.
+
+    Attributes
+    ----------
+    stats
+        `Stats` of the last latent solve.
+
+    Raises
+    ------
+    ValueError
+        If the system is no heavy ball with constant coefficients, or noise or diffusion are not positive.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode.models import LatentSDE
+    >>> model = LatentSDE("hbnode", size=4, channels=2)
+    >>> t, x = torch.rand(8, 20).cumsum(1), torch.randn(8, 20, 2)
+    >>> model.elbo(t, x).loss.backward()
+    >>> model.predict(t, x, t[:, -1:] + torch.arange(5.0), samples=10).shape
+    torch.Size([10, 8, 5, 2])
+    """
+
+    recognition: _GRUContexts
+
+    def __init__(
+        self,
+        system: System | str,
+        size: int,
+        channels: int,
+        *,
+        hidden: int = 32,
+        diffusion: float = 0.3,
+        step_size: float | None = None,
+        contexts: int = 8,
+        decoder: nn.Module | None = None,
+        noise: float = 0.3,
+        start: float | None = None,
+    ) -> None:
+        if not diffusion > 0:
+            raise ValueError(f"diffusion must be positive, got {diffusion}")
+        reader = _GRUContexts(channels, hidden, 4 * size, contexts)
+        settings = SolverSettings(method="baoab")
+        given = {"recognition": reader, "decoder": decoder, "noise": noise, "start": start, "solver": settings}
+        super().__init__(system, size, channels, hidden=hidden, **given)  # type: ignore[arg-type]
+        if not self.system.damped or self.system.varying != (None, None):
+            raise ValueError(f"system must be a heavy ball with constant γ and ξ, got {type(self.system).__name__}")
+        self.step_size = step_size
+        self.log_diffusion = nn.Parameter(torch.full((size,), math.log(diffusion)))
+        self.control = dense_network([size + contexts, hidden, hidden, size], nn.Tanh)
+        nn.init.zeros_(self.control[-1].weight)  # the posterior of the noise starts from its prior
+        nn.init.zeros_(self.control[-1].bias)
+
+    def _decoded(self, z: Tensor, read: Reading, t: Tensor, noisy: bool = True) -> Decoded:
+        count = len(z)
+        times = torch.cat((read.start, t), -1).repeat(count, 1)
+        h0, m0 = (torch.nn.functional.pad(x, (0, 1)) for x in z.flatten(0, 1).chunk(2, -1))
+        strength = self.log_diffusion.exp()
+        contexts = (x.repeat(count, *[1] * (x.ndim - 1)) for x in self.recognition.contexts(read))
+        solution = sdeint(
+            _Controlled(self.system, self.control, strength),
+            torch.nn.functional.pad(strength, (0, 1)) if noisy else 0.0,
+            h0,
+            times,
+            m0=m0,
+            args=tuple(contexts),
+            step_size=self.step_size,
+        )
+        self.stats = solution.stats
+        h, m = (torch.as_tensor(state).unflatten(1, z.shape[:2]) for state in solution)
+        return Decoded(self.decoder(h[1:, ..., :-1]).movedim(0, 2), m[-1, ..., -1].mean(0))
