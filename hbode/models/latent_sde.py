@@ -151,8 +151,8 @@ class LatentSDE(LatentODE):
         self.step_size = step_size
         self.log_diffusion = nn.Parameter(torch.full((size,), math.log(diffusion)))
         self.control = dense_network([size + contexts, hidden, hidden, size], nn.Tanh)
-        nn.init.zeros_(self.control[-1].weight)  # the posterior of the noise starts from its prior
-        nn.init.zeros_(self.control[-1].bias)
+        for parameter in self.control[-1].parameters():  # the posterior of the noise starts from its prior
+            nn.init.zeros_(parameter)
 
     def _decoded(self, z: Tensor, read: Reading, t: Tensor, noisy: bool = True) -> Decoded:
         count = len(z)
