@@ -13,6 +13,7 @@ from .method import Method, Uniform
 from .methods.adams import Adams
 from .methods.auto import Auto
 from .methods.butcher_tables import BUTCHER
+from .methods.chebyshev import Chebyshev
 from .methods.nystrom import Nystrom
 from .methods.nystrom_tables import NYSTROM
 from .methods.short_runge_kutta import runge_kutta
@@ -34,6 +35,7 @@ METHODS: dict[str, Method] = {
     "prox_multistage3": Multistage(),
     **{name: Dirk(tableau=tableau) for name, tableau in DIRK.items()},
     **{name: Collocation(tableau=tableau) for name, tableau in COLLOCATION.items()},
+    "rkc": Chebyshev(),
     "auto": Auto(_RUNGE_KUTTA["dopri5"], Dirk(tableau=DIRK["esdirk4"])),
 }
 """One entry a method; an entry may be used in any number of solves at once."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from dataclasses import dataclass
 from dataclasses import field as entry
 from functools import cached_property
@@ -14,6 +15,7 @@ from ..coefficients import check_error_weights, check_length, check_orders, chec
 from ..field import Field
 from ..method import Carry
 from ..methods.hermite import Hermite
+from .equation import Secants
 from .quartic import Quartic
 from .stage import Settings, slope, solve_stage
 from .step import Implicit, ImplicitStages, Interpolant
@@ -77,6 +79,7 @@ class Dirk(Implicit):
         y, k = carry
         tab, size = self.tableau, dt.to(y.real.dtype)
         slopes: list[Tensor] = []
+        secants: defaultdict[float, Secants] = defaultdict(Secants)
         zero = torch.zeros_like(y)
         converged = torch.ones((), dtype=torch.bool, device=y.device)
         z = y
@@ -87,7 +90,7 @@ class Dirk(Implicit):
             else:
                 near = _sum(zero, None, guess, slopes) if slopes else k
                 if bool(converged.any()):
-                    z, k, fine = solve_stage(field, t + c * dt, known, row[-1] * size, near, self.settings)
+                    z, k, fine = solve_stage(field, t + c * dt, known, row[-1] * size, near, self.settings, secants[row[-1]])
                     converged = converged & fine
                 else:  # the step will be refused
                     z, k = known, near

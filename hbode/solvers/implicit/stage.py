@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..field import Field, acceleration
-from .equation import ROUNDINGS, Equation, Inner, Linear
+from .equation import ROUNDINGS, Equation, Inner, Linear, Secants
 from .inner import Anderson
 from .krylov import solve_rows
 
@@ -66,7 +66,15 @@ def slope(field: Field, t: Tensor, y: Tensor, reduced: bool) -> Tensor:
     return torch.stack((m, acceleration(field.damping_at(t), field(t, h), h, m)))
 
 
-def solve_stage(field: Field, t: Tensor, y: Tensor, sigma: Tensor, guess: Tensor, settings: Settings) -> Stage:
+def solve_stage(
+    field: Field,
+    t: Tensor,
+    y: Tensor,
+    sigma: Tensor,
+    guess: Tensor,
+    settings: Settings,
+    secants: Secants | None = None,
+) -> Stage:
     """Solve a stage from a guess of its slope.
 
     Parameters
@@ -77,12 +85,14 @@ def solve_stage(field: Field, t: Tensor, y: Tensor, sigma: Tensor, guess: Tensor
         What is known of z, in the shape of the state.
     sigma
         The rest in units of the slope, shape () or (B, 1, …, 1), in which case samples are independent of each other.
+    secants
+        Those of another stage with the same σ.
     """
     allowed = tolerance(settings, y, sigma, guess)
     samples = y.ndim - sigma.ndim if sigma.ndim else None
 
     def solved(r: Callable[[Tensor], Tensor], guess: Tensor, samples: int | None) -> tuple[Tensor, Tensor]:
-        return fixed_point(r, guess, allowed, samples, settings, field)
+        return fixed_point(r, guess, allowed, samples, settings, field, secants)
 
     if not settings.reduced:
         k, converged = solved(lambda k: field(t, torch.addcmul(y, sigma, k)), guess, samples)
@@ -138,6 +148,7 @@ def fixed_point(
     samples: int | None,
     settings: Settings,
     field: Field,
+    secants: Secants | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return z = r(z), and which samples converged.
 
@@ -150,7 +161,7 @@ def fixed_point(
             "implicit methods have no derivatives in forward mode and inside torch.func transforms: differentiate "
             "backwards (torch.autograd.grad, torch.autograd.functional), or take an explicit method"
         )
-    equation = Equation(r, guess, samples, field.count_products, allowed.rounding)
+    equation = Equation(r, guess, samples, field.count_products, allowed.rounding, secants)
     with torch.no_grad():
         scale = equation.weights(allowed.scale.expand(guess.shape).to(guess.real.dtype))
         first = equation.rows(guess)

@@ -43,10 +43,11 @@ class Anderson:
     def __call__(self, equation: Equation, z: Tensor, scale: Tensor, limit: float) -> Answer:
         g = equation.residual(z)
         progress = Progress(equation, scale, limit, z, g, PATIENCE)
-        moves: list[Tensor] = []
-        changes: list[Tensor] = []
+        moves, changes = equation.secants.moves, equation.secants.changes
         kept = min(self.kept, z.shape[1])
         stretch = torch.ones_like(z[:, :1])
+        for move, change in zip(moves, changes, strict=True):
+            stretch = _longest(stretch, move, change)
         for _ in range(self.iterations):
             open_rows = progress.open(g, stretch.squeeze(1))
             if open_rows is None:
@@ -62,9 +63,15 @@ class Anderson:
                 move = move - ((m - a / stretch.unsqueeze(-1)) @ weights).squeeze(-1)
             move = open_rows * move
             after = equation.residual(z + move)
-            moves, changes = [*moves[1 - kept :], move][-kept:], [*changes[1 - kept :], after - g][-kept:]
-            length, image = (torch.linalg.vector_norm(x, dim=1, keepdim=True) for x in (move, after - g))
-            stretch = torch.maximum(stretch, (image / length).nan_to_num(0.0, 0.0, 0.0))
+            moves, changes = [move, *moves][:kept], [after - g, *changes][:kept]
+            stretch = _longest(stretch, move, after - g)
             z, g = z + move, after
             progress.add(z, g)
+        equation.secants.moves, equation.secants.changes = moves, changes
         return progress.answer()
+
+
+def _longest(stretch: Tensor, move: Tensor, change: Tensor) -> Tensor:
+    """Return by how much a move is stretched, row by row, (B, 1), or the stretch so far if that is more."""
+    length, image = (torch.linalg.vector_norm(x, dim=1, keepdim=True) for x in (move, change))
+    return torch.maximum(stretch, (image / length).nan_to_num(0.0, 0.0, 0.0))
