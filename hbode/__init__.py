@@ -8,6 +8,7 @@ from .inputs import CubicInput, HoldInput, LinearInput
 from .integrate import hbodeint
 from .solution import EventRecord, Solution, SolverError, Stats
 from .solvers import METHODS, Status
+from .split import SplitField
 from .stochastic import sdeint
 from .systems import FirstOrder, GeneralizedHeavyBall, HeavyBall, SecondOrder, System, join, split
 from .updates import Update
@@ -26,6 +27,7 @@ __all__ = [
     "SecondOrder",
     "Solution",
     "SolverError",
+    "SplitField",
     "Stats",
     "Status",
     "System",

@@ -12,8 +12,9 @@ from .arguments import as_coefficient
 from .coefficients import OfTime
 from .piecewise import Pieces
 from .solvers import Autocast, Damping, Field, VaryingDamping, real_dtype
-from .solvers.field import checked
-from .systems import System
+from .solvers.field import Split, checked
+from .split import SplitField
+from .systems import System, VectorField
 
 
 def bound_field(
@@ -29,9 +30,31 @@ def bound_field(
     """Return what a solver steps by, in the damped form or as y' = f(t, y).
 
     γ and ξ are those that are constant. With the knots of an input, the first of the arguments are its coefficients, in
-    whose place f gets its value.
+    whose place f gets its value. A field in two parts is divided: what the system adds to it goes with the stiff one.
     """
     given = _constant(args) if knots is None else _driven(Pieces(knots, args[0]), args[1:])
+    whole = _field(system, damped, h0, gamma, xi, given, precision)
+    if isinstance(system.f, SplitField):
+        parts = (_field(system.around(f), damped, h0, gamma, xi, given, precision).fn for f in _parts(system.f))
+        stiff, nonstiff, rest = parts
+        whole.split = Split(stiff, lambda t, y: nonstiff(t, y) - rest(t, y))
+    return whole
+
+
+def _parts(f: SplitField) -> tuple[VectorField, ...]:
+    """Return both parts, and the field that leaves of a system what is not f."""
+    return f.stiff, f.nonstiff, lambda t, h, *args: torch.zeros_like(h)
+
+
+def _field(
+    system: System,
+    damped: bool,
+    h0: Tensor,
+    gamma: Tensor | None,
+    xi: Tensor | None,
+    given: Callable[[Tensor], Sequence[Any]],
+    precision: Autocast,
+) -> Field:
     if system.varying != (None, None):
         return _varying_field(system, damped, h0, gamma, xi, given, precision)
     real = real_dtype(h0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,6 +12,7 @@ from torch import Tensor
 from torch.utils._pytree import TreeSpec, keystr, tree_flatten_with_path
 
 from .solvers.field import checked
+from .split import SplitField
 from .systems import System, VectorField
 
 State: TypeAlias = Tensor | Any
@@ -129,12 +129,12 @@ class StateTree:
 
     def system(self, system: System, further: int) -> System:
         """Return a system whose field, of so many further arguments, works on one tensor; it shares all else."""
-        flat = copy.copy(system)
-        flat._modules = {name: module for name, module in system._modules.items() if name != "f"}
-        flat.f = self._field(system.f, further)
-        return flat
+        return system.around(self._field(system.f, further))
 
     def _field(self, f: VectorField, further: int) -> VectorField:
+        if isinstance(f, SplitField):
+            return SplitField(stiff=self._field(f.stiff, further), nonstiff=self._field(f.nonstiff, further))
+
         def field(t: Tensor, *rest: Any) -> Tensor:
             count = len(rest) - further  # of states: h, or h and m
             return self._returned("func(t, h)", f(t, *map(self.split, rest[:count]), *rest[count:]))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -78,6 +79,13 @@ class System(nn.Module):
     def rhs(self, t: Tensor, y: Tensor, gamma: Tensor | None, xi: Tensor | None, *args: Any) -> Tensor:
         """Return dy/dt of the first-order form; γ and ξ broadcast to h."""
         raise NotImplementedError
+
+    def around(self, f: VectorField) -> Self:
+        """Return the same system around another field; it shares all else."""
+        other = copy.copy(self)
+        other._modules = {name: module for name, module in self._modules.items() if name != "f"}
+        other.f = f
+        return other
 
     def as_ode(self) -> JoinedField:
         """Present the system as one first-order field on the joined state, for torchdiffeq and scipy.

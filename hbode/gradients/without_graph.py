@@ -64,7 +64,7 @@ def without_graph(
         outputs = function.apply(problem, how, field, start, on_backward, tapes, *inputs)
         return tapes[0], outputs
     if torch.is_grad_enabled() and problem.leaves is None:
-        field.fn = _without_gradient(field.fn)
+        field.guarded(_without_gradient)
         plan = problem.plan
         updates = plan.updates and replace(plan.updates, fn=_without_gradient(plan.updates.fn))
         met = tuple(c if c.reset is None else replace(c, reset=_without_gradient(c.reset)) for c in plan.crossings)

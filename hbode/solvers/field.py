@@ -52,6 +52,13 @@ class VaryingDamping(NamedTuple):
         return Damping.of(self.gamma(t), None, self.like)
 
 
+class Split(NamedTuple):
+    """The two parts of a right-hand side dy/dt; of a force in the damped form, the two forces."""
+
+    stiff: Rhs
+    nonstiff: Rhs
+
+
 class Counts:
     """How often a field was evaluated, products with its Jacobian included, and how many of these were products."""
 
@@ -112,7 +119,8 @@ class Field:
         For damped methods: the function of the momentum that drives the position (None: the identity).
     diffusion
         For methods with noise: ``diffusion(t, h)``, its strength on the momentum, which broadcasts to h.
-
+    split
+        The parts that ``fn`` is the sum of, for methods that treat them apart; each evaluation of a part counts as one.
     counts
         How often it was evaluated and how many products were made, shared with the fields that `within` returns, as
         are its results.
@@ -121,7 +129,7 @@ class Field:
         sees the field from its own side only, whenever it is evaluated for that step.
     """
 
-    __slots__ = ("_damping", "counts", "diffusion", "dtype", "fn", "memory", "results", "sides", "sigma")
+    __slots__ = ("_damping", "counts", "diffusion", "dtype", "fn", "memory", "results", "sides", "sigma", "split")
 
     def __init__(
         self,
@@ -132,6 +140,7 @@ class Field:
         counts: Counts | None = None,
         sides: tuple[float, float] | None = None,
         diffusion: Rhs | None = None,
+        split: Split | None = None,
     ) -> None:
         self.fn = fn
         self.dtype = dtype
@@ -140,6 +149,7 @@ class Field:
         self.diffusion = diffusion
         self.counts = counts or Counts()
         self.sides = sides
+        self.split = split
         self.memory: dict[object, Any] = {}
         self.results = Results()
 
@@ -189,7 +199,8 @@ class Field:
         """Return the field with the damping that it has at a time, for what looks at that time alone."""
         if not isinstance(self._damping, VaryingDamping):
             return self
-        return Field(self.fn, self.dtype, self.damping_at(t), self.sigma, self.counts, self.sides, self.diffusion)
+        own = self.dtype, self.damping_at(t), self.sigma, self.counts, self.sides
+        return Field(self.fn, *own, self.diffusion, self.split)
 
     @property
     def calls(self) -> int:
@@ -215,14 +226,29 @@ class Field:
 
     def anew(self) -> Field:
         """Return the same field as nobody has used it yet."""
-        return Field(self.fn, self.dtype, self._damping, self.sigma, diffusion=self.diffusion)
+        return Field(self.fn, self.dtype, self._damping, self.sigma, diffusion=self.diffusion, split=self.split)
+
+    def parts(self) -> tuple[Field, Field | None]:
+        """Return the stiff part, with the linear part of the equation, and the other one, where it is divided."""
+        if self.split is None:
+            return self, None
+        stiff, nonstiff = (
+            Field(fn, self.dtype, self._damping, self.sigma, self.counts, self.sides) for fn in self.split
+        )
+        stiff.results, nonstiff.results = self.prepared("results of parts", lambda: (Results(), Results()))
+        return stiff, nonstiff
+
+    def guarded(self, guard: Callable[[Rhs], Rhs]) -> None:
+        """Put a guard around the functions that it evaluates."""
+        self.fn = guard(self.fn)
+        self.split = self.split and Split(*map(guard, self.split))
 
     def within(self, sides: tuple[float, float] | None) -> Field:
         """Return the field as it is seen from within an open interval of time, given by its ends in either order."""
         if sides is None:
             return self
-        ends = min(sides), max(sides)
-        seen = Field(self.fn, self.dtype, self._damping, self.sigma, self.counts, ends, self.diffusion)
+        own = self.dtype, self._damping, self.sigma, self.counts, (min(sides), max(sides))
+        seen = Field(self.fn, *own, self.diffusion, self.split)
         seen.memory, seen.results = self.memory, self.results
         return seen
 

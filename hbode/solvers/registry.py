@@ -7,8 +7,9 @@ from functools import cache
 from .implicit import Collocation, Dirk, Settings
 from .implicit.bdf import BDF
 from .implicit.crank_nicolson import CrankNicolson
+from .implicit.imex import Imex
 from .implicit.multistage import Multistage
-from .implicit.tables import COLLOCATION, DIRK
+from .implicit.tables import COLLOCATION, DIRK, IMEX
 from .method import Method, Uniform
 from .methods.adams import Adams
 from .methods.auto import Auto
@@ -35,6 +36,7 @@ METHODS: dict[str, Method] = {
     "prox_multistage3": Multistage(),
     **{name: Dirk(tableau=tableau) for name, tableau in DIRK.items()},
     **{name: Collocation(tableau=tableau) for name, tableau in COLLOCATION.items()},
+    **{name: Imex(tableau=tableau) for name, tableau in IMEX.items()},
     "rkc": Chebyshev(),
     "auto": Auto(_RUNGE_KUTTA["dopri5"], Dirk(tableau=DIRK["esdirk4"])),
 }

@@ -35,6 +35,8 @@ ORDERS = {
     "kvaerno3": 3,
     "esdirk4": 4,
     "kvaerno5": 5,
+    "imex_ark3": 3,
+    "imex_ark4": 4,
     "radauIIA3": 3,
     "radauIIA5": 5,
     "gl4": 4,
@@ -74,7 +76,7 @@ def test_orders_on_the_driven_equation(name):
 def test_orders_on_the_stiff_driven_equation(name):
     """Multistep methods keep their order; one-step methods have theirs or, as they must, that of their stages."""
     stage_order = {"sdirk2": 1, "prox_multistage3": 1, "radauIIA5": 3}
-    stage_order |= dict.fromkeys(("kvaerno3", "esdirk4", "kvaerno5", "radauIIA3"), 2)
+    stage_order |= dict.fromkeys(("kvaerno3", "esdirk4", "kvaerno5", "imex_ark3", "imex_ark4", "radauIIA3"), 2)
     order = {**ORDERS, **stage_order, "gl4": 2, "gl6": 3}[name]
     counts = (40, 80) if order < 4 else (32, 64)
     errors = [error_with(name, driven(-1000.0), count, math.sin(2.0) + math.cos(2.0)) for count in counts]

@@ -84,29 +84,31 @@ class Dirk(Implicit):
         converged = torch.ones((), dtype=torch.bool, device=y.device)
         z = y
         for c, row, guess in zip(tab.c, tab.a, tab.guesses, strict=True):
-            known = _sum(y, size, row[:-1], slopes)
+            known = weighed(y, size, row[:-1], slopes)
             if row[-1] == 0.0:
                 z, k = known, carry[1] if not slopes else slope(field, t + c * dt, known, self.settings.reduced)
             else:
-                near = _sum(zero, None, guess, slopes) if slopes else k
+                near = weighed(zero, None, guess, slopes) if slopes else k
                 if bool(converged.any()):
-                    z, k, fine = solve_stage(field, t + c * dt, known, row[-1] * size, near, self.settings, secants[row[-1]])
+                    sigma, left = row[-1] * size, secants[row[-1]]
+                    z, k, fine = solve_stage(field, t + c * dt, known, sigma, near, self.settings, left)
                     converged = converged & fine
                 else:  # the step will be refused
                     z, k = known, near
             slopes.append(k)
         stiffly_accurate = tab.b == tab.a[-1] and tab.c[-1] == 1.0
-        y1 = z if stiffly_accurate else _sum(y, size, tab.b, slopes)
+        y1 = z if stiffly_accurate else weighed(y, size, tab.b, slopes)
         f1 = slopes[-1] if stiffly_accurate else slope(field, t + dt, y1, self.settings.reduced)
-        error = None if tab.b_error is None else _sum(zero, size, tab.b_error, slopes)
+        error = None if tab.b_error is None else weighed(zero, size, tab.b_error, slopes)
         cubic = Hermite(y, carry[1], y1, f1, size)
         inside: Interpolant = cubic
         if tab.quartic is not None:
-            inside = Quartic(cubic, _sum(zero, size, tab.quartic, slopes))
+            inside = Quartic(cubic, weighed(zero, size, tab.quartic, slopes))
         return (y1, f1), ImplicitStages(inside, error, converged)
 
 
-def _sum(y: Tensor, size: Tensor | None, weights: tuple[float, ...], slopes: list[Tensor]) -> Tensor:
+def weighed(y: Tensor, size: Tensor | None, weights: tuple[float, ...], slopes: list[Tensor]) -> Tensor:
+    """Return y + size Σ weights slopes; `size` None stands for one."""
     for weight, k in zip(weights, slopes, strict=True):
         if weight:
             y = torch.add(y, k, alpha=weight) if size is None else torch.addcmul(y, size, k, value=weight)

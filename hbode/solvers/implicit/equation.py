@@ -17,15 +17,15 @@ ROUNDINGS = 4.0
 
 
 class Secants:
-    """Differences of points and of residuals, newest first, that one equation leaves to the next of the same Jacobian.
+    """Differences of points and those of their residuals, rows (B, n, k), newest first, or none yet.
 
-    The stages of a diagonally implicit step have one factor of the slope, and Jacobians that differ by what the field's
-    does over the step. On `benchmarks/stiff_parts.py` esdirk4 needs half the evaluations with them.
+    One equation leaves them to the next one of nearly the same Jacobian: the stages of a diagonally implicit step have
+    one factor of the slope, and Jacobians that differ by what the field's does over the step. On
+    `benchmarks/stiff_parts.py` esdirk4 needs about half the evaluations with them.
     """
 
     def __init__(self) -> None:
-        self.moves: list[Tensor] = []
-        self.changes: list[Tensor] = []
+        self.pairs: tuple[Tensor, Tensor] | None = None
 
 
 class Answer(NamedTuple):
@@ -65,7 +65,7 @@ class Equation:
     rounding
         By how much z has to move for the last bit of a state to change, a state; what is not given is zero.
     secants
-        Those of an equation with nearly the same Jacobian, which an inner solver may use, and replace by its own.
+        Those of an equation with nearly the same Jacobian, which an inner solver may use and replace by its own.
     """
 
     def __init__(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 
 from .collocation import CollocationTableau
 from .dirk import DirkTableau
+from .imex import ImexTableau
 from .quartic import fourth_power
 
 
@@ -56,6 +57,51 @@ def _esdirk4() -> DirkTableau:
     return DirkTableau(4, nodes, rows, rows[-1], error, 3, fourth_power(rows))
 
 
+def _ark3() -> ImexTableau:
+    g = 1767732205903 / 4055673282236
+    rows = (
+        (0.0,),
+        (g, g),
+        (2746238789719 / 10658868560708, -640167445237 / 6845629431997, g),
+        (1471266399579 / 7840856788654, -4482444167858 / 7529755066697, 11266239266428 / 11593286722821, g),
+    )
+    explicit: tuple[tuple[float, ...], ...] = (
+        (),
+        (2 * g,),
+        (5535828885825 / 10492691773637, 788022342437 / 10882634858940),
+        (
+            *(6485989280629 / 16251701735622, -4246266847089 / 9704473918619),
+            10755448449292 / 10357097424841,
+        ),
+    )
+    other = (
+        *(2756255671327 / 12835298489170, -10771552573575 / 22201958757719),
+        *(9247589265047 / 10645013368117, 2193209047091 / 5459859503100),
+    )
+    error = tuple(x - y for x, y in zip(rows[-1], other, strict=True))
+    return ImexTableau(3, (0.0, 2 * g, 3 / 5, 1.0), rows, rows[-1], error, 2, explicit=explicit)
+
+
+def _ark4() -> ImexTableau:
+    explicit: tuple[tuple[float, ...], ...] = (
+        (),
+        (1 / 2,),
+        (13861 / 62500, 6889 / 62500),
+        (-116923316275 / 2393684061468, -2731218467317 / 15368042101831, 9408046702089 / 11113171139209),
+        (
+            *(-451086348788 / 2902428689909, -2682348792572 / 7519795681897),
+            *(12662868775082 / 11960479115383, 3355817975965 / 11060851509271),
+        ),
+        (
+            *(647845179188 / 3216320057751, 73281519250 / 8382639484533, 552539513391 / 3454668386233),
+            *(3354512671639 / 8306763924573, 4040 / 17871),
+        ),
+    )
+    implicit = _esdirk4()
+    own = {entry.name: getattr(implicit, entry.name) for entry in fields(implicit)}
+    return ImexTableau(**own, explicit=explicit)
+
+
 def _with_quartic(tableau: CollocationTableau) -> CollocationTableau:
     """Return the tableau with a quartic on the slopes at both ends and in the stages."""
     rows = ((0.0,), *((0.0, *row) for row in tableau.a), (0.0, *tableau.b, 0.0))
@@ -84,6 +130,9 @@ DIRK: dict[str, DirkTableau] = {
 """Alexander's SDIRK2 (SIAM J. Numer. Anal. 14, 1977), TR-BDF2 (Bank et al., IEEE Trans. CAD 4, 1985), ESDIRK 3/2 and
 5/4 (Kværnø, BIT 44, 2004), ESDIRK 4/3 (Kennedy, Carpenter, Appl. Numer. Math. 44, 2003). All nodes are within the step,
 but one of kvaerno5, at 1.23 of it."""
+
+IMEX: dict[str, ImexTableau] = {"imex_ark3": _ark3(), "imex_ark4": _ark4()}
+"""ARK3(2)4L[2]SA and ARK4(3)6L[2]SA (Kennedy, Carpenter, Appl. Numer. Math. 44, 2003)."""
 
 _R6, _R15, _R3 = math.sqrt(6), math.sqrt(15), math.sqrt(3)
 COLLOCATION: dict[str, CollocationTableau] = {

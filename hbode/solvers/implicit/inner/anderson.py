@@ -43,18 +43,16 @@ class Anderson:
     def __call__(self, equation: Equation, z: Tensor, scale: Tensor, limit: float) -> Answer:
         g = equation.residual(z)
         progress = Progress(equation, scale, limit, z, g, PATIENCE)
-        moves, changes = equation.secants.moves, equation.secants.changes
         kept = min(self.kept, z.shape[1])
-        stretch = torch.ones_like(z[:, :1])
-        for move, change in zip(moves, changes, strict=True):
-            stretch = _longest(stretch, move, change)
+        none = z.new_empty(*z.shape, 0)
+        m, a = equation.secants.pairs or (none, none)
+        stretch = _stretch(m, a).amax(1, keepdim=True) if m.shape[-1] else torch.ones_like(z[:, :1])
         for _ in range(self.iterations):
             open_rows = progress.open(g, stretch.squeeze(1))
             if open_rows is None:
                 break
             move = -g / stretch
-            if moves:
-                a, m = torch.stack(changes, -1), torch.stack(moves, -1)  # (B, n, k)
+            if m.shape[-1]:
                 size = torch.linalg.vector_norm(a, dim=1, keepdim=True).clamp(min=torch.finfo(g.dtype).tiny)
                 q, r = torch.linalg.qr(a / size)
                 eps = 10 * torch.finfo(g.dtype).eps
@@ -63,15 +61,25 @@ class Anderson:
                 move = move - ((m - a / stretch.unsqueeze(-1)) @ weights).squeeze(-1)
             move = open_rows * move
             after = equation.residual(z + move)
-            moves, changes = [move, *moves][:kept], [after - g, *changes][:kept]
-            stretch = _longest(stretch, move, after - g)
+            m, a = (_with(new, old, open_rows)[..., :kept] for new, old in ((move, m), (after - g, a)))
+            stretch = torch.maximum(stretch, _stretch(move.unsqueeze(-1), (after - g).unsqueeze(-1)))
             z, g = z + move, after
             progress.add(z, g)
-        equation.secants.moves, equation.secants.changes = moves, changes
+        equation.secants.pairs = m, a
         return progress.answer()
 
 
-def _longest(stretch: Tensor, move: Tensor, change: Tensor) -> Tensor:
-    """Return by how much a move is stretched, row by row, (B, 1), or the stretch so far if that is more."""
-    length, image = (torch.linalg.vector_norm(x, dim=1, keepdim=True) for x in (move, change))
-    return torch.maximum(stretch, (image / length).nan_to_num(0.0, 0.0, 0.0))
+def _with(new: Tensor, old: Tensor, open_rows: Tensor) -> Tensor:
+    """Return columns (B, n, k + 1) with a new one first; of rows that do not move, the old ones and nothing."""
+    column = new.unsqueeze(-1)
+    if bool(open_rows.all()):
+        return torch.cat((column, old), -1)
+    return torch.where(
+        open_rows.unsqueeze(-1), torch.cat((column, old), -1), torch.cat((old, torch.zeros_like(column)), -1)
+    )
+
+
+def _stretch(moves: Tensor, changes: Tensor) -> Tensor:
+    """Return by how much moves (B, n, k) are stretched, at least one, (B, k)."""
+    length, image = (torch.linalg.vector_norm(x, dim=1) for x in (moves, changes))
+    return (image / length).nan_to_num(0.0, 0.0, 0.0).clamp(min=1.0)
