@@ -13,10 +13,10 @@ from torch.utils._pytree import tree_map
 class SplitField(nn.Module):
     """f(t, h) = stiff(t, h) + nonstiff(t, h), for methods that are implicit in the stiff part alone.
 
-    `imex_ark3` and `imex_ark4` solve equations with the stiff part, linear or not, and evaluate the other one where they
-    are: a diffusion that is solved for, and a reaction, a driving or a network beside it that is not. In a heavy ball or
-    another second-order system the parts are forces, and damping and ξ h go with the stiff one. All other methods see
-    the sum.
+    `imex_ark3` and `imex_ark4` solve equations with the stiff part, linear or not, and only evaluate the other one:
+    beside a diffusion, say, a reaction, a driving force or a network. Their steps are held back by the stability of
+    explicit steps on that part. In a heavy ball or another second-order system the parts are forces, and damping and
+    ξ h go with the stiff one. All other methods see the sum. Each evaluation of a part counts as one.
 
     Parameters
     ----------

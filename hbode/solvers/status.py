@@ -34,9 +34,10 @@ _REMEDIES = {
     "Check them there; bound the field's output or its weights, or lower max_step",
     Status.STEP_UNDERFLOW: "the step became too small to move the time. The solution may blow up or the field jump: "
     "name jumps in jump_ts, loosen rtol and atol, or use float64",
-    Status.NOT_CONVERGED: "the inner solver of an implicit method did not converge, however small the step. Take "
-    "another options['inner'], smaller fixed steps, or an explicit method if the field is not stiff; for a field in "
-    "mixed precision, whose rounding is more than that, a larger options['inner_share']",
+    Status.NOT_CONVERGED: "the inner solver of an implicit method did not converge, however small the step, or a step "
+    "of rkc would need more stages than the rounding of its dtype allows. Take another options['inner'], smaller fixed "
+    "steps, or an explicit method if the field is not stiff; for a field in mixed precision, whose rounding is more "
+    "than that, a larger options['inner_share']",
     Status.ZENO: "an event with a reset came again within rounding of the time, and may without end. "
     "End the solve before, by max_count or a terminal event at the threshold where a ball lies still, say; or let the "
     "reset leave the state where the event function does not return to zero at once",

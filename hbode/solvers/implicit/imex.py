@@ -45,8 +45,8 @@ class Imex(Dirk):
     """An additive method (Kennedy, Carpenter, Appl. Numer. Math. 44, 2003) for y' = f_stiff + f_nonstiff.
 
     z_i = y + dt Σ_j (a_ij f_stiff(z_j) + â_ij f_nonstiff(z_j)), solved for f_stiff(z_i) one after the other, and
-    y⁺ = y + dt Σ_j b_j (f_stiff + f_nonstiff)(z_j). In a damped system f_nonstiff is the force of that name; damping and
-    ξ h go with the other one. The field that is not divided is stiff as a whole: the steps are those of the implicit
+    y⁺ = y + dt Σ_j b_j (f_stiff + f_nonstiff)(z_j). In a damped system f_nonstiff is the force of that name; damping
+    and ξ h go with the other one. A field that is not divided is stiff as a whole: the steps are those of the implicit
     method.
 
     The carry is (y, stiff slope at y, other slope at y), or that of `Dirk` for a field that is not divided.

@@ -31,10 +31,12 @@ SETTLED = 0.02
 GOLDEN = 0.5 * (1 + 5**0.5) * torch.pi
 ROUNDINGS = 1e-2
 """What s² roundings, which s stages may leave of a state, may be of it at most."""
+MOST = 1000
+"""The most stages where rounding allows more."""
 
 
 class Weights(NamedTuple):
-    """The formula of s stages: c_1, …, c_s, rows (μ_j, ν_j, μ̃_j, γ̃_j), and the interval of stability (1 + w_0) / w_1."""
+    """The formula of s stages: c_1, …, c_s, rows (μ_j, ν_j, μ̃_j, γ̃_j), the interval of stability (1 + w_0) / w_1."""
 
     c: npt.NDArray[np.float64]
     rows: npt.NDArray[np.float64]
@@ -167,7 +169,7 @@ def _stages(z: Tensor) -> Tensor:
 
 def most(dtype: torch.dtype) -> int:
     """Return the most stages in a dtype."""
-    return int((ROUNDINGS / torch.finfo(dtype).eps) ** 0.5)
+    return min(MOST, int((ROUNDINGS / torch.finfo(dtype).eps) ** 0.5))
 
 
 @torch.no_grad()

@@ -41,6 +41,16 @@ class Anderson:
     kept: int = 20
 
     def __call__(self, equation: Equation, z: Tensor, scale: Tensor, limit: float) -> Answer:
+        shared = equation.secants.pairs is not None
+        answer = self._searched(equation, z, scale, limit)
+        if not shared or bool(answer.converged.all()):
+            return answer
+        equation.secants.pairs = None  # which may have been those of another Jacobian
+        again = self._searched(equation, z, scale, limit)
+        found = torch.where(answer.converged.unsqueeze(1), answer.z, again.z)
+        return Answer(found, answer.converged | again.converged)
+
+    def _searched(self, equation: Equation, z: Tensor, scale: Tensor, limit: float) -> Answer:
         g = equation.residual(z)
         progress = Progress(equation, scale, limit, z, g, PATIENCE)
         kept = min(self.kept, z.shape[1])
@@ -82,4 +92,5 @@ def _with(new: Tensor, old: Tensor, open_rows: Tensor) -> Tensor:
 def _stretch(moves: Tensor, changes: Tensor) -> Tensor:
     """Return by how much moves (B, n, k) are stretched, at least one, (B, k)."""
     length, image = (torch.linalg.vector_norm(x, dim=1) for x in (moves, changes))
-    return (image / length).nan_to_num(0.0, 0.0, 0.0).clamp(min=1.0)
+    stretch: Tensor = image / length
+    return stretch.nan_to_num(0.0, 0.0, 0.0).clamp(min=1.0)
