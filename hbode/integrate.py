@@ -122,7 +122,9 @@ def hbodeint(
         momentum enters through linear damping alone, dopri5 elsewhere. For stiff fields (``stats.stiffness`` near 1)
         "auto", which is the default while the field is not stiff and esdirk4 while it is; prox_bdf3, or prox_bdf2 if
         stiff modes oscillate; radauIIA5, which is the most exact and dearest; or another implicit method. On a heavy
-        ball they solve for the acceleration alone.
+        ball they solve for the acceleration alone. rkc, which is explicit, where the stiff eigenvalues are near the
+        negative real axis, as those of diffusion: the quickest there. imex_ark3 and imex_ark4 for a `SplitField`, of
+        which they are implicit in the stiff part; for another f in all of it.
         kvaerno5 has a node at 1.23 of a step, and yoshida4 at -0.35 and 1.35: they evaluate f beyond the ends of the
         span, and beside a point of jump_ts, where the time that f is given is held, their order is two. No other does.
     rtol, atol
@@ -154,7 +156,7 @@ def hbodeint(
         solver of their equations ("anderson", "newton_krylov", "fletcher_reeves", "barzilai_borwein", "lbfgs",
         "nesterov", "gradient_descent", or one of them with settings; by default "newton_krylov" for radauIIA3, 5, gl4
         and gl6, else "anderson"), and inner_share, the share of the tolerances that it may leave in each step that is
-        chosen, and in the whole span where steps are given (0.01 for Runge-Kutta methods and auto, else 0.1).
+        chosen, and in the whole span where steps are given (0.01 for diagonally implicit methods and auto, else 0.1).
         Others: coupling, for the scheme of `Reversible`. Settings of the gradient mode.
     compile
         Run the loop of the solve, and that of its discrete adjoint, as compiled code (`torch.compile`; a CPU needs

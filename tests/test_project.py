@@ -38,6 +38,7 @@ CORE |= {
     "reference_sde",
     "reference_solvers",
     "solution",
+    "split",
     "state_tree",
     "stochastic",
     "systems",

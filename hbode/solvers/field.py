@@ -121,6 +121,7 @@ class Field:
         For methods with noise: ``diffusion(t, h)``, its strength on the momentum, which broadcasts to h.
     split
         The parts that ``fn`` is the sum of, for methods that treat them apart; each evaluation of a part counts as one.
+
     counts
         How often it was evaluated and how many products were made, shared with the fields that `within` returns, as
         are its results.
