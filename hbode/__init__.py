@@ -6,12 +6,14 @@ from .damping import NesterovDamping
 from .events import Event
 from .inputs import CubicInput, HoldInput, LinearInput
 from .integrate import hbodeint
+from .lazy import submodule
 from .solution import EventRecord, Solution, SolverError, Stats
 from .solvers import METHODS, Status
 from .split import SplitField
 from .stochastic import sdeint
 from .systems import FirstOrder, GeneralizedHeavyBall, HeavyBall, SecondOrder, System, join, split
 from .updates import Update
+from .version import __version__ as __version__
 
 __all__ = [
     "METHODS",
@@ -40,8 +42,4 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name != "__version__":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib.metadata import version  # slow to load, and rarely asked for
-
-    return version("hbode")
+    return submodule(__name__, name)

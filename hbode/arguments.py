@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,15 +36,55 @@ def as_system(
     return GeneralizedHeavyBall(func, gamma, 0.0 if xi is None else xi, activation, trainable=False)
 
 
+def check_called(system: System, further: int, inputs: bool) -> None:
+    """Raise unless f can be called with what a solve gives it: its `takes`, an input, and so many further arguments."""
+    if not system.takes:
+        return
+    f = system.f.forward if isinstance(system.f, torch.nn.Module) else system.f
+    try:
+        signature = inspect.signature(f)
+    except (TypeError, ValueError):  # of a function that is not written in Python
+        return
+    given = [*system.takes, *(["u(t)"] if inputs else []), *(["*args"] if further else [])]
+    try:
+        signature.bind(*range(len(system.takes) + inputs + further))
+    except TypeError:
+        name = getattr(system.f, "__name__", type(system.f).__name__)
+        message = f"func is called as f({', '.join(given)}), but {name} takes {signature}"
+        if not inputs and not further:
+            message += (
+                ". Around a network of the state alone write lambda t, h: net(h), "
+                "or a module whose forward(self, t, h) returns self.net(h)"
+            )
+        raise TypeError(message) from None
+
+
+def not_a_state(name: str, value: Any) -> TypeError:
+    """Return an error that says how the argument `name` becomes a state."""
+    if isinstance(value, np.ndarray):
+        got, remedy = f"a numpy array of {value.dtype}", f"torch.as_tensor({name})"
+    elif isinstance(value, Tensor):
+        got, remedy = str(value.dtype), f"{name}.float()"
+    else:
+        got = type(value).__name__
+        remedy = f"torch.tensor({name.partition('[')[0]})" if isinstance(value, int | float) else ""
+    return TypeError(
+        f"{name} must be a floating or complex tensor, or a tuple, list or dict of them, got {got}"
+        + (f": {remedy} makes it one" if remedy else "")
+    )
+
+
 def check_state(h0: Tensor, m0: Tensor | None, system: System) -> None:
     """Raise unless h0 is a state, and m0 a momentum that goes with it."""
     if not isinstance(h0, Tensor) or not (h0.is_floating_point() or h0.is_complex()):
-        raise TypeError(f"h0 must be a floating or complex tensor, got {getattr(h0, 'dtype', type(h0).__name__)}")
+        raise not_a_state("h0", h0)
     if m0 is None:
         return
     if not system.second_order:
         raise ValueError(f"m0 must not be given: a {type(system).__name__} system has no momentum")
     if not isinstance(m0, Tensor) or m0.shape != h0.shape or m0.dtype != h0.dtype:
+        if isinstance(m0, np.ndarray):
+            raise not_a_state("m0", m0)
         got = f"{tuple(m0.shape)}, {m0.dtype}" if isinstance(m0, Tensor) else type(m0).__name__
         raise ValueError(f"m0 must have the shape and dtype of h0, {tuple(h0.shape)}, {h0.dtype}; got {got}")
 

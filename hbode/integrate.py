@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -13,6 +12,7 @@ from torch import Tensor
 from .arguments import (
     as_system,
     as_times,
+    check_called,
     check_method,
     check_state,
     check_times,
@@ -25,6 +25,7 @@ from .arguments import (
 )
 from .bound import bound_field
 from .coefficients import Activation, OfTime
+from .compiler import uncompiled
 from .dense import DenseOutput
 from .events import EventLike, as_events, crossing
 from .gradients import Compilation, ContinuousAdjoint, Explicit, Gradient, Problem
@@ -46,11 +47,13 @@ from .solvers import (
     as_method,
     real_dtype,
 )
+from .solvers.warning import warn
 from .state_tree import State, StateTree, halves
 from .systems import System
 from .updates import Update, merge
 
 
+@uncompiled
 def hbodeint(
     func: Callable[..., State] | System,
     h0: State,
@@ -188,6 +191,7 @@ def hbodeint(
         rtol, atol = tree.numbers("rtol", rtol), tree.numbers("atol", atol)
         gamma, xi = tree.numbers("gamma", gamma), tree.numbers("xi", xi)
     system = as_system(func, gamma, xi, activation)
+    check_called(system, len(args), inputs is not None)
     options = dict(options or {})
     method = default_method(system) if method is None else method
     name = method if isinstance(method, str) else type(method).__name__
@@ -195,7 +199,7 @@ def hbodeint(
     times = check_times(t, h0, per_sample)
     rows = times[:1] if times.ndim == 2 and times.stride(0) == 0 else times  # the same times for all samples
     if lost := lost_time(rows.reshape(-1, times.shape[-1]).tolist(), real_dtype(h0)):
-        warnings.warn(lost, RuntimeWarning, stacklevel=2)
+        warn(lost, RuntimeWarning)
     knots = None
     if inputs is not None:
         check_inputs(inputs, times, h0)
@@ -256,7 +260,7 @@ def hbodeint(
     grid_arguments = func, h0, t if isinstance(t, Tensor) else requested
     drawn = plan(chosen, options, times, rtol, atol, grid_arguments, None if merged is None else merged.updates)
     if drawn.adaptive and (fine := too_fine("h0", h0.dtype, rtol, atol)):
-        warnings.warn(fine, stacklevel=2)
+        warn(fine)
     clock: Clock | SampleClock = SampleClock(times, h0.ndim) if samples else Clock.of(times)
     stats: list[Stats] = []
 

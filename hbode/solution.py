@@ -164,7 +164,7 @@ class Solution:
         """
         if self.dense is None:
             raise ValueError("the solution can be called only if it was made with dense=True")
-        times = torch.as_tensor(t, dtype=torch.float64, device=self.dense.problem.y0.device)
+        times = torch.as_tensor(t, dtype=torch.float64, device=self.dense.y0.device)
         y = self.dense(times) if times.ndim else self.dense(times.reshape(1))[0]
         return halves(y, self.m is not None, 1 if times.ndim else 0, self.tree)
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import TreeSpec, keystr, tree_flatten_with_path
+from torch.utils._pytree import TreeSpec, keystr, tree_flatten_with_path, tree_structure
 
+from .arguments import not_a_state
 from .solvers.field import checked
 from .split import SplitField
 from .systems import System, VectorField
@@ -75,6 +76,14 @@ class StateTree:
             (len(parts[0]),) if samples else (),
             parts[0].device,
         )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the fields, with a tree of numbers for the spec, which torch would warn of in a copy."""
+        own = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        return own | {"spec": self.spec.unflatten(range(self.spec.num_leaves))}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state | {"spec": tree_structure(state["spec"])})
 
     def join(self, name: str, state: State) -> Tensor:
         """Return a state, the argument `name`, as one tensor."""
@@ -227,8 +236,7 @@ def halves(y: Tensor, second_order: bool, axis: int, tree: StateTree | None) -> 
 
 def _check_part(name: str, part: Any, first_name: str, first: Any) -> None:
     if not isinstance(part, Tensor) or not (part.is_floating_point() or part.is_complex()):
-        got = getattr(part, "dtype", type(part).__name__)
-        raise TypeError(f"{name} must be a floating or complex tensor, or a tuple, list or dict of them, got {got}")
+        raise not_a_state(name, part)
     if part.device != first.device:
         raise ValueError(f"{name} must be on the device of {first_name}, {first.device}, got {part.device}")
     if part.dtype != first.dtype and (part.is_complex() or first.is_complex()):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, Self
 
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from .coefficients import Activation, OfTime, as_activation, as_value, at_time, shortened
 from .gradients.captured import reachable
 from .solvers.field import checked
+from .solvers.warning import warn
 
 VectorField = Callable[..., Any]
 
@@ -31,6 +31,8 @@ class System(nn.Module):
     second_order = True
     damped = False
     activation: Activation | None = None
+    takes: tuple[str, ...] = ("t", "h")
+    """What f is called with before the further arguments of a solve; empty where a subclass calls it otherwise."""
 
     def __init__(self, f: VectorField) -> None:
         super().__init__()
@@ -52,11 +54,10 @@ class System(nn.Module):
         for name, function in functions if recurse else ():
             for module in [] if isinstance(function, nn.Module) else reachable(function).modules:
                 if any(x.requires_grad and id(x) not in own for _, x in module.named_parameters()):
-                    warnings.warn(
+                    warn(
                         f"the parameters of this {type(self).__name__} are not those of the {type(module).__name__} "
                         f"that {name} uses, which an optimiser over them will not train. Give {name} as a "
-                        "torch.nn.Module that holds it, or give its parameters to the optimiser as well",
-                        stacklevel=2,
+                        "torch.nn.Module that holds it, or give its parameters to the optimiser as well"
                     )
         return super().parameters(recurse)
 
@@ -123,6 +124,8 @@ class FirstOrder(System):
 
 class SecondOrder(System):
     """h' = m, m' = f(t, h, m): a second-order neural ODE (SONODE)."""
+
+    takes = ("t", "h", "m")
 
     def rhs(self, t: Tensor, y: Tensor, gamma: Tensor | None, xi: Tensor | None, *args: Any) -> Tensor:
         h, m = y.unbind()

@@ -1,12 +1,17 @@
 """The command, from arguments to files."""
 
 import json
+import logging
 import math
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 
+import hbode
 from hbode.cli import main
+from hbode.jobs import LOGGER
 from hbode.timeseries import DemoSettings, ForecastSettings, make_dataset
 from hbode.timeseries.forecast import load
 
@@ -166,3 +171,55 @@ def test_the_demo_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 def test_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--help") == 0
     assert "--data" in capsys.readouterr().out
+
+
+def test_hbode_alone_shows_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    assert "identify a driven system" in capsys.readouterr().out
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0 and capsys.readouterr().out == f"hbode {hbode.__version__}\n"
+
+
+@pytest.mark.parametrize("option, lines", [("--quiet", 1), ("--verbose", 4)])
+def test_how_much_is_said(tmp_path: Path, capfd: pytest.CaptureFixture[str], option: str, lines: int) -> None:
+    assert run("--data", tmp_path / "none.csv", option) == 2
+    said = capfd.readouterr()
+    assert said.out == "" and said.err.splitlines()[-1].startswith("hbode demo: error: ")
+    assert said.err.count("\n") == 1 if lines == 1 else "Traceback" in said.err
+
+
+@pytest.mark.parametrize("options, shown", [((), True), (("--quiet",), False)])
+def test_progress_is_shown_unless_quiet(monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], shown: bool) -> None:
+    seen: list[bool] = []
+    look = lambda settings, started: seen.append(LOGGER.isEnabledFor(logging.INFO))
+    monkeypatch.setattr("hbode.commands.demo.run_demo", look)
+    assert run(*options) == 0 and seen == [shown]
+    assert not LOGGER.isEnabledFor(logging.INFO)
+
+
+COMPLETED = {
+    ("hbode", "re"): {"reproduce"},
+    ("hbode", "fit", "--mo"): {"--model"},
+    ("hbode", "fit", "--model", "h"): {"hbnode"},
+    ("hbode", "reproduce", "point"): {"point-cloud"},
+}
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+@pytest.mark.parametrize("words", COMPLETED)
+def test_completion_of_bash(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["completion", "bash"]) == 0
+    script = capsys.readouterr().out
+    script += f'\nCOMP_WORDS=({" ".join(words)}); COMP_CWORD={len(words) - 1}; _hbode; echo "${{COMPREPLY[@]}}"'
+    ended = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    assert set(ended.stdout.split()) == COMPLETED[words] and ended.stderr == ""
+
+
+@pytest.mark.parametrize("shell, line", [("zsh", "bashcompinit"), ("fish", "-l model -r -f -a 'auto hbnode")])
+def test_completion_of_other_shells(shell: str, line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["completion", shell]) == 0
+    assert line in capsys.readouterr().out

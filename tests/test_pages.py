@@ -36,6 +36,30 @@ def run(tmp_path, monkeypatch):
     return run
 
 
+WHOLE = (
+    "tutorial",
+    "coming_from",
+    "extending",
+    *(f"howto/{path.stem}" for path in sorted((DOCS / "howto").glob("*.md"))),
+)
+"""Pages whose code says by itself what is right, in that it runs."""
+LONG = ("howto/compiling",)
+
+
+@pytest.mark.parametrize("page", [pytest.param(p, marks=pytest.mark.slow) if p in LONG else p for p in WHOLE])
+def test_the_code_of_a_page_runs(run, page, recwarn):
+    names = run(f"{page}.md")
+    assert page != "tutorial" or names["error"] < 0.8 * names["still"]
+    assert not [str(w.message) for w in recwarn if w.filename.startswith(str(DOCS))]
+
+
+def test_what_pages_promise(run):
+    fall = run("howto/events.md")["sol"]
+    assert fall.updates.after.m.shape == (2, 1)
+    stiff = run("howto/stiff.md")
+    assert stiff["explicit"].stats.stiffness > 0.9 and stiff["sol"].stats.nfe < 0.1 * stiff["explicit"].stats.nfe
+
+
 def test_layers(run):
     names = run("layers.md")
     assert names["states"].shape == (5, 16, 6)

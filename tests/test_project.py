@@ -34,6 +34,8 @@ CORE = {
     "piecewise",
 }
 CORE |= {
+    "compiler",
+    "jobs",
     "progress",
     "reference_sde",
     "reference_solvers",
@@ -47,7 +49,7 @@ CORE |= {
     "_compat",
 }
 LAYERS = [
-    {"solvers", "extras"},
+    {"solvers", "extras", "lazy", "version"},
     {"gradients"},
     CORE,
     {"reporting"},
@@ -134,8 +136,14 @@ def test_typed() -> None:
 
 
 def test_version() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    assert hbode.__version__ == project["version"]
+    """It is in one place of the package, beside the citation and the changelog."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert (
+        project["project"]["dynamic"] == ["version"]
+        and project["tool"]["hatch"]["version"]["path"] == "hbode/version.py"
+    )
+    assert f"version: {hbode.__version__}" in (ROOT / "CITATION.cff").read_text(encoding="utf-8").splitlines()
+    assert f"## [{hbode.__version__}]" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
 
 def test_public_names_exist_once() -> None:

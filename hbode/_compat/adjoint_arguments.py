@@ -13,12 +13,13 @@ from ..gradients import DiscreteAdjoint, Problem, Solved
 from ..gradients.backprop import differentiates_steps
 from ..gradients.replay import replayed
 from ..solvers import Autocast
+from ..solvers.warning import warn
 from .adjoint import AdjointEquation, Kept, ReplayOrBack, SolvedBack, adjoint_norm, refuse
 from .events import EventFn, Func
 from .methods import ADAPTIVE, SCIPY, check_method, known_options
 from .plans import CALLBACKS, callbacks
 from .solve import flat_field, ignore, solve
-from .state import ArgumentError, ArgumentTypeError, Layout, State, tolerance, warn
+from .state import ArgumentError, ArgumentTypeError, Layout, State, tolerance
 
 
 class Arguments(NamedTuple):

@@ -15,7 +15,8 @@ from ..solvers import METHODS, Adams, Carry, Field, Implicit, Method, Settings
 from ..solvers.implicit.inner import NewtonKrylov
 from ..solvers.method import Advance
 from ..solvers.methods.hermite import Hermite
-from .state import ArgumentError, warn
+from ..solvers.warning import warn
+from .state import ArgumentError
 
 ADAPTIVE = ("dopri8", "dopri5", "tsit5", "bosh3", "fehlberg2", "adaptive_heun")
 FIXED = {"euler": "euler", "midpoint": "midpoint", "heun2": "heun2", "heun3": "heun3", "rk4": "rk38"}

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from ..solvers import Controller, Node, Plan, Status
-from .state import ArgumentError, ArgumentTypeError, Layout, SolveError, State, warn
+from ..solvers.warning import warn
+from .state import ArgumentError, ArgumentTypeError, Layout, SolveError, State
 
 CALLBACKS = ("callback_step", "callback_accept_step", "callback_reject_step")
 

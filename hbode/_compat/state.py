@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 import operator
-import sys
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..solution import SolverError
+from ..solvers.warning import warn
 
 State = Tensor | tuple[Tensor, ...]
 
@@ -93,14 +92,6 @@ def fitted(out: Any, shape: torch.Size, y: Tensor) -> Tensor:
 def mixed_norm(parts: Sequence[Tensor]) -> Tensor:
     """Return the largest of the root-mean-square norms of the tensors."""
     return torch.stack([torch.linalg.vector_norm(x) / math.sqrt(max(x.numel(), 1)) for x in parts]).max()
-
-
-def warn(message: str, category: type[Warning] = UserWarning) -> None:
-    """Warn at the first caller outside this package and torch, whose functions with gradients call it too."""
-    frame, level = sys._getframe(1), 2
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(("hbode.", "torch.")):
-        frame, level = frame.f_back, level + 1
-    warnings.warn(message, category, stacklevel=level)
 
 
 def tolerance(name: str, tol: Any, layout: Layout, y: Tensor, state: str = "y0") -> float | Tensor:

@@ -124,3 +124,7 @@ def training_settings(a: argparse.Namespace, default: TrainingSettings) -> Train
     """Return settings with what was given by the options of `add_training`."""
     given = {name: getattr(a, name) for name in ("epochs", "batch", "learning_rate")}
     return replace(default, **{name: value for name, value in given.items() if value is not None})
+
+
+NOT_ASKED = ("command", "run", "out", "formats", "quiet", "verbose")
+"""Of the arguments, what does not change the numbers of a report."""

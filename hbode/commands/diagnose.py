@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 import time
 import traceback
@@ -19,11 +20,12 @@ from ..analysis.reports.diagnosis import diagnose
 from ..analysis.reports.diagnosis_result import MADE_BY, NUMBERS
 from ..arguments import as_coefficient
 from ..gradients.captured import reachable
+from ..jobs import LOGGER
 from ..reporting.results_folder import OutputError, ResultsFolder
 from ..solution import SolverError
 from ..solvers import METHODS
 from ..systems import FAMILY, System
-from .arguments import device, positive_int, tolerance
+from .arguments import NOT_ASKED, device, positive_int, tolerance
 from .loading import LoadError, described, load_state, load_system
 
 DIAGNOSE = """\
@@ -166,12 +168,13 @@ def run(arguments: argparse.Namespace, started: float) -> None:
 
 
 def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    if LOGGER.isEnabledFor(logging.INFO):
+        print(line, file=sys.stderr, flush=True)
 
 
 def _asked(a: argparse.Namespace, system: System) -> dict[str, Any]:
     """Return what was asked for, in types of JSON."""
-    about = {name: value for name, value in vars(a).items() if name not in ("command", "run", "out", "formats")}
+    about = {name: value for name, value in vars(a).items() if name not in NOT_ASKED}
     about["system"] = type(system).__name__  # --system is for bare fields alone
     about["methods"] = None if a.methods is None else ",".join(a.methods)
     return {

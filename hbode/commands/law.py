@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..timeseries import DataError, Records
-from .arguments import at_least, cores, positive_int, seed
+from .arguments import NOT_ASKED, at_least, cores, positive_int, seed
 
 if TYPE_CHECKING:
     from ..timeseries import SystemIdentifier
@@ -67,7 +67,6 @@ def add_law(parser: Any) -> None:
         default="auto",
         help="simpler models to stand beside; auto: an LSTM only if it takes less than a minute (default: auto)",
     )
-    add("--quiet", action="store_true", help="show no progress")
     add(
         "--resume",
         type=Path,
@@ -130,7 +129,7 @@ def fit_or_say(identifier: SystemIdentifier, train: Records, kept: Path, out: Pa
 
 def asked(a: argparse.Namespace) -> dict[str, Any]:
     """Return what was asked for, in types of JSON."""
-    found = {name: x for name, x in vars(a).items() if name not in ("command", "run", "out") and x is not None}
+    found = {name: x for name, x in vars(a).items() if name not in NOT_ASKED and x is not None}
     found |= {name: f"{x.start or 0}:{x.stop or ''}" for name, x in found.items() if isinstance(x, slice)}
     return {
         name: str(x) if isinstance(x, Path) else list(x) if isinstance(x, tuple) else x for name, x in found.items()

@@ -9,19 +9,20 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from ..extras import optional
+from ..jobs import Board, Reporter, run_all
 from ..models import parameter_count
 from ..reporting.results_folder import ResultsFolder
 from ..reporting.tables import aligned
 from ..solution import SolverError
 from ..timeseries import DataError
-from ..training import Diverged, train
+from ..training import Diverged, History, train
 from ..training.batches import Means
 from ..training.checkpoint import read_state
 from .experiment import Experiment, Settings, Splits, Trial
@@ -100,7 +101,9 @@ def reproduce(
         ]
         say(f"{experiment.title}: {len(models)} models, {len(seeds)} seeds, {jobs} at a time.")
         try:
-            trials = learn_all(tasks, jobs)
+            epochs = 0 if settings.training is None else settings.training.epochs
+            with Board([f"{name} {one}" for one in seeds for name in models], epochs, "epochs") as board:
+                trials = run_all(learn, [(*task, board.reporter(n)) for n, task in enumerate(tasks)], jobs)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(
                 f"interrupted; trainings under way are in {kept}, the same command goes on from them"
@@ -119,16 +122,6 @@ def reproduce(
     return found
 
 
-def learn_all(tasks: Sequence[tuple[Any, ...]], jobs: int) -> list[Trial]:
-    """Return the trials, `jobs` at a time in processes with one thread each; one job stays in this process."""
-    if jobs <= 1 or len(tasks) == 1:
-        return [learn(*task) for task in tasks]
-    joblib = optional("joblib")
-    with joblib.parallel_config("loky", inner_max_num_threads=1):
-        trials: list[Trial] = joblib.Parallel(n_jobs=min(jobs, len(tasks)))(joblib.delayed(learn)(*t) for t in tasks)
-    return trials
-
-
 def learn(
     experiment: Experiment,
     name: str,
@@ -139,8 +132,9 @@ def learn(
     kept: Path,
     engine: str = "plain",
     devices: int = 1,
+    report: Reporter | None = None,
 ) -> Trial:
-    """Train one model from one seed, and test it at the end."""
+    """Train one model from one seed, and test it at the end; `report` is told the epochs."""
     began = time.perf_counter()
     if name in experiment.damped and settings.nystrom is not None and settings.solver is not None:
         settings = replace(settings, solver=replace(settings.solver, method=settings.nystrom))
@@ -161,6 +155,7 @@ def learn(
                 engine=engine,
                 devices=devices,
                 checkpoint=path,
+                progress=None if report is None else partial(_tell, report),
             )
             nfe, back = (history.train.get(key, [math.nan])[-1] for key in ("nfe", "nfe_backward"))
             trial = replace(trial, history=history, seconds=sum(history.seconds), nfe=nfe, nfe_backward=back)
@@ -174,6 +169,10 @@ def learn(
     except (Diverged, SolverError) as error:
         return replace(trial, failure=str(error))
     return replace(trial, chosen=chosen, last=last, shown=None if shown is None else shown.cpu())
+
+
+def _tell(report: Reporter, epoch: int, history: History) -> None:
+    report(epoch, f"validation loss {history.validation['loss'][-1]:.3g}")
 
 
 @torch.no_grad()

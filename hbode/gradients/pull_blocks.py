@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -23,6 +22,7 @@ from ..solvers import (
     jump,
     warn_of_eager,
 )
+from ..solvers.warning import warn
 from .changed import differs, refuse
 from .problem import Bind, Explicit, Problem
 
@@ -216,4 +216,4 @@ def pull_blocks(
 
 
 def _warn(reason: str) -> None:
-    warnings.warn(f"compile=True, but the backward pass runs uncompiled: {reason}", RuntimeWarning, stacklevel=2)
+    warn(f"compile=True, but the backward pass runs uncompiled: {reason}", RuntimeWarning)

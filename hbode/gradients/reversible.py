@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..solvers import Coupled, Invertible, Method, MovingStart
+from ..solvers.warning import warn
 from .backprop import Backprop, differentiates_steps
 from .problem import Problem, Solved
 from .replay import replayed
@@ -60,10 +60,9 @@ def _warn_of_gap(y: Tensor, z: Tensor, atol: float | Tensor) -> None:
     """Warn where the states of the pair came apart, by more than a hundredth and a hundred absolute tolerances."""
     gap, size = (float(torch.linalg.vector_norm(x)) for x in (y - z, y))
     if gap > 0.01 * size + 100 * float(torch.as_tensor(atol).max()) * y.numel() ** 0.5:
-        warnings.warn(
+        warn(
             f"the two states of the coupled scheme came apart: they differ by {gap:.1e}, the state being {size:.1e}. "
             "They do where a first-order system decays by many orders of magnitude; take smaller steps or tolerances, "
             "or gradient='discrete_adjoint' with options={'checkpoints': k}",
             RuntimeWarning,
-            stacklevel=2,
         )

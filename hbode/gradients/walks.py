@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..solvers import KEEP_ALL, Carry, Clock, Field, Invertible, Keep, Method, Plan, SampleClock, Tape
+from ..solvers.warning import warn
 from .schedule import first_sweep, least_useful, split
 
 
@@ -145,10 +145,9 @@ def _warn_of_drift(back: Tensor, start: Tensor) -> None:
     scale = float(torch.linalg.vector_norm(start)) + torch.finfo(start.dtype).tiny
     drift = float(torch.linalg.vector_norm(back - start)) / scale
     if not drift <= torch.finfo(start.dtype).eps ** 0.5:
-        warnings.warn(
+        warn(
             f"gradient='reversible' came back to the first state with a relative error of {drift:.1e}, and gradients "
             "may be as wrong: taking damped steps back amplifies rounding by exp(γT). Use float64, a shorter span, or "
             "gradient='discrete_adjoint' with options={'checkpoints': k}",
             RuntimeWarning,
-            stacklevel=2,
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from ..solvers import Carry, Field, Tape
 from ..solvers.noise import Noise, noise_state, restore_noise, same_noise
+from ..solvers.warning import warn
 from .captured import Guard, Reachable, Watch, graph_ends, now, reachable
 from .problem import Problem
 
@@ -164,9 +164,8 @@ def _warn_of_cut(owner: Any, outputs: Sequence[Tensor]) -> None:
     f = getattr(f, "__self__", f)
     trainable = isinstance(f, nn.Module) and any(parameter.requires_grad for _, parameter in f.named_parameters())
     if trainable and not any(x.requires_grad for x in outputs):
-        warnings.warn(
+        warn(
             f"what {type(f).__name__} returned depends on none of its parameters, which will get no gradient: its "
             "graph is cut, by detach(), torch.no_grad(), torch.tensor(x) or numpy",
             RuntimeWarning,
-            stacklevel=2,
         )

@@ -1,5 +1,8 @@
 """Layers and networks built on `hbode.hbodeint`, and layers for sequences."""
 
+from typing import Any
+
+from ..lazy import submodule
 from .fields import SYSTEMS, DenseField, ghbnode, hbnode, make_system, node, sonode
 from .latent_ode import Bound, GRURecognition, LatentODE, ODERNNRecognition
 from .latent_sde import LatentSDE
@@ -45,3 +48,7 @@ __all__ = [
     "sonode",
     "width_of_size",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    return submodule(__name__, name)

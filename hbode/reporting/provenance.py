@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 import platform
-from importlib.metadata import version
 from typing import Any
 
 import torch
+
+from ..version import __version__
 
 
 def computed_with() -> dict[str, Any]:
     """Return the versions and the machine, in types of JSON."""
     return {
-        "versions": {"hbode": version("hbode"), "torch": torch.__version__, "python": platform.python_version()},
+        "versions": {"hbode": __version__, "torch": torch.__version__, "python": platform.python_version()},
         "machine": {
             "system": platform.system(),
             "processor": platform.machine(),

@@ -87,3 +87,12 @@ __all__ = [
     "step_once",
     "warn_of_eager",
 ]
+
+INTERNAL = {
+    *("KEEP_ALL", "PID_COEFFICIENTS", "STEPS", "TRIES"),
+    *("Autocast", "CannotCompileError", "Carry", "Clock", "Crossing", "Keep", "MovingStart", "Node", "Outcome", "Plan"),
+    *("Replayed", "SampleClock", "Step", "Tape", "Updates"),
+    *("batch_first", "compiled", "integrate", "jump", "normal_form", "real_dtype", "run_block", "run_tries", "solve"),
+    *("solve_in_blocks", "solve_per_sample", "step_once", "switching", "warn_of_eager"),
+}
+"""Names that other rooms of hbode use, and that are no part of what users may rely on."""

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from ..lazy import submodule
 from .demo import DemoSettings, run_demo
 from .evaluation import ForecastError, forecast_error, persistence
 from .forecast import ForecastSettings, run_forecast
@@ -50,7 +51,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name not in ("HeavyBallForecaster", "SystemIdentifier"):  # which need scikit-learn
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return submodule(__name__, name)
     from .forecasting import HeavyBallForecaster
     from .identification import SystemIdentifier
 

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from tqdm import tqdm
 
-from ..extras import optional
+from ..jobs import Board, Reporter, run_all
 from ..models import ODERNN, SolverSettings, make_system, parameter_count
 from ..solution import SolverError
 from .evaluation import ForecastError, forecast_error
@@ -63,10 +62,10 @@ def build(name: str, size: int, hidden: int, channels: int, solver: SolverSettin
     return ODERNN(make_system(name, size, hidden), size, channels, solver)
 
 
-def learn(task: Task, data: Dataset, row: int = 0) -> Learned:
+def learn(task: Task, data: Dataset, report: Reporter | None = None) -> Learned:
     """Train one model and forecast the test windows. The result depends on the task and the data alone.
 
-    A terminal shows its progress, in the row of that number.
+    `report` is told the epochs.
     """
     started = time.perf_counter()
     device = torch.device(task.device)
@@ -76,16 +75,12 @@ def learn(task: Task, data: Dataset, row: int = 0) -> Learned:
         model = build(task.name, task.size, task.hidden, data.train.x.shape[2], task.solver).to(device)
     history, count = History(), parameter_count(model)
 
-    # disable=None: no bar where nobody watches.
-    bar = tqdm(total=task.training.epochs, desc=f"{task.name.upper():8s}", unit="epoch", position=row, disable=None)
-
     def on_epoch(epoch: int, so_far: History) -> None:
-        bar.set_postfix_str(f"validation error {so_far.validation_forecast[-1]:.3f}", refresh=False)
-        bar.update(epoch - bar.n)
+        if report is not None:
+            report(epoch, f"validation error {so_far.validation_forecast[-1]:.3f}")
 
     try:
-        with bar:
-            history = train(model, data, task.training, task.seed, on_epoch)
+        history = train(model, data, task.training, task.seed, on_epoch)
         observed = data.protocol.observed
         forecast = predict(model, data.test, observed)
         rates = hidden_stiffness(model, data.test, observed)
@@ -110,11 +105,7 @@ def learn_all(tasks: Sequence[Task], data: Dataset, jobs: int) -> list[Learned]:
     jobs
         Processes. What is learned does not depend on it up to rounding, the seconds per epoch may.
     """
-    if jobs <= 1 or len(tasks) == 1:
-        return [learn(task, data, row) for row, task in enumerate(tasks)]
-    joblib = optional("joblib")
-    with joblib.parallel_config("loky", inner_max_num_threads=1):
-        learned: list[Learned] = joblib.Parallel(n_jobs=min(jobs, len(tasks)))(
-            joblib.delayed(learn)(task, data, row) for row, task in enumerate(tasks)
-        )
-    return learned
+    epochs = max(task.training.epochs for task in tasks)
+    with Board([task.name.upper() for task in tasks], epochs, "epochs") as board:
+        calls = [(task, data, board.reporter(n)) for n, task in enumerate(tasks)]
+        return run_all(learn, calls, jobs)

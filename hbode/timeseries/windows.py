@@ -7,7 +7,6 @@ part is cut into windows.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -16,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..solvers.warning import warn
 from .records import Array, DataError, Records, Scaling
 
 
@@ -158,5 +158,5 @@ def make_dataset(records: Records, protocol: Protocol, seed: int) -> Dataset:
         t = (times[rows] - times[rows[:, :1]]) / scaling.time_unit
         parts.append(Part(torch.from_numpy(t), torch.from_numpy(scaled[rows]), torch.from_numpy(rows)))
     if crossing:
-        warnings.warn(f"{records.source}: {crossing} windows with long gaps in them are left out", stacklevel=2)
+        warn(f"{records.source}: {crossing} windows with long gaps in them are left out")
     return Dataset(records, protocol, parts[0], parts[1], parts[2], scaling)

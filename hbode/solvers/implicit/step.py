@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from dataclasses import field as entry
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -21,12 +21,16 @@ Interpolant = Hermite | Quartic
 class ImplicitStages(NamedTuple):
     """A step: its interpolant, its error estimate if there is one, and which samples converged, (B,) or (1,).
 
-    An estimate that has to be solved for is a function, called where the error is asked for.
+    An estimate that has to be solved for is a function, called where the error is asked for; a copy leaves it out.
     """
 
     interpolant: Interpolant
     error: Tensor | Callable[[], Tensor] | None
     converged: Tensor
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        error = None if callable(self.error) else self.error
+        return ImplicitStages, (self.interpolant, error, self.converged)
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import re
-import warnings
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -14,6 +15,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
+from ..warning import warn
 from .thin_products import thin_products
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -43,11 +45,14 @@ class CannotCompileError(Exception):
 
 _BROKEN: WeakKeyDictionary[object, dict[object, str]] = WeakKeyDictionary()
 _MADE: WeakKeyDictionary[object, Counter[object]] = WeakKeyDictionary()
+_TOLD: set[object] = set()
+LOGGER = logging.getLogger("hbode")
 
 
 def compiled(function: F, key: Any, subject: Any, device: str, fused: bool = False) -> F:
     """Return a function compiled whole.
 
+    A line on stderr, of the logger "hbode", says when it compiles and how long that took.
     It raises `CannotCompileError` where that fails, and for the same subject does not try again. It warns where it is
     compiled for the third time for a subject, and tensors of the same shapes: then some number must change. On a CPU
     the code that calls the kernels is C++ too: in Python these calls would be most of a small step.
@@ -69,6 +74,8 @@ def compiled(function: F, key: Any, subject: Any, device: str, fused: bool = Fal
     kind: Any = subject if isinstance(subject, CodeType | type) else type(subject)
     fast = _compile(function, key, kind, device, fused)
     place = (function, key, device)
+    field = subject.co_name if isinstance(subject, CodeType) else type(subject).__name__
+    what = f"the steps of {type(key).__name__} for {field} ({function.__name__})"
 
     def run(*args: Any) -> Any:
         broken = _BROKEN.setdefault(subject, {})
@@ -76,6 +83,10 @@ def compiled(function: F, key: Any, subject: Any, device: str, fused: bool = Fal
             raise CannotCompileError(broken[place], repeated=True)
         config = torch._dynamo.config
         limit, graphs = config.recompile_limit, _graphs()
+        if (place, kind) not in _TOLD:
+            _TOLD.add((place, kind))
+            LOGGER.warning("compile=True: compiling %s; that takes some ten seconds, the first time only", what)
+        began = time.perf_counter()
         config.recompile_limit = max(limit, VARIANTS)
         try:
             out = fast(*args)
@@ -90,10 +101,11 @@ def compiled(function: F, key: Any, subject: Any, device: str, fused: bool = Fal
         finally:
             config.recompile_limit = limit
         if _graphs() > graphs:
+            LOGGER.warning("compile=True: compiled %s in %.0f s", what, time.perf_counter() - began)
             made, case = _MADE.setdefault(subject, Counter()), (place, _shapes(args))
             made[case] += 1
             if made[case] == AGAIN:
-                warnings.warn(_AGAIN, RuntimeWarning, stacklevel=2)
+                warn(_AGAIN, RuntimeWarning)
         return out
 
     return cast(F, run)

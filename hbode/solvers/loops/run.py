@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from functools import partial
 
 import torch
@@ -12,6 +11,7 @@ from ..clock import Clock, SampleClock
 from ..field import Field
 from ..method import Carry, Method, Uniform
 from ..tape.tape import Tape
+from ..warning import warn
 from .blocks import STEPS, run_block, run_tries, step_once
 from .compiled import CannotCompileError, compiled
 from .loop import solve
@@ -58,7 +58,7 @@ def integrate(
         if not on_cpu:
             return in_blocks()
     elif subject is not None:
-        warnings.warn(f"compile=True: solves with {special} run uncompiled", RuntimeWarning, stacklevel=2)
+        warn(f"compile=True: solves with {special} run uncompiled", RuntimeWarning)
     if isinstance(clock, SampleClock):
         return solve_per_sample(method, field, y0, clock, plan, start, tied)
     return solve(method, field, y0, clock, plan, start)
@@ -75,4 +75,4 @@ def _special(method: Method, plan: Plan) -> str | None:
 def warn_of_eager(error: CannotCompileError) -> None:
     """Say, once, that the field runs uncompiled and why."""
     if not error.repeated:
-        warnings.warn(f"compile=True, but the field runs uncompiled: {error}", RuntimeWarning, stacklevel=2)
+        warn(f"compile=True, but the field runs uncompiled: {error}", RuntimeWarning)

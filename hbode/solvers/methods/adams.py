@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-import warnings
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -16,21 +15,34 @@ from ..field import Field
 from ..linear import combine, lift
 from ..method import Carry, Method
 from ..precision import kept_tensors
+from ..warning import warn
 from .butcher_tables import BUTCHER
 from .hermite import Hermite
 from .short_runge_kutta import ShortRungeKutta
 
 
 class AdamsStages(NamedTuple):
-    """A step: its field, its end, start and derivatives, newest first; the slope at the end may not be there yet."""
+    """A step: its field, its end, start and derivatives, newest first; the slope at the end may not be there yet.
 
-    field: Field
+    A copy has that slope, and no field.
+    """
+
+    field: Field | None
     t1: Tensor | float
     y0: Tensor
     history: Tensor
     y1: Tensor
     f1: Tensor | None
     dt: Tensor | float
+
+    def slope_at_end(self) -> Tensor:
+        """Return the slope at the end."""
+        if self.f1 is not None or self.field is None:
+            return cast(Tensor, self.f1)
+        return self.field(self.t1, self.y1)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return AdamsStages, (None, self.t1, self.y0, self.history, self.y1, self.slope_at_end(), self.dt)
 
 
 _STARTER = ShortRungeKutta(BUTCHER["rk38"])
@@ -107,9 +119,9 @@ class Adams(Method):
         return carry[1][0]
 
     def interpolate(self, stages: AdamsStages, theta: Tensor) -> Tensor:
-        field, t1, y0, history, y1, f1, dt = stages
+        y0, dt = stages.y0, stages.dt
         size = dt.to(y0.dtype) if isinstance(dt, Tensor) else dt
-        return Hermite(y0, history[0], y1, field(t1, y1) if f1 is None else f1, size)(theta)
+        return Hermite(y0, stages.history[0], stages.y1, stages.slope_at_end(), size)(theta)
 
     def _correct(
         self, field: Field, t1: Tensor | float, y: Tensor, change: Tensor, history: Tensor, nodes: Any, dt: Any
@@ -138,10 +150,9 @@ class Adams(Method):
                 if by_sample and done is not None:
                     samples = settled.movedim(y.ndim - done.ndim, 0)
                     done = samples.reshape(len(samples), -1).all(1).reshape(done.shape)
-        warnings.warn(
+        warn(
             f"implicit_adams: functional iteration did not converge in {self.max_iters} iterations; "
-            "the solution may be inaccurate. Take smaller steps, or raise max_iters.",
-            stacklevel=2,
+            "the solution may be inaccurate. Take smaller steps, or raise max_iters."
         )
         return change, f1
 

@@ -17,15 +17,22 @@ from .tableau import ButcherTableau
 class ShortStages(NamedTuple):
     """One step: its field, its start, its slopes, its length (a number, or in the dtype of y), its last time and state.
 
-    The slope at the end may be missing.
+    The slope at the end may be missing: the field is there to ask for it, and is None where it is not. A copy has it.
     """
 
-    field: Field
+    field: Field | None
     y: Tensor
     slopes: tuple[Tensor, ...]
     dt: Tensor | float
     t1: Tensor | float
     y1: Tensor
+
+    def all_slopes(self) -> tuple[Tensor, ...]:
+        """Return the slopes with that at the end."""
+        return self.slopes if self.field is None else (*self.slopes, self.field(self.t1, self.y1))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ShortStages, (None, self.y, self.all_slopes(), self.dt, self.t1, self.y1)
 
 
 class ShortRungeKutta(RungeKutta):
@@ -41,7 +48,7 @@ class ShortRungeKutta(RungeKutta):
     def step(self, field: Field, t: Any, dt: Any, carry: Carry) -> tuple[Carry, Any]:
         (y1,), stages = self.last_step(field, t, dt, carry)
         f1 = field(stages.t1, y1)
-        return (y1, f1), ShortStages(field, stages.y, (*stages.slopes, f1), stages.dt, stages.t1, y1)
+        return (y1, f1), ShortStages(None, stages.y, (*stages.slopes, f1), stages.dt, stages.t1, y1)
 
     def last_step(self, field: Field, t: Any, dt: Any, carry: Carry) -> tuple[Carry, ShortStages]:
         y, f = carry
@@ -58,10 +65,7 @@ class ShortRungeKutta(RungeKutta):
         return (y1,), ShortStages(field, y, tuple(slopes), size, times[-1], y1)
 
     def interpolate(self, stages: Any, theta: Tensor) -> Tensor:
-        slopes = stages.slopes
-        if len(slopes) < self.tableau.stages:
-            slopes = (*slopes, stages.field(stages.t1, stages.y1))
-        return self._between(stages.y, torch.stack(slopes), stages.dt, theta)
+        return self._between(stages.y, torch.stack(stages.all_slopes()), stages.dt, theta)
 
     def record(self, stages: Any) -> Tensor:
         return torch.stack((stages.y, *stages.slopes))

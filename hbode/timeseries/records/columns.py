@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -10,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...extras import optional
+from ...solvers.warning import warn
 from .run import Array, Channel, DataError, Run, channel_of, disorder
 from .sampling import LONG_GAP, longest_gap, median_step
 from .stamps import could_be_times, times_of
@@ -167,8 +167,7 @@ class Columns:
         step, (gap, i, row) = median_step(times), longest_gap(times)
         if gap > LONG_GAP * step:
             place = self.where(int(rows[i][row]))
-            warnings.warn(
+            warn(
                 f"{self.source}: a gap of {gap:.6g} {unit} after {place}, where rows are {step:.4g} {unit} apart; "
-                "Records.cut_at_gaps() makes runs of the parts",
-                stacklevel=4,
+                "Records.cut_at_gaps() makes runs of the parts"
             )

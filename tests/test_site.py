@@ -1,0 +1,53 @@
+"""The reference: all that is public is on its pages."""
+
+import importlib.util
+import inspect
+from importlib import import_module
+from pathlib import Path
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+_spec = importlib.util.spec_from_file_location("site_reference", DOCS / "reference.py")
+assert _spec is not None and _spec.loader is not None
+reference = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(reference)
+FOUND = reference.reference()
+
+
+def test_every_public_name_is_on_a_page(tmp_path):
+    reference.write(tmp_path)
+    pages = {path.stem: path.read_text(encoding="utf-8") for path in tmp_path.glob("*.rst")}
+    assert pages.keys() == {"index", *FOUND}
+    for package, names in FOUND.items():
+        lines = set(pages[package].splitlines())
+        kinds = ("autoclass", "autofunction", "py:data")
+        assert [n for n in names if not any(f".. {kind}:: {n}" in lines for kind in kinds)] == []
+
+
+def test_every_public_name_of_a_package_is_found_once():
+    once = {id(value) for names in FOUND.values() for value in names.values()}
+    for package in reference.packages():
+        for name in reference.public_names(package):
+            value = getattr(import_module(package), name)
+            assert inspect.ismodule(value) or id(value) in once, f"{package}.{name}"
+
+
+def test_internal_names_exist():
+    for package in reference.packages():
+        module = import_module(package)
+        assert set(getattr(module, "INTERNAL", ())) <= set(getattr(module, "__all__", ()))
+
+
+def test_the_front_page_leads_everywhere():
+    """Every page of the site is in a list of contents."""
+    listed = (DOCS / "index.md").read_text(encoding="utf-8") + (DOCS / "howto" / "index.md").read_text(encoding="utf-8")
+    pages = [path for folder in (DOCS, DOCS / "howto") for path in folder.glob("*.md")]
+    notebooks = (DOCS.parent / "notebooks").glob("*.ipynb")
+    lines = {line.strip().removeprefix("howto/").removeprefix("notebooks/") for line in listed.splitlines()}
+    assert {path.stem for path in (*pages, *notebooks)} - lines == {"index"} - lines
+
+
+def test_markup_of_docstrings():
+    assert reference.escaped("dt |λ| of (T, *h0), `Stats`, ``*a``", {"Stats": "hbode.Stats"}) == (
+        r"dt \|λ\| of (T, \*h0), :py:obj:`Stats <hbode.Stats>`, ``*a``"
+    )
+    assert reference.escaped("labels_ and `x`") == r"labels\_ and ``x``"
