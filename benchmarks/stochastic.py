@@ -23,7 +23,6 @@ from __future__ import annotations
 import argparse
 import math
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -56,7 +55,7 @@ def torchsde_rows(
     y0 = join(h0, m0)
     area = "space-time" if method == "srk" else "none"
     path = torchsde.BrownianInterval(
-        float(t[0]), float(t[-1]), y0.shape, y0.dtype, levy_area_approximation=area, entropy=0
+        float(t[0]), float(t[-1]), y0.shape, y0.dtype, dt=dt, levy_area_approximation=area, entropy=0
     )
     given: dict[str, Any] = {"bm": path, "dt": dt, "method": method}
     if adjoint:
@@ -286,7 +285,6 @@ def samples() -> None:
 
 
 def main() -> None:
-    sys.setrecursionlimit(100_000)  # torchsde's tree of intervals is deeper than Python's limit at a few thousand steps
     parts = {f.__name__: f for f in (orders, stationary, gradients, speed, samples)}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", choices=[[], *parts], help="default: all")

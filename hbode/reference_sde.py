@@ -44,6 +44,7 @@ def solve_by_torchsde(
         (len(h0), sample.shape[-1] if mixing else y0.shape[-1]),
         h0.dtype,
         h0.device,
+        dt=step_size,  # without, its tree of intervals gets deeper than Python's limit at a few thousand steps
         entropy=seed % 2**32,
         levy_area_approximation="space-time" if method == "srk" else "none",
     )

@@ -301,6 +301,11 @@ def test_torchsde_has_the_same_law(method):
         assert a.var().item() == pytest.approx(b.var().item(), rel=10 / math.sqrt(count) + 0.03)
 
 
+def test_torchsde_takes_many_steps():
+    given = {"step_size": 0.01, "method": "torchsde:euler", "gradient": "backprop"}
+    assert sdeint(harmonic, 0.5, torch.zeros(1, 1), [0.0, 15.0], **given).h.isfinite().all()
+
+
 @pytest.mark.parametrize("gradient", ["backprop", "continuous_adjoint"])
 def test_torchsde_gradients_and_noise_that_mixes_channels(gradient, draw):
     system = HeavyBall(Network(), 0.3).double()
