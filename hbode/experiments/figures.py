@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..reporting.style import Picture, log_scale
+from ..reporting.style import Picture, log_scale, whole_ticks
 from .experiment import Experiment, Splits, Trial
 
 
@@ -46,6 +46,7 @@ def training_figure(experiment: Experiment, trials: Sequence[Trial]) -> Picture 
             panel.plot(epochs, rows.mean(0), **look, markevery=max(len(epochs) // 8, 1), label=model.upper())
             panel.fill_between(epochs, rows.min(0), rows.max(0), color=look["color"], alpha=0.14, linewidth=0)
         panel.set(xlabel="epoch", ylabel=label)
+        whole_ticks(panel)
         if panel.get_ylim()[0] > 0 and not experiment.higher:
             log_scale(panel, "y")
         panel.grid(alpha=0.25)

@@ -10,7 +10,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from ..reporting.provenance import computed_with
-from ..reporting.tables import markdown_table, plain, short
+from ..reporting.tables import markdown_table, plain, short, with_spread
 from ..training import History
 from .experiment import Experiment, Settings, Splits, Trial
 
@@ -22,7 +22,7 @@ def spread(values: Sequence[float]) -> str:
     """Return mean ± standard deviation over seeds; of one seed the value alone."""
     if not values or math.isnan(mean(values)):
         return "–"
-    return f"{short(mean(values))} ± {short(stdev(values))}" if len(values) > 1 else short(values[0])
+    return with_spread(mean(values), stdev(values)) if len(values) > 1 else short(values[0])
 
 
 def verdict(found: dict[str, list[float]], higher: bool) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from torch import Tensor
 
 from ..systems import FAMILY
@@ -95,6 +95,25 @@ def nothing_on(panel: Axes, text: str = "nothing above zero to show") -> None:
     """Say that a panel is empty, and why."""
     panel.text(0.5, 0.5, text, ha="center", transform=panel.transAxes, color="#555555")
     panel.set(xticks=[], yticks=[])
+
+
+def whole_ticks(panel: Axes) -> None:
+    """Let the horizontal axis count, as epochs and steps do: ticks at whole numbers only, be there but one."""
+    panel.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+
+
+def say_off_scale(panel: Axes) -> None:
+    """Name in a corner the labelled lines that leave a panel upwards or downwards."""
+    low, high = sorted(panel.get_ylim())
+    gone = [
+        str(line.get_label())
+        for line in panel.get_lines()
+        if not str(line.get_label()).startswith("_")
+        and bool(np.any((y := np.asarray(line.get_ydata(), float)) > high) or np.any(y < low))
+    ]
+    if gone:
+        text = f"partly off the scale: {', '.join(gone)}"
+        panel.text(0.99, 0.02, text, ha="right", va="bottom", transform=panel.transAxes, color="#333333", fontsize=8)
 
 
 def line(index: int) -> dict[str, Any]:

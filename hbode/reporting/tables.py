@@ -23,6 +23,8 @@ def short(x: float | None) -> str:
         return "–"
     if x == round(x) and abs(x) < 1e4:
         return f"{x:.0f}"
+    if 1e3 <= abs(x) < 1e4:
+        return f"{float(f'{x:.3g}'):.0f}"
     return f"{x:.3g}" if abs(x) >= 1e4 or abs(x) < 1e-3 else f"{x:#.3g}".rstrip(".")
 
 
@@ -33,6 +35,14 @@ def measured(middle: float, ends: Sequence[float]) -> str:
     apart = max(ends) - min(ends)
     digits = 2 if middle == 0 or apart <= 0 else min(max(1 + math.floor(math.log10(abs(middle) / apart)), 1), 3)
     return f"{float(f'{middle:.{digits}g}'):g}" if abs(middle) < 1e5 else f"{middle:.{digits - 1}e}"
+
+
+def with_spread(middle: float, deviation: float) -> str:
+    """Return a mean ± its standard deviation, which is given two digits, and the mean as many decimals."""
+    if not 1e-3 <= deviation < 1e4:
+        return f"{short(middle)} ± {short(deviation)}"
+    decimals = max(1 - math.floor(math.log10(deviation)), 0)
+    return f"{middle:.{decimals}f} ± {deviation:.{decimals}f}"
 
 
 def plain(value: Any) -> Any:

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from ..reporting.style import SYSTEM_LINES, Picture, draw_band, log_scale
+from ..reporting.style import SYSTEM_LINES, Picture, draw_band, log_scale, say_off_scale, whole_ticks
 from ..reporting.tables import median, short
 from .evaluation import typical_window
 from .learners import Learned
@@ -101,6 +101,8 @@ def forecast_figure(data: Dataset, learned: Sequence[Learned]) -> Figure:
         panel.set_ylim(low, high + 0.16 * (high - low))
         panel.text(0, 0.97, "observed  ", ha="right", va="top", transform=panel.get_xaxis_transform(), color="#333333")
         panel.text(0, 0.97, "  forecast", ha="left", va="top", transform=panel.get_xaxis_transform(), color="#333333")
+    for panel, _ in zip(axes.flat, channels, strict=False):
+        say_off_scale(panel)
     for panel in axes.T.flat:
         panel.tick_params(labelbottom=False)
     for column in range(columns):
@@ -110,7 +112,9 @@ def forecast_figure(data: Dataset, learned: Sequence[Learned]) -> Figure:
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
     figure.suptitle(_forecast_title(good), fontsize=14)
-    axes[0, 0].set_title(_subtitle(data), loc="left", fontsize=11)
+    hidden = values.shape[1] - len(channels)
+    more = f"; {hidden} more channels not shown" if hidden else ""
+    axes[0, 0].set_title(_subtitle(data) + more, loc="left", fontsize=11)
     return figure
 
 
@@ -132,12 +136,7 @@ def nfe_figure(learned: Sequence[Learned]) -> Figure:
     forward.set_ylabel("evaluations of f per batch")
     _legend(figure, forward)
     last = {label(one): one.history.nfe_forward[-1] for one in good}
-    least, most = min(last, key=lambda k: last[k]), max(last, key=lambda k: last[k])
-    title = f"{least} needs the fewest evaluations per batch, {last[least]:.0f} forward at the end"
-    if last[most] > 1.02 * last[least]:
-        title += f"; {most} the most, {last[most]:.0f}"
-    else:
-        title = f"All models need about as many evaluations per batch, {last[least]:.0f} forward at the end"
+    title = f"Evaluations per batch at the end, forward: {_in_order(last)}; a single run of each"
     figure.suptitle(title, fontsize=14)
     return figure
 
@@ -177,10 +176,7 @@ def loss_figure(learned: Sequence[Learned], baseline: float) -> Figure:
     )  # fmt: skip
     _legend(figure, loss)
     best = {label(one): min(one.history.validation_forecast) for one in good}
-    order = sorted(best, key=lambda k: best[k])
-    title = f"{order[0]} reaches the lowest validation error, {short(best[order[0]])}"
-    if len(order) > 1:
-        title += f"; {order[-1]} ends highest, at {short(best[order[-1]])}"
+    title = f"Lowest validation errors: {_in_order(best)}; a single run of each"
     figure.suptitle(f"{title} (last value kept: {short(baseline)})", fontsize=14)
     return figure
 
@@ -205,10 +201,7 @@ def stiffness_figure(learned: Sequence[Learned]) -> Figure:
         panel.grid(alpha=0.25)
     _legend(figure, rate)
     fastest = {label(one): median(found.largest) for one, found in good}
-    order = sorted(fastest, key=lambda k: fastest[k])
-    title = f"{order[-1]} has the fastest hidden modes, {short(fastest[order[-1]])} per τ (median)"
-    if len(order) > 1:
-        title += f"; {order[0]} the slowest, {short(fastest[order[0]])}"
+    title = f"Fastest hidden modes per τ, medians: {_in_order(fastest)}; a single run of each"
     figure.suptitle(title, fontsize=14)
     return figure
 
@@ -217,6 +210,7 @@ def _over_epochs(panel: Any, one: Learned, values: Sequence[float]) -> None:
     epochs = np.arange(1, len(values) + 1)
     every = max(len(values) // 8, 1)
     look = SYSTEM_LINES[one.task.name]
+    whole_ticks(panel)
     panel.plot(epochs, values, linewidth=2, markersize=6, markevery=every, label=label(one), **look)
 
 
@@ -226,16 +220,14 @@ def _legend(figure: Figure, panel: Any) -> None:
 
 
 def _forecast_title(good: Sequence[Learned]) -> str:
+    """Return the errors; a single run of each model, whose spread is not known, makes no ranking."""
     errors = {label(one): one.error.mse for one in good if one.error is not None}
-    order = sorted(errors, key=lambda k: errors[k])
-    best, *rest = order
-    if not rest:
-        return f"{best} forecasts with a mean square error of {short(errors[best])}"
-    # Two per cent are less than another seed would change.
-    equal = [name for name in rest if errors[name] <= 1.02 * errors[best]]
-    behind = [f"{short(errors[name])} for {name}" for name in rest if name not in equal]
-    title = f"{' and '.join([best, *equal])} forecast{'' if equal else 's'} best: test error {short(errors[best])}"
-    return title + (f", against {' and '.join(dict.fromkeys((behind[0], behind[-1])))}" if behind else "")
+    return f"Mean square errors of the forecast: {_in_order(errors)}; a single run of each"
+
+
+def _in_order(values: dict[str, float]) -> str:
+    """Return names with their values, the least first."""
+    return ", ".join(f"{name} {short(values[name])}" for name in sorted(values, key=lambda k: values[k]))
 
 
 def _subtitle(data: Dataset) -> str:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from ...reporting.report import Report, Rows
-from ...reporting.style import Picture, line
+from ...reporting.style import Picture, line, whole_ticks
 from ...reporting.tables import plain, short
 from ...solution import of_batch
 
@@ -168,6 +168,7 @@ class CostRecorder(Report):
             seen = [value for value in means[name] if math.isfinite(value)]
             if seen and min(seen) > 0 and max(seen) > 10 * min(seen):
                 panel.set_yscale("log")
+        whole_ticks(panels[-1])
         panels[-1].set_xlabel("training step" + (f" (means of {every})" if every > 1 else ""))
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)

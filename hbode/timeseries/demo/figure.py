@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ...reporting.style import SYSTEM_LINES, Picture, log_scale
+from ...reporting.style import SYSTEM_LINES, Picture, log_scale, say_off_scale, whole_ticks
 from ...reporting.tables import median, short
 from ..records import Array, Records
 from ..simulation.comparison import Compared
@@ -36,12 +36,15 @@ def systems_figure(runs: Sequence[SystemRun], test: Records, initial: int, compa
     panels = halves[0].subgridspec(len(outputs), 1).subplots(sharex=True, squeeze=False)[:, 0]
     for i, (channel, panel) in enumerate(zip(outputs, panels, strict=True)):
         panel.plot(t, compared[0].y[0][rows, i], color=GREY, linewidth=5, alpha=0.55, label="identified law")
-        panel.plot(t, run.y[rows, i], color="black", linestyle="none", marker="o", markersize=3.2, label="measured")
+        panel.plot(
+            t, run.y[rows, i], color="black", linestyle="none", marker="o", markersize=3.2, label="record (simulated)"
+        )
         for one in runs:
             look = SYSTEM_LINES[one.name] | {"marker": ""}
             panel.plot(t, one.simulated[rows, i], linewidth=1.6, label=one.name.upper(), **look)
         low, high = run.y[rows, i].min(), run.y[rows, i].max()
         panel.set_ylim(low - 0.15 * (high - low), high + 0.15 * (high - low))  # what runs away leaves the panel
+        say_off_scale(panel)
         panel.set_ylabel(str(channel))
         panel.margins(x=0)
         panel.grid(alpha=0.25)
@@ -56,6 +59,7 @@ def systems_figure(runs: Sequence[SystemRun], test: Records, initial: int, compa
         look = {"markevery": max(len(best) // 8, 1), **SYSTEM_LINES[one.name]}
         course.plot(steps, best, linewidth=2, markersize=5, **look)
     log_scale(course, "y")
+    whole_ticks(course)
     course.set(xlabel="evaluations of the fit")
     course.set_title("Best error so far on rows held out (% of std)", loc="left", fontsize=11)
     course.grid(alpha=0.25, which="both")
@@ -78,7 +82,7 @@ def systems_figure(runs: Sequence[SystemRun], test: Records, initial: int, compa
     errors = sorted(one.error for one in runs)
     four = " to ".join(dict.fromkeys((short(errors[0]), short(errors[-1]))))
     figure.suptitle(
-        f"The response to a new force: identified law off by {short(law[1])} %, networks alone by {four} %, "
+        f"The simulated response to a new force: identified law off by {short(law[1])} %, networks alone by {four} %, "
         f"best linear model by {linear} %",
         fontsize=14,
     )

@@ -59,8 +59,9 @@ def simulate_structure(folder: Path, seed: int, jobs: int, say: Callable[[str], 
         return structure.springs[0] + structure.springs[1] + 3 * structure.cubic * (x / 1e3) ** 2
 
     folder.mkdir()
-    title = "A structure identified from its force and displacements, and simulated for a new force"
+    title = "A made-up structure identified from its force and displacements, and simulated for a new force"
     notes = (
+        "The records are simulated, noise included: they are what the figures call measured.",
         f"Fitted to {ROWS} rows, {ROWS / structure.rate:.0f} s; the new force is as strong, at other frequencies.",
         "The model knows neither masses nor springs. True: natural frequencies without the cubic spring "
         + ", ".join(f"{f:.4g} Hz" for f in structure.frequencies().tolist())

@@ -9,7 +9,7 @@ import numpy as np
 from scipy.signal import welch
 
 from ...models.continuous import EnergyBalance
-from ...reporting.style import Picture
+from ...reporting.style import Picture, say_off_scale
 from ...reporting.tables import short
 from ..identification import Description
 from ..records import Array, Channel
@@ -53,6 +53,7 @@ def simulation_figure(free_run: FreeRun, compared: Sequence[Compared]) -> Pictur
         near.set_ylabel(str(channel))
         low, high = _limits(run.y[rows, i], y[rows, i])
         near.set_ylim(low, high)  # a linear model that runs away leaves the panel
+        say_off_scale(near)
         whole.plot(run.t, run.y[:, i], color=GREY, linewidth=0.7, label="measured")
         whole.plot(run.t[initial:], (run.y - y)[initial:, i], color=OURS, linewidth=0.7, label="measured − simulated")
         whole.axvspan(run.t[0], run.t[initial], color=SEEN, zorder=0)
