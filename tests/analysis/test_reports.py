@@ -25,7 +25,6 @@ from hbode.analysis import (
     stiffness,
 )
 from hbode.reporting.report import Report
-from hbode.reporting.tables import measured
 
 H0 = torch.tensor([[1.0, -0.5], [0.3, 0.8]], dtype=torch.float64)
 TIMES = torch.linspace(0.0, 1.0, 3, dtype=torch.float64)
@@ -80,18 +79,3 @@ def test_units_belong_to_the_result_and_reach_its_axes(name: str) -> None:
 def test_html_shows_what_was_given_as_text() -> None:
     found = compare({"<b>": FirstOrder(lambda t, h: -h)}, (H0, TIMES), tolerance=1e-3, repeats=1)
     assert "<b>" not in found._repr_html_() and "&lt;b&gt;" in found._repr_html_()
-
-
-@pytest.mark.parametrize(
-    "middle, ends, shown",
-    [
-        (12.3456, (12.1, 12.6), "12"),  # known to 0.5
-        (12.3456, (12.34, 12.35), "12.3"),  # three digits at most
-        (12.3456, (5.0, 30.0), "10"),
-        (12.3456, (12.3456, 12.3456), "12"),  # a single run: two digits
-        (0.0, (0.0, 0.0), "0"),
-        (float("nan"), (0.0, 0.0), "–"),
-    ],
-)
-def test_measured_numbers_have_the_digits_that_repeats_support(middle: float, ends: Any, shown: str) -> None:
-    assert measured(middle, ends) == shown

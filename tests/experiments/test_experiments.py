@@ -167,7 +167,7 @@ def test_no_ranking_within_the_spread():
     three = {"node": [3.0, 3.1], "sonode": [1.02, 1.3], "hbnode": [1.0, 1.2]}
     assert verdict(three, False) == "Lowest mean: HBNODE; no clear difference from SONODE."
     assert verdict(three, True) == "Highest mean: NODE, by more than the spread over seeds."
-    assert spread([1.0]) == "1" and spread([1.0, 3.0]) == "2 ± 1.41" and spread([]) == "–"
+    assert spread([1.0]) == "1" and spread([1.0, 3.0]) == "2.0 ± 1.4" and spread([]) == "–"
 
 
 # runner --------------------------------------------------------------------------------------------------------------
