@@ -168,7 +168,8 @@ def loss_figure(learned: Sequence[Learned], baseline: float) -> Figure:
         panel.grid(alpha=0.25, which="both")
     loss.set_ylabel("loss (standardised units)")
     validation.set_ylabel("mean square error (standardised)")
-    validation.set_ylim(top=max(validation.get_ylim()[1], 1.6))
+    low, high = validation.get_ylim()
+    validation.set_ylim(min(low, 0.8), max(high, 1.6))
     validation.axhline(1.0, color="#555555", linewidth=1.2)
     validation.annotate(
         "always forecasting the mean", (1, 1.0), (-4, 3), textcoords="offset points", ha="right", va="bottom",
