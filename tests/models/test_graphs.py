@@ -195,6 +195,16 @@ def test_what_holds_a_graph_as_pytorch_geometric_does(edges, x):
     assert not prepared.state_dict() and not list(prepared.parameters())
 
 
+@pytest.mark.parametrize("kind", [GraphDiffusion, GraphHeavyBall])
+def test_mixed_precision(edges, x, kind):
+    layer = made(kind, nonlinear=True, solver=SolverSettings(None, 1e-3, 1e-3)).float()
+    with torch.autocast("cpu", torch.bfloat16):
+        got = layer(x.float(), edges)
+        got.square().mean().backward()
+    assert got.dtype == torch.float32 and all(p.grad is not None for p in layer.parameters())
+    torch.testing.assert_close(got, layer(x.float(), edges), rtol=0, atol=0.1)  # roundings of 0.004 in the attention
+
+
 # errors --------------------------------------------------------------------------------------------------------------
 
 

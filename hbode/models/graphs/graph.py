@@ -101,11 +101,14 @@ class Graph(nn.Module):
         x
             Shape (N, C), real.
         """
-        return torch.as_tensor(_Propagate.apply(weights, x, self, False))
+        return torch.as_tensor(_Propagate.apply(weights, _wide(x), self, False)).to(x.dtype)
 
     def dots(self, q: Tensor, k: Tensor) -> Tensor:
-        """Return the products q_target(e) · k_source(e) for each edge e, shape (E,), of q and k, shape (N, C)."""
-        return torch.as_tensor(_Dots.apply(q, k, self))
+        """Return the products q_target(e) · k_source(e) for each edge e, shape (E,), of q and k, shape (N, C).
+
+        In float32 at least, for they go into exponentials.
+        """
+        return torch.as_tensor(_Dots.apply(_wide(q), _wide(k), self))
 
     def softmax(self, scores: Tensor) -> Tensor:
         """Return scores (E, H) as weights that are positive and add up to one over the edges into a node."""
@@ -132,6 +135,11 @@ def as_graph(edges: Tensor | Graph, nodes: int) -> Graph:
     if edges.nodes != nodes:
         raise ValueError(f"x must have a row for each of the {edges.nodes} nodes of the graph, got {nodes}")
     return edges
+
+
+def _wide(x: Tensor) -> Tensor:
+    """Return x in float32 where it has half precision, for which torch has no sparse products."""
+    return x.float() if torch.finfo(x.dtype).bits == 16 else x
 
 
 def _starts(places: Tensor, nodes: int) -> Tensor:
