@@ -23,7 +23,7 @@ KINDS = {
     "GraphDiffusion, nonlinear": (GraphDiffusion, {"nonlinear": True}),
     "GraphHeavyBall, linear": (GraphHeavyBall, {}),
 }
-METHODS = ("dopri5", "prox_bdf2", "prox_bdf3", "kvaerno3", "kvaerno5", "auto")
+METHODS = ("dopri5", "rkc", "prox_bdf2", "prox_bdf3", "kvaerno3", "kvaerno5", "auto")
 
 
 def random_graph(nodes: int, edges: int) -> Graph:
