@@ -12,6 +12,7 @@ from .solvers import METHODS, Status
 from .split import SplitField
 from .stochastic import sdeint
 from .systems import FirstOrder, GeneralizedHeavyBall, HeavyBall, SecondOrder, System, join, split
+from .trajectory import Trajectory
 from .updates import Update
 from .version import __version__ as __version__
 
@@ -33,6 +34,7 @@ __all__ = [
     "Stats",
     "Status",
     "System",
+    "Trajectory",
     "Update",
     "hbodeint",
     "join",

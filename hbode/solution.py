@@ -172,17 +172,6 @@ class Solution:
     def trajectory(self) -> Trajectory:
         """The accepted steps, read-only: their times and states, to be taken again and differentiated one by one.
 
-        Examples
-        --------
-        >>> import torch
-        >>> from hbode import FirstOrder, hbodeint
-        >>> sol = hbodeint(FirstOrder(lambda t, h: -h), torch.ones(1), [0.0, 1.0], dense=True)
-        >>> steps = sol.trajectory
-        >>> len(steps) == sol.stats.accepted
-        True
-        >>> bool(torch.isclose(steps.advance(0, steps.state(0)), steps.state(1)))
-        True
-
         Raises
         ------
         TypeError

@@ -40,6 +40,17 @@ class Trajectory:
     ValueError
         If steps do not follow from states alone (an Adams method, a step after an event with a reset), samples have
         times or steps of their own, the state has no entries, or the solve failed or made no step.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode import FirstOrder, hbodeint
+    >>> sol = hbodeint(FirstOrder(lambda t, h: -h), torch.ones(1), [0.0, 1.0], dense=True)
+    >>> steps = sol.trajectory
+    >>> len(steps) == sol.stats.accepted
+    True
+    >>> bool(torch.isclose(steps.advance(0, steps.state(0)), steps.state(1)))
+    True
     """
 
     def __init__(self, dense: DenseOutput, second_order: bool) -> None:

@@ -1,5 +1,6 @@
 """Analysis: how stiff and how expensive the dynamics are and why, and how gradients flow through them."""
 
+from ..reporting.report import Report
 from .cost.profiling import profile
 from .cost.recorder import CostRecorder
 from .cost.result import Profile, Run
@@ -28,6 +29,7 @@ __all__ = [
     "Inputs",
     "NodeFlow",
     "Profile",
+    "Report",
     "Run",
     "Scaling",
     "SequenceGradient",

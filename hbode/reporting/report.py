@@ -18,6 +18,16 @@ class Report(ABC):
     """A result that is read as text, JSON, Markdown, a table of pandas or a figure, and shows itself in a notebook.
 
     A subclass says `headline`, `table`, `columns` and `plot`, and what else must be known in `remarks`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode import FirstOrder, hbodeint
+    >>> from hbode.analysis import Report, stiffness
+    >>> system = FirstOrder(lambda t, h: -h)
+    >>> found = stiffness(system, hbodeint(system, torch.ones(1), [0.0, 1.0]), unit="s")
+    >>> isinstance(found, Report), found.headline()
+    (True, 'Stiffness of FirstOrder: 2 times; rates in 1 / s, from matrices')
     """
 
     @abstractmethod
