@@ -67,7 +67,7 @@ class Trajectory:
         self.jumps, self.max_steps = tuple(problem.plan.jumps), problem.plan.max_steps
         ended = tape.outcomes[0].status is Status.EVENT
         end = dense.solved.event_t[-1] if ended else problem.clock.times[-1]
-        self.times = (*(step.start.value for step in tape.steps), float(end))
+        self.times = (*(step.start.value for step in tape.steps), float(end.detach()))
 
     def __len__(self) -> int:
         """Return the number N of steps."""
