@@ -7,7 +7,14 @@ from typing import Any
 
 
 class MissingExtra(ImportError):
-    """An optional library that is not installed, with a message that names the extra."""
+    """An optional library that is not installed, with a message that names the extra.
+
+    Examples
+    --------
+    >>> from hbode.timeseries import MissingExtra
+    >>> issubclass(MissingExtra, ImportError)
+    True
+    """
 
 
 def optional(name: str) -> Any:

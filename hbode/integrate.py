@@ -184,6 +184,15 @@ def hbodeint(
         For arguments that do not fit, before any work.
     SolverError
         If the solve fails and `throw` is set.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode import hbodeint
+    >>> sol = hbodeint(lambda t, h: -h, torch.ones(3, 2), torch.linspace(0, 1, 5), gamma=0.1)
+    >>> h, m = sol
+    >>> h.shape, m.shape, sol.stats.status.name
+    (torch.Size([5, 3, 2]), torch.Size([5, 3, 2]), 'SUCCESS')
     """
     tree = None if isinstance(h0, Tensor) else StateTree.of(h0, per_sample or as_times(t).ndim == 2)
     if tree is not None:

@@ -36,6 +36,16 @@ class SolverError(RuntimeError):
         The sample it happened to; None where the batch steps as one.
     detail
         What the message says of it.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode import FirstOrder, SolverError, hbodeint
+    >>> try:
+    ...     hbodeint(FirstOrder(lambda t, h: h**2), torch.ones(1), [0.0, 2.0])  # blows up at t = 1
+    ... except SolverError as error:
+    ...     print(error.status.name, round(error.t, 2))
+    STEP_UNDERFLOW 1.0
     """
 
     def __init__(self, status: Status, t: float, dt: float, sample: int | None = None, detail: str = "") -> None:
@@ -54,6 +64,14 @@ class Stats:
     """The cost of a solve.
 
     Counts are numbers where the batch steps as one, and lists with one entry a sample with per-sample steps.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode import hbodeint
+    >>> stats = hbodeint(lambda t, h: -h, torch.ones(3, 2), [0.0, 1.0], per_sample=True).stats
+    >>> len(stats.nfe), stats.dt.shape[1], stats.success
+    (3, 3, True)
     """
 
     nfe: int | list[int]
@@ -99,6 +117,14 @@ class EventRecord:
     States have the form of h0. `m` is None for a first-order system, `sample` is None where the batch steps as one (the
     states are then those of the whole batch). Of an event with a reset, or at the time of one, these are the states
     before all resets of that time; `after` has those after them, and is None where the event has no reset.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode import Event, hbodeint
+    >>> sol = hbodeint(lambda t, h: 0 * h - 2, torch.ones(1), [0.0, 3.0], gamma=0.0, event=Event(lambda t, h, m: h[0]))
+    >>> round(sol.events[0].t.item(), 4), sol.events[0].h.shape
+    (1.0, torch.Size([1, 1]))
     """
 
     t: Tensor
@@ -128,6 +154,15 @@ class Solution:
         The steps and their interpolants (`DenseOutput`), where the solve was asked to keep them; else None.
     tree
         How the parts of a state lie in the one tensor of the solver (`StateTree`); None for states of one tensor.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode import hbodeint
+    >>> sol = hbodeint(lambda t, h: -h, torch.ones(3), torch.linspace(0, 1, 5), dense=True)
+    >>> h, m = sol(0.3)
+    >>> h.shape, sol.stats.accepted > 0
+    (torch.Size([3]), True)
     """
 
     def __init__(

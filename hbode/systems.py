@@ -26,6 +26,13 @@ class System(nn.Module):
     its own equation through linear damping alone), and give the right-hand side of the first-order form, in which
     a second-order state is (h, m) stacked on a new first axis. Where there is a `diffusion`, it is the strength of the
     noise on the momentum, of which only `sdeint` knows.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode import FirstOrder, HeavyBall, System
+    >>> issubclass(HeavyBall, System), HeavyBall.second_order, FirstOrder.second_order
+    (True, True, False)
     """
 
     second_order = True
@@ -114,7 +121,16 @@ class System(nn.Module):
 
 
 class FirstOrder(System):
-    """h' = f(t, h): a neural ODE (NODE; ANODE where h has been given extra zero channels)."""
+    """h' = f(t, h): a neural ODE (NODE; ANODE where h has been given extra zero channels).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode import FirstOrder, hbodeint
+    >>> sol = hbodeint(FirstOrder(lambda t, h: -h), torch.ones(3), [0.0, 1.0])
+    >>> round(sol.h[-1, 0].item(), 4)
+    0.3679
+    """
 
     second_order = False
 
@@ -123,7 +139,16 @@ class FirstOrder(System):
 
 
 class SecondOrder(System):
-    """h' = m, m' = f(t, h, m): a second-order neural ODE (SONODE)."""
+    """h' = m, m' = f(t, h, m): a second-order neural ODE (SONODE).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode import SecondOrder, hbodeint
+    >>> system = SecondOrder(lambda t, h, m: -h - 0.1 * m)
+    >>> hbodeint(system, torch.ones(3), [0.0, 1.0]).m.shape
+    torch.Size([2, 3])
+    """
 
     takes = ("t", "h", "m")
 
@@ -148,6 +173,16 @@ class HeavyBall(System):
         Upper bound ε of a trainable γ = ε sigmoid(ω); not for a γ(t).
     trainable
         Whether γ is learned, through ω. A fixed γ may have any value.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode import HeavyBall, hbodeint
+    >>> system = HeavyBall(lambda t, h: -h, gamma=0.1)
+    >>> sol = hbodeint(system, torch.ones(3), [0.0, 1.0])
+    >>> sol.h[-1].sum().backward()
+    >>> system.omega.grad is not None
+    True
     """
 
     damped = True
@@ -220,6 +255,16 @@ class GeneralizedHeavyBall(HeavyBall):
         ξ = softplus(χ), for which it must be positive. Default: softplus(0) = ln 2. Or a function ξ(t), as for γ.
     activation
         σ: "tanh", "hardtanh" (between -5 and 5), any elementwise callable, or None for the identity.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode import GeneralizedHeavyBall, hbodeint
+    >>> system = GeneralizedHeavyBall(lambda t, h: torch.sin(h), gamma=0.1, xi=1.0)
+    >>> sorted(dict(system.named_parameters()))
+    ['chi', 'omega']
+    >>> hbodeint(system, torch.ones(3), [0.0, 1.0]).h.shape
+    torch.Size([2, 3])
     """
 
     def __init__(
@@ -321,12 +366,29 @@ class LangevinField(nn.Module):
 
 
 def join(h: Tensor, m: Tensor) -> Tensor:
-    """Concatenate position and momentum, each (..., D), along the last axis."""
+    """Concatenate position and momentum, each (..., D), along the last axis.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode import join
+    >>> join(torch.zeros(3, 2), torch.ones(3, 2)).shape
+    torch.Size([3, 4])
+    """
     return torch.cat((h, m), -1)
 
 
 def split(y: Tensor) -> tuple[Tensor, Tensor]:
-    """Undo `join`: return position and momentum of a joined state (..., 2 D)."""
+    """Undo `join`: return position and momentum of a joined state (..., 2 D).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode import split
+    >>> h, m = split(torch.zeros(3, 4))
+    >>> h.shape
+    torch.Size([3, 2])
+    """
     if y.ndim == 0 or y.shape[-1] % 2:
         raise ValueError(f"y must have an even number of entries on its last axis, got shape {tuple(y.shape)}")
     h, m = y.chunk(2, -1)

@@ -75,6 +75,13 @@ def odeint(
         For events by scipy_solver.
     SolveError
         If an adaptive solve or an implicit step fails, or no event comes within 20,000 steps of a fixed grid.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode.compat import odeint
+    >>> odeint(lambda t, y: -y, torch.ones(2), torch.linspace(0, 1, 3)).shape
+    torch.Size([3, 2])
     """
     return run(func, y0, t, rtol, atol, method, options, event_fn)
 
@@ -140,6 +147,17 @@ def odeint_adjoint(
     the backward pass: by an adjoint equation as the others are by a solve, with its state, y and y_bar flat where y0 is
     a tuple; for each step run again the first two, as ``callback(t1, (y, y_bar), dt)``: the time and the state at its
     end, the cotangent that later steps sent there, and its length, positive.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode.compat import odeint_adjoint
+    >>> field = torch.nn.Linear(2, 2)
+    >>> t, own = torch.linspace(0, 1, 3), tuple(field.parameters())
+    >>> y = odeint_adjoint(lambda t, y: field(y), torch.ones(2), t, adjoint_params=own)
+    >>> y[-1].sum().backward()
+    >>> field.weight.grad.shape
+    torch.Size([2, 2])
     """
     forward = Arguments(func, y0, t, rtol, atol, method, options, event_fn)
     how = AdjointArguments(adjoint_rtol, adjoint_atol, adjoint_method, adjoint_options)
@@ -186,6 +204,14 @@ def odeint_event(
     ------
     ArgumentTypeError
         If t0 is no floating tensor with one entry; and as `odeint_interface`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode.compat import odeint_event
+    >>> t, y = odeint_event(lambda t, y: -y, torch.ones(1), torch.tensor(0.0), event_fn=lambda t, y: y[0] - 0.5)
+    >>> round(t.item(), 4)
+    0.6931
     """
     if not isinstance(t0, Tensor) or not t0.is_floating_point() or t0.numel() != 1:
         raise ArgumentTypeError(f"t0 must be a floating-point tensor with one entry, got {t0!r}")
@@ -236,6 +262,14 @@ def odeint_dense(
         For scipy_solver, and as `odeint`.
     ValueError
         From the callable, for a time outside the solve or of more than one axis.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode.compat import odeint_dense
+    >>> y = odeint_dense(lambda t, y: -y, torch.ones(2), 0.0, 1.0)
+    >>> y(0.5).shape
+    torch.Size([2])
     """
     ends = [x if isinstance(x, Tensor) else torch.tensor(x, dtype=torch.float64) for x in (t0, t1)]
     t = torch.cat([x.reshape(-1) for x in ends])

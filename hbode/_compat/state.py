@@ -18,15 +18,41 @@ State = Tensor | tuple[Tensor, ...]
 
 
 class ArgumentError(ValueError, AssertionError):
-    """An argument with a value that is not allowed; an AssertionError too, which torchdiffeq raises for some."""
+    """An argument with a value that is not allowed; an AssertionError too, which torchdiffeq raises for some.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode.compat import ArgumentError, odeint
+    >>> try:
+    ...     odeint(lambda t, y: -y, torch.ones(1), torch.zeros(2, 2))
+    ... except ArgumentError as error:
+    ...     print(isinstance(error, ValueError), isinstance(error, AssertionError))
+    True True
+    """
 
 
 class ArgumentTypeError(TypeError, AssertionError):
-    """An argument of a type that is not allowed; an AssertionError too, which torchdiffeq raises for some."""
+    """An argument of a type that is not allowed; an AssertionError too, which torchdiffeq raises for some.
+
+    Examples
+    --------
+    >>> from hbode.compat import ArgumentTypeError
+    >>> issubclass(ArgumentTypeError, TypeError), issubclass(ArgumentTypeError, AssertionError)
+    (True, True)
+    """
 
 
 class SolveError(SolverError, AssertionError):
-    """A solve that did not reach its end; an AssertionError too, which is what torchdiffeq raises."""
+    """A solve that did not reach its end; an AssertionError too, which is what torchdiffeq raises.
+
+    Examples
+    --------
+    >>> from hbode import SolverError
+    >>> from hbode.compat import SolveError
+    >>> issubclass(SolveError, SolverError)
+    True
+    """
 
 
 @dataclass(frozen=True)

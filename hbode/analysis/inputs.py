@@ -54,6 +54,14 @@ class Inputs(NamedTuple):
         Initial momentum, shape and dtype of h0 (None: zero). Only for second-order systems.
     args
         Further arguments of the field.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode.analysis import Inputs
+    >>> inputs = Inputs(torch.ones(2, 3), [0.0, 1.0])
+    >>> inputs.m0 is None
+    True
     """
 
     h0: Tensor

@@ -30,6 +30,15 @@ def tree_figure(records: Records, model: KernelTreelets, of: str = "runs") -> Pi
     ------
     ValueError
         For a model that was fitted to another number of runs or channels.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hbode.clustering import KernelTreelets, trajectory_features, tree_figure, windows
+    >>> from hbode.timeseries import Records
+    >>> t = np.arange(200) / 10
+    >>> cut = windows(Records.from_arrays(t, np.sin(t)[:, None], outputs=["x"]), rows=20)
+    >>> figure = tree_figure(cut, KernelTreelets(n_clusters=2).fit(trajectory_features(cut)))
     """
     names = [run.name or str(i) for i, run in enumerate(records)] if of == "runs" else list(map(str, records.channels))
     if len(model.labels_) != len(names):

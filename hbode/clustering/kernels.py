@@ -39,6 +39,13 @@ def local_gamma(x: Array) -> float:
 
     Up to `ROWS` samples, evenly spread over the rows, are asked for theirs. Where most of them coincide, s is the root
     mean square distance, and 1 where all do.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hbode.clustering import local_gamma
+    >>> local_gamma(np.random.default_rng(0).normal(size=(50, 2))) > 0
+    True
     """
     asked = x[np.linspace(0, len(x) - 1, min(len(x), ROWS)).astype(int)]
     squares = squared_distances(asked, x)

@@ -35,6 +35,14 @@ class Rotations:
         Its first term, from 0 to 1.
     variance
         Diagonal of the rotated matrix, (n,), of variables in their numbers.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hbode.clustering import KernelTreelets
+    >>> model = KernelTreelets(n_clusters=2).fit(np.random.default_rng(0).normal(size=(20, 2)))
+    >>> len(model.rotations_.angle)
+    19
     """
 
     kept: Indices

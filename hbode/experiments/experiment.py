@@ -28,7 +28,16 @@ Measured = tuple[Tensor, dict[str, Number]]
 @dataclass(frozen=True)
 class Splits:
     """The data: `shared` is what belongs to all samples, such as the graph whose nodes they are; `notes` say what is
-    not as published, one sentence each."""
+    not as published, one sentence each.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode.experiments import Splits
+    >>> part = torch.zeros(4, 2), torch.zeros(4, 1)
+    >>> len(Splits(part, part, part).train[0])
+    4
+    """
 
     train: Part
     validation: Part
@@ -43,7 +52,14 @@ class Splits:
 
 @dataclass(frozen=True)
 class Settings:
-    """How long and how exactly: those of the paper, or shorter ones."""
+    """How long and how exactly: those of the paper, or shorter ones.
+
+    Examples
+    --------
+    >>> from hbode.experiments import EXPERIMENTS
+    >>> EXPERIMENTS["point-cloud"].settings["short"].seeds > 0
+    True
+    """
 
     training: TrainingSettings | None
     """None where nothing is trained."""
@@ -76,6 +92,12 @@ class Trial:
         Wall time.
     shown
         What the figure of the experiment draws.
+
+    Examples
+    --------
+    >>> from hbode.experiments import Trial
+    >>> Trial("hbnode", 0, 100, 1.5).failure
+    ''
     """
 
     model: str
@@ -118,6 +140,13 @@ class Experiment(ABC):
         The systems of the published code (`hbode.models.PUBLISHED`) by model, where they are not the formulas.
     notes
         What a reader of the table must know.
+
+    Examples
+    --------
+    >>> from hbode.experiments import EXPERIMENTS
+    >>> experiment = EXPERIMENTS["point-cloud"]
+    >>> experiment.name, sorted(experiment.settings)
+    ('point-cloud', ['full', 'short'])
     """
 
     name: ClassVar[str]

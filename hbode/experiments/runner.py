@@ -82,6 +82,18 @@ def reproduce(
         If the folder cannot be written, or an unfinished training cannot be read.
     RuntimeError
         If no model could be trained.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from dataclasses import replace
+    >>> from hbode.experiments import EXPERIMENTS, reproduce
+    >>> experiment = EXPERIMENTS["point-cloud"]
+    >>> short = experiment.settings["short"]
+    >>> short = replace(short, seeds=1, training=replace(short.training, epochs=1))
+    >>> found = reproduce(experiment, short, Path("result"), models=("hbnode",), say=lambda line: None)
+    >>> Path("result/summary.md").is_file()
+    True
     """
     if devices > 1 and jobs > 1:
         raise ValueError(f"jobs must be 1 where {devices} devices share a training, got {jobs}")

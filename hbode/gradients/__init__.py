@@ -26,3 +26,6 @@ __all__ = [
     "Reversible",
     "Solved",
 ]
+
+INTERNAL = {"Compilation"}
+"""Names that other rooms of hbode use, and that are no part of what users may rely on."""

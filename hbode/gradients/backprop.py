@@ -14,7 +14,18 @@ from .problem import Problem, Solved
 
 @dataclass(frozen=True)
 class Backprop:
-    """Solve with a graph: derivatives of any order, backwards and in forward mode (`torch.func.jvp`)."""
+    """Solve with a graph: derivatives of any order, backwards and in forward mode (`torch.func.jvp`).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode import hbodeint
+    >>> from hbode.gradients import Backprop
+    >>> h0 = torch.ones(2, requires_grad=True)
+    >>> hbodeint(lambda t, h: -h, h0, [0.0, 1.0], gradient=Backprop()).h[-1].sum().backward()
+    >>> h0.grad.shape
+    torch.Size([2])
+    """
 
     def adapt(self, method: Method) -> Method:
         return method

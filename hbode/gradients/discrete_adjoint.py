@@ -24,6 +24,16 @@ class DiscreteAdjoint:
     checkpoints
         How many states to keep; the others are computed again, by the binomial schedule (Griewank and Walther,
         ACM TOMS 26, 2000). The gradients are the same, bit by bit on a CPU. None keeps all, as does dense output.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode import hbodeint
+    >>> from hbode.gradients import DiscreteAdjoint
+    >>> h0 = torch.ones(2, requires_grad=True)
+    >>> hbodeint(lambda t, h: -h, h0, [0.0, 1.0], gradient=DiscreteAdjoint(checkpoints=3)).h[-1].sum().backward()
+    >>> h0.grad.shape
+    torch.Size([2])
     """
 
     checkpoints: int | None = None

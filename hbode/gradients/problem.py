@@ -16,7 +16,15 @@ from ..solvers.noise import Noise, noise_state, restore_noise
 
 
 class Explicit(NamedTuple):
-    """The tensors that enter a field by name: its coefficients γ and ξ, if it has them, and those of its arguments."""
+    """The tensors that enter a field by name: its coefficients γ and ξ, if it has them, and those of its arguments.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode.gradients import Explicit
+    >>> len(Explicit(gamma=torch.tensor(0.1)).present)
+    1
+    """
 
     gamma: Tensor | None = None
     xi: Tensor | None = None
@@ -70,6 +78,18 @@ class Problem:
     at the end of the step and its cotangent.
     With `compilation` the solve runs compiled where it can. Where the field draws random numbers, `noise` is the state
     of the generators before the first time; `changing` are the buffers that it changes.
+
+    Examples
+    --------
+    >>> from dataclasses import replace
+    >>> from hbode import hbodeint
+    >>> from hbode.gradients import DiscreteAdjoint, Problem
+    >>> import torch
+    >>> class Detached(DiscreteAdjoint):  # the first state counts as a constant
+    ...     def solve(self, problem: Problem, on_backward):
+    ...         return super().solve(replace(problem, y0=problem.y0.detach()), on_backward)
+    >>> hbodeint(lambda t, h: -h, torch.ones(2, requires_grad=True), [0.0, 1.0], gradient=Detached()).h.requires_grad
+    False
     """
 
     method: Method
@@ -150,6 +170,19 @@ class Solved(NamedTuple):
 
     Where the plan keeps interpolants and gradients are wanted, `carry(n)` is what step n started from, with its
     gradient.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode import hbodeint
+    >>> from hbode.gradients import DiscreteAdjoint, Solved
+    >>> class Told(DiscreteAdjoint):
+    ...     def solve(self, problem, on_backward) -> Solved:
+    ...         solved = super().solve(problem, on_backward)
+    ...         print(solved.rows.shape)
+    ...         return solved
+    >>> sol = hbodeint(lambda t, h: -h, torch.ones(2), [0.0, 0.5, 1.0], gradient=Told())
+    torch.Size([3, 2, 2])
     """
 
     tape: Tape
@@ -160,7 +193,13 @@ class Solved(NamedTuple):
 
 
 class Gradient(Protocol):
-    """A gradient mode."""
+    """A gradient mode.
+
+    Examples
+    --------
+    >>> from hbode.gradients import DiscreteAdjoint, Gradient
+    >>> mode: Gradient = DiscreteAdjoint()
+    """
 
     def adapt(self, method: Method) -> Method:
         """Return the method in the form that the mode needs."""

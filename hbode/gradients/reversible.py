@@ -28,6 +28,17 @@ class Reversible:
     ----------
     coupling
         λ of the coupled scheme, in (0, 1].
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode import hbodeint
+    >>> from hbode.gradients import Reversible
+    >>> h0 = torch.ones(2, requires_grad=True)
+    >>> steps = {"method": "leapfrog", "options": {"step_size": 0.1}}
+    >>> hbodeint(lambda t, h: -h, h0, [0.0, 1.0], gradient=Reversible(), **steps).h[-1].sum().backward()
+    >>> h0.grad.shape
+    torch.Size([2])
     """
 
     coupling: float = 0.999

@@ -31,6 +31,13 @@ class DenseField(nn.Module):
     ------
     ValueError
         If a size is below 1.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode.models import DenseField
+    >>> DenseField(2, 8)(torch.tensor(0.0), torch.ones(5, 2)).shape
+    torch.Size([5, 2])
     """
 
     def __init__(
@@ -52,22 +59,50 @@ class DenseField(nn.Module):
 
 
 def node(size: int, hidden: int) -> System:
-    """Return a NODE, h' = f(h), with `DenseField(size, hidden)`."""
+    """Return a NODE, h' = f(h), with `DenseField(size, hidden)`.
+
+    Examples
+    --------
+    >>> from hbode.models import node
+    >>> type(node(2, 8)).__name__
+    'FirstOrder'
+    """
     return FirstOrder(DenseField(size, hidden))
 
 
 def sonode(size: int, hidden: int) -> System:
-    """Return a SONODE, h' = m, m' = f(h, m), with `DenseField(size, hidden, inputs=2)`."""
+    """Return a SONODE, h' = m, m' = f(h, m), with `DenseField(size, hidden, inputs=2)`.
+
+    Examples
+    --------
+    >>> from hbode.models import sonode
+    >>> type(sonode(2, 8)).__name__
+    'SecondOrder'
+    """
     return SecondOrder(DenseField(size, hidden, inputs=2))
 
 
 def hbnode(size: int, hidden: int) -> System:
-    """Return an HBNODE, h' = m, m' = -γ m + f(h), with `DenseField(size, hidden)` and a trainable γ."""
+    """Return an HBNODE, h' = m, m' = -γ m + f(h), with `DenseField(size, hidden)` and a trainable γ.
+
+    Examples
+    --------
+    >>> from hbode.models import hbnode
+    >>> type(hbnode(2, 8)).__name__
+    'HeavyBall'
+    """
     return HeavyBall(DenseField(size, hidden))
 
 
 def ghbnode(size: int, hidden: int) -> System:
-    """Return a GHBNODE, h' = tanh(m), m' = -γ m + f(h) - ξ h, with trainable γ and ξ."""
+    """Return a GHBNODE, h' = tanh(m), m' = -γ m + f(h) - ξ h, with trainable γ and ξ.
+
+    Examples
+    --------
+    >>> from hbode.models import ghbnode
+    >>> type(ghbnode(2, 8)).__name__
+    'GeneralizedHeavyBall'
+    """
     return GeneralizedHeavyBall(DenseField(size, hidden))
 
 
@@ -82,6 +117,12 @@ def make_system(name: str, size: int, hidden: int) -> System:
     ------
     ValueError
         If there is no system of that name.
+
+    Examples
+    --------
+    >>> from hbode.models import make_system
+    >>> type(make_system("sonode", 2, 8)).__name__
+    'SecondOrder'
     """
     if name not in SYSTEMS:
         raise ValueError(f"name must be one of {', '.join(SYSTEMS)}, got {name!r}")

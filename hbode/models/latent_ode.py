@@ -28,6 +28,13 @@ class GRURecognition(nn.Module):
     ----------
     channels, hidden, outputs
         Channels C of the series, units of the GRU, numbers that are read out of its last state.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode.models import GRURecognition
+    >>> sum(p.numel() for p in GRURecognition(2, 8, 4).parameters()) > 0
+    True
     """
 
     def __init__(self, channels: int, hidden: int, outputs: int) -> None:
@@ -62,6 +69,11 @@ class ODERNNRecognition(nn.Module):
     ----------
     model
         With ``missing="mask"``; its read-out is the result.
+
+    Examples
+    --------
+    >>> from hbode.models import ODERNN, ODERNNRecognition, hbnode
+    >>> recognition = ODERNNRecognition(ODERNN(hbnode(4, 8), size=4, channels=2))
     """
 
     def __init__(self, model: ODERNN) -> None:
@@ -86,6 +98,13 @@ class Bound(NamedTuple):
     kl
         Divergence of the posterior of the initial state from its prior, a standard normal, and of that of the noise of
         a `LatentSDE`, (B,).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode.models import Bound
+    >>> float(Bound(torch.tensor(3.0), torch.tensor(-2.0), torch.tensor(1.0)).loss)
+    3.0
     """
 
     loss: Tensor

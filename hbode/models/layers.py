@@ -140,14 +140,30 @@ class ODELayer(nn.Module):
 
 
 class NODE(ODELayer):
-    """h' = f(t, h), for a module or function f. Keywords: those of `ODELayer`, for all layers below too."""
+    """h' = f(t, h), for a module or function f. Keywords: those of `ODELayer`, for all layers below too.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode.models import NODE, DenseField
+    >>> NODE(DenseField(2, 8))(torch.randn(5, 2)).shape
+    torch.Size([5, 2])
+    """
 
     def __init__(self, f: VectorField, **layer: Unpack[LayerOptions]) -> None:
         super().__init__(FirstOrder(f), **layer)
 
 
 class ANODE(NODE):
-    """A NODE on [h; 0]: `augment` extra channels, at least one, which f takes and returns as well."""
+    """A NODE on [h; 0]: `augment` extra channels, at least one, which f takes and returns as well.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode.models import ANODE, DenseField
+    >>> ANODE(DenseField(3, 8), augment=1)(torch.randn(5, 2)).shape
+    torch.Size([5, 3])
+    """
 
     def __init__(self, f: VectorField, **layer: Unpack[LayerOptions]) -> None:
         if layer.get("augment", 0) < 1:
@@ -156,14 +172,32 @@ class ANODE(NODE):
 
 
 class SONODE(ODELayer):
-    """h' = m, m' = f(t, h, m)."""
+    """h' = m, m' = f(t, h, m).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode import SecondOrder
+    >>> from hbode.models import SONODE
+    >>> SONODE(lambda t, h, m: -h - m)(torch.randn(5, 2)).shape
+    torch.Size([5, 2])
+    """
 
     def __init__(self, f: VectorField, **layer: Unpack[LayerOptions]) -> None:
         super().__init__(SecondOrder(f), **layer)
 
 
 class HBNODE(ODELayer):
-    """h' = m, m' = -γ m + f(t, h); γ as in `HeavyBall`, trainable."""
+    """h' = m, m' = -γ m + f(t, h); γ as in `HeavyBall`, trainable.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode.models import HBNODE, DenseField
+    >>> layer = HBNODE(DenseField(2, 8))
+    >>> layer(torch.randn(5, 2)).shape, layer.stats.nfe > 0
+    (torch.Size([5, 2]), True)
+    """
 
     def __init__(
         self, f: VectorField, gamma: float | Tensor | OfTime | None = None, **layer: Unpack[LayerOptions]
@@ -172,7 +206,15 @@ class HBNODE(ODELayer):
 
 
 class GHBNODE(ODELayer):
-    """h' = σ(m), m' = -γ m + f(t, h) - ξ h; γ, ξ and σ as in `GeneralizedHeavyBall`, γ and ξ trainable."""
+    """h' = σ(m), m' = -γ m + f(t, h) - ξ h; γ, ξ and σ as in `GeneralizedHeavyBall`, γ and ξ trainable.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode.models import GHBNODE, DenseField
+    >>> GHBNODE(DenseField(2, 8))(torch.randn(5, 2)).shape
+    torch.Size([5, 2])
+    """
 
     def __init__(
         self,
@@ -189,6 +231,13 @@ class NesterovNODE(ODELayer):
     """h'' + γ(t) h' = f(t, h) with γ(t) = r / (t + offset), as in `NesterovDamping`.
 
     The offset keeps γ finite at the start of a layer that begins at t = 0; with ``offset=0, t=(1, 2)`` γ is r/t.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode.models import DenseField, NesterovNODE
+    >>> NesterovNODE(DenseField(2, 8))(torch.randn(5, 2)).shape
+    torch.Size([5, 2])
     """
 
     def __init__(self, f: VectorField, r: float = 3.0, offset: float = 1.0, **layer: Unpack[LayerOptions]) -> None:

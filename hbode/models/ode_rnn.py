@@ -40,6 +40,15 @@ class Prediction:
         Shape (H, B, S): the hidden states h, or (h, m), at the times of the forecast.
     cost
         Evaluations of the field.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode.models import ODERNN, Prediction, hbnode
+    >>> model = ODERNN(hbnode(4, 8), size=4, channels=2)
+    >>> found = model(torch.arange(8.0).expand(3, 8), torch.randn(3, 6, 2))
+    >>> isinstance(found, Prediction), found.forecast.shape
+    (True, torch.Size([3, 2, 2]))
     """
 
     one_step: Tensor
@@ -62,6 +71,13 @@ class ResidualCell(nn.Module):
         Sizes S of the state and C of an observation.
     forget
         Share of the state that an untrained update takes away.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode.models import ResidualCell
+    >>> ResidualCell(4, 2)(torch.zeros(5, 2), torch.zeros(5, 4)).shape
+    torch.Size([5, 4])
     """
 
     def __init__(self, state: int, channels: int, forget: float = 0.25) -> None:
@@ -117,6 +133,14 @@ class ODERNN(nn.Module):
     ------
     ValueError
         If there is no `cell` of that name, or `missing` and `outputs` are not as above.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode.models import ODERNN, hbnode
+    >>> model = ODERNN(hbnode(4, 8), size=4, channels=2)
+    >>> sum(p.numel() for p in model.parameters()) > 0
+    True
     """
 
     def __init__(

@@ -42,6 +42,14 @@ class PublishedHeavyBall(GeneralizedHeavyBall):
         ξ = softplus(χ) at the start; -100, at which ξ is 4e-44, is the code's way to leave it out.
     train_xi
         Whether ξ is learned. γ = sigmoid(ω) is, from ω = -3.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode import hbodeint
+    >>> from hbode.models import DenseField, PublishedHeavyBall
+    >>> hbodeint(PublishedHeavyBall(DenseField(2, 8)), torch.ones(3, 2), [0.0, 1.0], method="dopri5").h.shape
+    torch.Size([2, 3, 2])
     """
 
     def __init__(
@@ -80,6 +88,12 @@ def published_system(name: str, f: VectorField) -> System:
     ------
     ValueError
         If there is no system of that name.
+
+    Examples
+    --------
+    >>> from hbode.models import DenseField, published_system
+    >>> type(published_system("ghbnode", DenseField(2, 8))).__name__
+    'PublishedHeavyBall'
     """
     if name not in PUBLISHED:
         raise ValueError(f"name must be one of {', '.join(PUBLISHED)}, got {name!r}")
@@ -97,6 +111,11 @@ class UnitInterval(System):
     ------
     ValueError
         If γ or ξ of the system depend on the time.
+
+    Examples
+    --------
+    >>> from hbode.models import DenseField, PublishedHeavyBall, UnitInterval
+    >>> system = UnitInterval(PublishedHeavyBall(DenseField(2, 8)))
     """
 
     def __init__(self, system: System) -> None:
@@ -118,6 +137,13 @@ def scale_parameters(model: M, factor: float = 0.01) -> M:
     """Multiply every parameter by a factor, in place: the initial values of the published script of plane vibration.
 
     ω is among them: γ then starts at sigmoid(-0.03) = 0.4925.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode.models import scale_parameters
+    >>> float(scale_parameters(torch.nn.Linear(2, 2), 0.0).weight.abs().max())
+    0.0
     """
     with torch.no_grad():
         for parameter in model.parameters():

@@ -13,7 +13,15 @@ Build = Callable[[str, int, int], nn.Module]
 
 
 def parameter_count(model: nn.Module) -> int:
-    """Return the number of trainable numbers in a model."""
+    """Return the number of trainable numbers in a model.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode.models import parameter_count
+    >>> parameter_count(torch.nn.Linear(3, 2))
+    8
+    """
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
@@ -21,6 +29,14 @@ def width_of_size(build: Callable[[int], nn.Module], parameters: int, most: int 
     """Return the width, up to `most`, at which ``build(width)`` has nearest to so many trainable numbers.
 
     They grow with the width. Without effect on the random numbers.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode.models import parameter_count, width_of_size
+    >>> width = width_of_size(lambda n: torch.nn.Linear(n, n), 1000)
+    >>> parameter_count(torch.nn.Linear(width, width)) <= 1100
+    True
     """
 
     def count(width: int) -> int:
@@ -50,6 +66,12 @@ def equal_sizes(build: Build, names: list[str], reference: str, size: int) -> di
     ------
     ValueError
         If `size` is below 2.
+
+    Examples
+    --------
+    >>> from hbode.models import equal_sizes, make_system
+    >>> sorted(equal_sizes(make_system, ["node", "hbnode"], "node", 4))
+    ['hbnode', 'node']
     """
     if size < 2:
         raise ValueError(f"size must be at least 2, got {size}")

@@ -10,7 +10,13 @@ from ..solution import Stats, of_batch
 
 @dataclass(frozen=True)
 class SolverSettings:
-    """How a model solves its ODE: arguments of `hbodeint` of the same names."""
+    """How a model solves its ODE: arguments of `hbodeint` of the same names.
+
+    Examples
+    --------
+    >>> from hbode.models import HBNODE, DenseField, SolverSettings
+    >>> layer = HBNODE(DenseField(2, 8), solver=SolverSettings(method="dprkn6", rtol=1e-5, atol=1e-5))
+    """
 
     method: str | None = "dopri5"
     """None for what `hbodeint` takes for the system."""
@@ -26,7 +32,14 @@ class SolverSettings:
 
 
 class SolveCounts:
-    """Evaluations of the field in a number of solves that step as one batch."""
+    """Evaluations of the field in a number of solves that step as one batch.
+
+    Examples
+    --------
+    >>> from hbode.models import SolveCounts
+    >>> SolveCounts().nfe
+    0
+    """
 
     def __init__(self) -> None:
         self._stats: list[Stats] = []

@@ -17,6 +17,13 @@ class Damping(NamedTuple):
 
     Each has shape (), or as many axes as h and broadcasts to it. The first two are float64, in which the weights of
     a step are made; those with `_h` have the dtype of the state.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode.solvers import Damping
+    >>> Damping.of(torch.tensor(0.1), None, torch.ones(3, 2)).xi_h is None
+    True
     """
 
     gamma: Tensor
@@ -42,6 +49,12 @@ class VaryingDamping(NamedTuple):
 
     γ is a function of a time in the dtype in which the field reads it, and has the form that `Damping` has; `like` has
     the dtype of the state.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode.solvers import VaryingDamping
+    >>> damping = VaryingDamping(lambda t: 3 / t, torch.zeros(()))
     """
 
     gamma: Callable[[Tensor], Tensor]
@@ -128,6 +141,14 @@ class Field:
     sides
         Times within which it may be evaluated, exclusively; None: at all times. A step that ends on a discontinuity
         sees the field from its own side only, whenever it is evaluated for that step.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode.solvers import Field
+    >>> field = Field(lambda t, y: -y, torch.float32)
+    >>> field(0.0, torch.ones(2)), field.counts.calls
+    (tensor([-1., -1.]), 1)
     """
 
     __slots__ = ("_damping", "counts", "diffusion", "dtype", "fn", "memory", "results", "sides", "sigma", "split")

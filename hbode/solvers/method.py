@@ -28,6 +28,12 @@ class Method(ABC):
     ``step`` also returns a `stages` record, private to the method, from which the rest is computed when, and only
     when, somebody asks for it. A method has `order` and the four abstract members; what else it does not have, it
     inherits.
+
+    Examples
+    --------
+    >>> from hbode.solvers import Method, as_method
+    >>> isinstance(as_method("rk4"), Method), as_method("rk4").order
+    (True, 4)
     """
 
     order: int
@@ -94,7 +100,14 @@ class Method(ABC):
 
 
 class Uniform(Method):
-    """A method whose steps are all alike and can be recorded as one tensor each, so that a loop of them compiles."""
+    """A method whose steps are all alike and can be recorded as one tensor each, so that a loop of them compiles.
+
+    Examples
+    --------
+    >>> from hbode.solvers import Uniform, as_method
+    >>> isinstance(as_method("dopri5"), Uniform)
+    True
+    """
 
     evaluations: int
     """How often a step evaluates the field."""
@@ -123,7 +136,14 @@ class Uniform(Method):
 
 
 class Invertible(Method):
-    """A method whose steps can be taken back algebraically, to rounding."""
+    """A method whose steps can be taken back algebraically, to rounding.
+
+    Examples
+    --------
+    >>> from hbode.solvers import Invertible, as_method
+    >>> isinstance(as_method("leapfrog"), Invertible)
+    True
+    """
 
     @abstractmethod
     def undo(self, field: Field, t: Tensor, dt: Tensor, carry: Carry) -> Carry:

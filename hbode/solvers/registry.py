@@ -62,6 +62,12 @@ def as_method(method: str | ButcherTableau | NystromTableau | Method) -> Method:
     ------
     ValueError, TypeError
         For a name that is not there, for what is no method, and for one that does not say its order.
+
+    Examples
+    --------
+    >>> from hbode.solvers import as_method
+    >>> as_method("dopri5")
+    RungeKutta(order=5, stages=6)
     """
     if isinstance(method, str):
         if method not in METHODS:

@@ -6,7 +6,14 @@ from enum import IntEnum
 
 
 class Status(IntEnum):
-    """The end of a solve, for the batch or for each sample."""
+    """The end of a solve, for the batch or for each sample.
+
+    Examples
+    --------
+    >>> from hbode import Status
+    >>> Status.MAX_STEPS.failed, Status.EVENT.failed
+    (True, False)
+    """
 
     SUCCESS = 0
     EVENT = 1

@@ -25,6 +25,13 @@ class ForecastError:
         Mean square error of each sample ahead.
     by_channel
         Mean square error of each channel.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode.timeseries import forecast_error
+    >>> len(forecast_error(torch.zeros(4, 3, 1), torch.ones(4, 3, 1)).by_step)
+    3
     """
 
     mse: float
@@ -34,7 +41,15 @@ class ForecastError:
 
 
 def forecast_error(forecast: Tensor, truth: Tensor) -> ForecastError:
-    """Compare forecasts with the truth, both (W, H, C)."""
+    """Compare forecasts with the truth, both (W, H, C).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode.timeseries import forecast_error
+    >>> forecast_error(torch.zeros(4, 3, 1), torch.ones(4, 3, 1)).mse
+    1.0
+    """
     square = (forecast - truth).double().square()
     mse = float(square.mean())
     return ForecastError(
@@ -46,7 +61,15 @@ def forecast_error(forecast: Tensor, truth: Tensor) -> ForecastError:
 
 
 def persistence(part: Part, observed: int) -> Tensor:
-    """Forecast that everything stays at its last observed value, shape (W, H, C)."""
+    """Forecast that everything stays at its last observed value, shape (W, H, C).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode.timeseries import Part, persistence
+    >>> persistence(Part(torch.zeros(5, 3), torch.ones(5, 3, 1), torch.zeros(5, 3)), 2).shape
+    torch.Size([5, 1, 1])
+    """
     return part.x[:, observed - 1 : observed].expand(-1, part.x.shape[1] - observed, -1)
 
 

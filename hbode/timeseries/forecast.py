@@ -27,7 +27,15 @@ METRICS = "metrics.json"
 
 @dataclass(frozen=True)
 class ForecastSettings:
-    """Everything that a forecast can be told."""
+    """Everything that a forecast can be told.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from hbode.timeseries import ForecastSettings
+    >>> ForecastSettings(Path("record.csv"), models=("hbnode",)).models
+    ('hbnode',)
+    """
 
     data: Path
     """A file that `read_records` reads."""
@@ -90,6 +98,17 @@ def run_forecast(
         If the results folder cannot be written.
     RuntimeError
         If no model could be trained.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pathlib import Path
+    >>> from hbode.timeseries import ForecastSettings, Protocol, TrainSettings, run_forecast
+    >>> np.savetxt("record.csv", np.sin(0.3 * np.arange(400)), header="x", comments="")
+    >>> short = {"protocol": Protocol(observed=8, forecast=2, max_train=16), "training": TrainSettings(epochs=1)}
+    >>> found = run_forecast(ForecastSettings(Path("record.csv"), models=("node",), **short), say=lambda line: None)
+    >>> sorted(found["models"])
+    ['node']
     """
     started = time.perf_counter() if started is None else started
     records = load(settings)

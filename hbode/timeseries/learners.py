@@ -20,7 +20,15 @@ from .windows import Dataset
 
 @dataclass(frozen=True)
 class Task:
-    """What to learn: a system by name, its state channels and field units, and how."""
+    """What to learn: a system by name, its state channels and field units, and how.
+
+    Examples
+    --------
+    >>> from hbode.models import SolverSettings
+    >>> from hbode.timeseries import Task, TrainSettings
+    >>> Task("hbnode", 4, 8, SolverSettings(), TrainSettings(epochs=1), seed=0, device="cpu").name
+    'hbnode'
+    """
 
     name: str
     size: int
@@ -43,6 +51,14 @@ class Learned:
         Along the forecasts of some test windows.
     forecast
         Of the test windows, (W, H, C), standardised.
+
+    Examples
+    --------
+    >>> from hbode.models import SolverSettings
+    >>> from hbode.timeseries import History, Learned, Task, TrainSettings
+    >>> task = Task("node", 4, 8, SolverSettings(), TrainSettings(epochs=1), 0, "cpu")
+    >>> Learned(task, 100, History(), 1.5, failure="diverged").error is None
+    True
     """
 
     task: Task
@@ -66,6 +82,18 @@ def learn(task: Task, data: Dataset, report: Reporter | None = None) -> Learned:
     """Train one model and forecast the test windows. The result depends on the task and the data alone.
 
     `report` is told the epochs.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hbode.models import SolverSettings
+    >>> from hbode.timeseries import Protocol, Records, Task, TrainSettings, learn, make_dataset
+    >>> t = np.arange(200.0)
+    >>> records = Records.from_arrays(t, np.sin(0.3 * t)[:, None], outputs=["x"])
+    >>> data = make_dataset(records, Protocol(observed=8, forecast=2, max_train=16), seed=0)
+    >>> learned = learn(Task("node", 4, 8, SolverSettings(), TrainSettings(epochs=1), 0, "cpu"), data)
+    >>> learned.failure is None
+    True
     """
     started = time.perf_counter()
     device = torch.device(task.device)

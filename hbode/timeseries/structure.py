@@ -20,7 +20,14 @@ from .records import Channel, Records, Run
 
 @dataclass(frozen=True)
 class Structure:
-    """The structure, for unit masses (1 kg), and how it is driven and measured."""
+    """The structure, for unit masses (1 kg), and how it is driven and measured.
+
+    Examples
+    --------
+    >>> from hbode.timeseries import Structure
+    >>> Structure().frequencies().shape
+    torch.Size([3])
+    """
 
     springs: tuple[float, ...] = (900.0, 700.0, 500.0)
     """Stiffness in N/m from the wall outwards."""
@@ -102,6 +109,13 @@ def structure_records(samples: int, seed: int, structure: Structure | None = Non
         Of the phases of the force and of the noise.
     structure
         Another structure than the default.
+
+    Examples
+    --------
+    >>> from hbode.timeseries import structure_records
+    >>> records = structure_records(100, seed=0)
+    >>> records.total_rows
+    100
     """
     structure = structure or Structure()
     generator = torch.Generator().manual_seed(seed)

@@ -22,7 +22,14 @@ PREDICTED = 128
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """Adam with a cosine decay of the learning rate, on 0.1 · (one-step + reconstruction) + forecast."""
+    """Adam with a cosine decay of the learning rate, on 0.1 · (one-step + reconstruction) + forecast.
+
+    Examples
+    --------
+    >>> from hbode.timeseries import TrainSettings
+    >>> TrainSettings(epochs=3).batch
+    64
+    """
 
     epochs: int = 30
     batch: int = 64
@@ -34,7 +41,14 @@ class TrainSettings:
 
 @dataclass
 class History:
-    """One entry an epoch; evaluations are means per training window, errors are mean squares in standardised units."""
+    """One entry an epoch; evaluations are means per training window, errors are mean squares in standardised units.
+
+    Examples
+    --------
+    >>> from hbode.timeseries import History
+    >>> History().loss
+    []
+    """
 
     loss: list[float] = field(default_factory=list)
     train_forecast: list[float] = field(default_factory=list)
@@ -59,6 +73,16 @@ def loss_of(prediction: Prediction, x: Tensor, side_weight: float) -> tuple[Tens
         Whole windows, shape (B, K + H, C).
     side_weight
         Weight of the one-step and reconstruction errors.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode.models import ODERNN, hbnode
+    >>> from hbode.timeseries import loss_of
+    >>> model, x = ODERNN(hbnode(4, 8), size=4, channels=2), torch.randn(3, 8, 2)
+    >>> loss, forecast = loss_of(model(torch.arange(8.0).expand(3, 8), x[:, :6]), x, 0.1)
+    >>> loss.shape
+    torch.Size([])
     """
     count = prediction.reconstruction.shape[1]
     forecast = mse_loss(prediction.forecast, x[:, count:])
@@ -108,6 +132,18 @@ def train(
     ------
     Diverged
         If the loss is not finite.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hbode.models import ODERNN, hbnode
+    >>> from hbode.timeseries import Protocol, Records, TrainSettings, make_dataset, train
+    >>> t = np.arange(200.0)
+    >>> records = Records.from_arrays(t, np.sin(0.3 * t)[:, None], outputs=["x"])
+    >>> data = make_dataset(records, Protocol(observed=8, forecast=2, max_train=16), seed=0)
+    >>> history = train(ODERNN(hbnode(4, 8), size=4, channels=1), data, TrainSettings(epochs=1), seed=0)
+    >>> len(history.loss)
+    1
     """
     found = training.train(
         model,
@@ -146,5 +182,15 @@ def _history(found: training.History) -> History:
 
 @torch.no_grad()
 def predict(model: ODERNN, part: Part, observed: int, batch: int = PREDICTED) -> Tensor:
-    """Return the forecasts of all windows, shape (W, H, C), standardised."""
+    """Return the forecasts of all windows, shape (W, H, C), standardised.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode.models import ODERNN, hbnode
+    >>> from hbode.timeseries import Part, predict
+    >>> part = Part(torch.arange(6.0, dtype=torch.float64).expand(3, 6), torch.randn(3, 6, 2), torch.zeros(3, 6))
+    >>> predict(ODERNN(hbnode(4, 8), size=4, channels=2), part, observed=4).shape
+    torch.Size([3, 2, 2])
+    """
     return torch.cat([model(t, x[:, :observed]).forecast for t, x in part.batches(batch)])

@@ -21,7 +21,14 @@ from .records import Array, DataError, Records, Scaling
 
 @dataclass(frozen=True)
 class Protocol:
-    """Numbers of the protocol; a window is `observed` samples and the `forecast` ones that follow."""
+    """Numbers of the protocol; a window is `observed` samples and the `forecast` ones that follow.
+
+    Examples
+    --------
+    >>> from hbode.timeseries import Protocol
+    >>> Protocol(observed=8, forecast=4).window
+    12
+    """
 
     drop: float = 0.1
     observed: int = 64
@@ -46,6 +53,13 @@ class Part:
         Standardised values, shape (W, observed + forecast, C), float32.
     rows
         Row of the record that each sample comes from, shape (W, observed + forecast).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode.timeseries import Part
+    >>> len(Part(torch.zeros(5, 3), torch.zeros(5, 3, 1), torch.zeros(5, 3)))
+    5
     """
 
     t: Tensor
@@ -79,6 +93,15 @@ class Dataset:
         The parts, in time order.
     scaling
         Of the training part; its unit of time is the mean gap between kept samples.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hbode.timeseries import Protocol, Records, make_dataset
+    >>> t = np.arange(400.0)
+    >>> records = Records.from_arrays(t, np.sin(0.3 * t)[:, None], outputs=["x"])
+    >>> len(make_dataset(records, Protocol(observed=8, forecast=4), seed=0).test) > 0
+    True
     """
 
     records: Records
@@ -125,6 +148,16 @@ def make_dataset(records: Records, protocol: Protocol, seed: int) -> Dataset:
     -----
     UserWarning
         If windows are left out because a gap of more than 100 median steps lies in them.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hbode.timeseries import Protocol, Records, make_dataset
+    >>> t = np.arange(400.0)
+    >>> records = Records.from_arrays(t, np.sin(0.3 * t)[:, None], outputs=["x"])
+    >>> data = make_dataset(records, Protocol(observed=8, forecast=4), seed=0)
+    >>> data.train.x.shape[1:]
+    torch.Size([12, 1])
     """
     for name, count in records.missing().items():
         raise DataError(f"column {name!r} misses {count} values, and windows need all: name the columns to be read")

@@ -12,7 +12,14 @@ from ..reporting.results_folder import written_whole
 
 
 class CheckpointError(ValueError):
-    """A file from which a training cannot go on, with a message of one line."""
+    """A file from which a training cannot go on, with a message of one line.
+
+    Examples
+    --------
+    >>> from hbode.training import CheckpointError
+    >>> issubclass(CheckpointError, RuntimeError) or issubclass(CheckpointError, ValueError)
+    True
+    """
 
 
 def write_state(path: Path, state: Mapping[str, Any]) -> None:

@@ -11,7 +11,14 @@ from torch.optim import Optimizer
 
 
 class Diverged(RuntimeError):
-    """Training that reached a loss or a gradient that is not finite."""
+    """Training that reached a loss or a gradient that is not finite.
+
+    Examples
+    --------
+    >>> from hbode.training import Diverged
+    >>> issubclass(Diverged, RuntimeError)
+    True
+    """
 
 
 @dataclass(frozen=True)
@@ -119,6 +126,12 @@ class History:
         Of the training alone.
     best
         The epoch, from 1, whose weights the model has; None before the first.
+
+    Examples
+    --------
+    >>> from hbode.training import History
+    >>> History().epochs
+    0
     """
 
     train: dict[str, list[float]] = field(default_factory=dict)

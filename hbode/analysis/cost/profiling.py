@@ -105,6 +105,15 @@ def profile(
     ------
     TypeError, ValueError
         For arguments that do not fit.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode.analysis import profile
+    >>> inputs = torch.ones(2, 1, dtype=torch.float64), [0.0, 1.0]
+    >>> found = profile(lambda t, h: -h, inputs, methods=("dprkn6", "dopri5"), tolerances=(1e-3,), repeats=1)
+    >>> [run.method for run in found.runs]
+    ['dprkn6', 'dopri5']
     """
     if not callable(system):
         raise TypeError(f"system must be a system or callable as f(t, h), got {type(system).__name__}")

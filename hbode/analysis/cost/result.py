@@ -42,6 +42,15 @@ class Run:
         was not measured.
     failure
         Why the solve failed; None if it did not.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode.analysis import profile
+    >>> inputs = torch.ones(2, 1, dtype=torch.float64), [0.0, 1.0]
+    >>> run = profile(lambda t, h: -h, inputs, methods=("dopri5",), tolerances=(1e-3,), repeats=1).runs[0]
+    >>> run.nfe > 0, run.error < 0.1
+    (True, True)
     """
 
     method: str
@@ -85,6 +94,15 @@ class Profile(Report):
         Of the timing.
     unit
         Of time, in labels.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode.analysis import profile
+    >>> inputs = torch.ones(2, 1, dtype=torch.float64), [0.0, 1.0]
+    >>> found = profile(lambda t, h: -h, inputs, methods=("dopri5",), tolerances=(1e-3, 1e-5), repeats=1)
+    >>> len(found.runs), found.repeats
+    (2, 1)
     """
 
     runs: tuple[Run, ...]

@@ -20,6 +20,12 @@ class WorkPrecision:
         Evaluations of the field, one entry a tolerance.
     error
         Errors reached, in the unit of the caller.
+
+    Examples
+    --------
+    >>> from hbode.analysis import WorkPrecision
+    >>> WorkPrecision((100.0, 200.0), (1e-3, 1e-5)).error
+    (0.001, 1e-05)
     """
 
     work: tuple[float, ...]

@@ -30,6 +30,14 @@ class GradientDecay(Report):
         CPU.
     unit
         Of time, in labels.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode.analysis import GradientDecay
+    >>> decay = GradientDecay(torch.tensor([0.0, 1.0]), torch.tensor([0.5, 1.0]))
+    >>> decay.norm.shape
+    torch.Size([2])
     """
 
     t: Tensor

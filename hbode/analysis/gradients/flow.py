@@ -103,6 +103,17 @@ def gradient_flow(
         the loss does not depend on the state.
 
     Source: Xia et al., "Heavy Ball Neural Ordinary Differential Equations", NeurIPS 2021.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode import HeavyBall, hbodeint
+    >>> from hbode.analysis import gradient_flow
+    >>> system = HeavyBall(lambda t, h: -torch.sin(h), 0.2, trainable=False)
+    >>> sol = hbodeint(system, torch.ones(1, 2, dtype=torch.float64), torch.linspace(0, 2, 5), dense=True)
+    >>> flow = gradient_flow(system, sol)
+    >>> bool((flow.measured >= 0.99 * flow.bound).all())
+    True
     """
     if not (isinstance(system, System) and system.second_order and system.damped):
         raise TypeError(f"system must be a HeavyBall or GeneralizedHeavyBall, got {type(system).__name__}")

@@ -26,6 +26,17 @@ class NodeFlow:
     ----------
     t, measured, rms, log_det, gradient_norm
         As in `GradientFlow`, at the nodes of the NODE's own solve and with N in place of 2N.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode import HeavyBall, hbodeint
+    >>> from hbode.analysis import gradient_flow
+    >>> system = HeavyBall(lambda t, h: -h, 0.2, trainable=False)
+    >>> sol = hbodeint(system, torch.ones(1, 2, dtype=torch.float64), torch.linspace(0, 2, 5), dense=True)
+    >>> node = gradient_flow(system, sol).node
+    >>> node.measured.shape == node.t.shape
+    False
     """
 
     t: Tensor
@@ -75,6 +86,16 @@ class GradientFlow(Report):
         In a matrix-free analysis: of "log_det", and of "rms" relative to it, (n + 1, B) each.
     unit
         Of time, in labels.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode import HeavyBall, hbodeint
+    >>> from hbode.analysis import gradient_flow
+    >>> system = HeavyBall(lambda t, h: -h, 0.2, trainable=False)
+    >>> sol = hbodeint(system, torch.ones(1, 2, dtype=torch.float64), torch.linspace(0, 2, 5), dense=True)
+    >>> gradient_flow(system, sol).gradient_field
+    True
     """
 
     t: Tensor

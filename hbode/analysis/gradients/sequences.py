@@ -41,6 +41,13 @@ class SequenceGradient(Report):
         after; None without one.
     bound
         What `state` cannot be below, where that is known.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode.analysis import SequenceGradient
+    >>> SequenceGradient(torch.arange(3), torch.ones(3), torch.ones(3), None, None).state.shape
+    torch.Size([3])
     """
 
     t: Tensor

@@ -50,6 +50,12 @@ def same_field(
     dict
         "node": h' = f. "sonode": h'' = f, without damping. "hbnode": h'' + γ h' = f. "ghbnode": h' = tanh(m),
         m' = -γ m + f - ξ h.
+
+    Examples
+    --------
+    >>> from hbode.analysis import same_field
+    >>> list(same_field(lambda t, h: -h))
+    ['node', 'sonode', 'hbnode', 'ghbnode']
     """
     return {
         "node": FirstOrder(f),
@@ -110,6 +116,14 @@ def compare(
     ------
     TypeError, ValueError
         For arguments that do not fit.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode.analysis import compare
+    >>> found = compare(lambda t, h: -h, (torch.ones(2, 1, dtype=torch.float64), [0.0, 1.0]), tolerance=1e-4)
+    >>> [row.name for row in found.rows]
+    ['node', 'sonode', 'hbnode', 'ghbnode']
     """
     if isinstance(systems, System):
         raise TypeError(f"systems must be a mapping of names to systems or a field, got a {type(systems).__name__}")

@@ -57,6 +57,14 @@ class Compared:
         That gradients do not vanish, for heavy balls.
     notes
         What could not be computed, and why.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode.analysis import compare
+    >>> found = compare(lambda t, h: -h, (torch.ones(2, 1, dtype=torch.float64), [0.0, 1.0]), tolerance=1e-4)
+    >>> found.rows[0].run.nfe > 0
+    True
     """
 
     name: str
@@ -93,6 +101,14 @@ class Comparison(Report):
         rtol = atol of the solves.
     unit
         Of time, in labels.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode.analysis import compare
+    >>> found = compare(lambda t, h: -h, (torch.ones(2, 1, dtype=torch.float64), [0.0, 1.0]), tolerance=1e-4)
+    >>> len(found.rows), found.tolerance
+    (4, 0.0001)
     """
 
     rows: tuple[Compared, ...]

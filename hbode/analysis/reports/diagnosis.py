@@ -65,6 +65,17 @@ def diagnose(
         For arguments that do not fit.
     SolverError
         If the system cannot be solved at `tolerance`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode import HeavyBall
+    >>> from hbode.analysis import diagnose
+    >>> system = HeavyBall(lambda t, h: -4 * h, 0.2, trainable=False)
+    >>> inputs = torch.ones(2, 1, dtype=torch.float64), [0.0, 1.0]
+    >>> report = diagnose(system, inputs, tolerances=(1e-3, 1e-5), repeats=1)
+    >>> report.method
+    'dprkn6'
     """
     if not isinstance(system, System):
         raise TypeError(f"system must be a System such as HeavyBall or FirstOrder, got {type(system).__name__}")

@@ -42,6 +42,17 @@ class Diagnosis(Report):
         What methods cost over tolerances.
     comparison
         The same field in the four systems; the system alone where its field depends on the momentum.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode import HeavyBall
+    >>> from hbode.analysis import diagnose
+    >>> system = HeavyBall(lambda t, h: -4 * h, 0.2, trainable=False)
+    >>> inputs = torch.ones(2, 1, dtype=torch.float64), [0.0, 1.0]
+    >>> report = diagnose(system, inputs, tolerances=(1e-3, 1e-5), repeats=1)
+    >>> round(float(report.stiffness.largest.max()), 3)
+    2.0
     """
 
     method: str

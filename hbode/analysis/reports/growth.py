@@ -42,6 +42,14 @@ class Valley(nn.Module):
         Entries of h.
     seed
         Of the rotation.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode.analysis import Valley
+    >>> valley = Valley(100.0, size=4)
+    >>> valley(torch.tensor(0.0), torch.ones(2, 4, dtype=torch.float64)).shape
+    torch.Size([2, 4])
     """
 
     def __init__(self, steepness: float, size: int = 16, seed: int = 0) -> None:
@@ -77,6 +85,14 @@ class Scaling(Report):
         rtol = atol.
     unit
         Of time, in labels.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode.analysis import scaling
+    >>> inputs = torch.ones(1, 2, dtype=torch.float64), [0.0, 0.1]
+    >>> scaling(lambda size: lambda t, h: -size * h, (10.0, 100.0), inputs, tolerance=1e-3).sizes
+    (10.0, 100.0)
     """
 
     sizes: tuple[float, ...]
@@ -214,6 +230,15 @@ def scaling(
         If a solve fails.
 
     Source: Xia et al., "Heavy Ball Neural Ordinary Differential Equations", NeurIPS 2021, for λ² + γ λ = μ.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode.analysis import scaling
+    >>> inputs = torch.ones(1, 2, dtype=torch.float64), [0.0, 0.1]
+    >>> found = scaling(lambda size: lambda t, h: -size * h, (10.0, 100.0), inputs, tolerance=1e-3)
+    >>> [round(rate) for rate in found.rate["node"]]
+    [10, 100]
     """
     h0, t, m0, args = as_inputs(inputs)
     values = tuple(float(size) for size in sizes)

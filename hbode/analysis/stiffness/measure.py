@@ -92,6 +92,16 @@ def stiffness(
     Source: Xia et al., "Heavy Ball Neural Ordinary Differential Equations", NeurIPS 2021; Lambert, Numerical Methods
     for Ordinary Differential Systems, 1991, chapter 6 (stiffness ratio); Shampine, Gear, SIAM Review 21, 1979 (that it
     is the steps against the span that matter).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode import FirstOrder, hbodeint
+    >>> from hbode.analysis import stiffness
+    >>> system = FirstOrder(lambda t, h: -h * torch.tensor([1.0, 50.0]))
+    >>> sol = hbodeint(system, torch.ones(1, 2), [0.0, 1.0], dense=True)
+    >>> round(float(stiffness(system, sol).largest.max()), 2)
+    50.0
     """
     if not isinstance(sol, Solution):
         raise TypeError(f"sol must be the Solution of hbodeint, got {type(sol).__name__}; see stiffness_at for states")
@@ -141,6 +151,15 @@ def stiffness_at(
         States at these times, (T, ...); m for second-order systems alone (default: zero).
     args, batch, closed_form, dense_limit, tol, most, kept, unit
         As in `stiffness`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode import FirstOrder
+    >>> from hbode.analysis import stiffness_at
+    >>> system = FirstOrder(lambda t, h: -h * torch.tensor([1.0, 50.0]))
+    >>> round(float(stiffness_at(system, [0.0], torch.ones(1, 1, 2)).largest.max()), 2)
+    50.0
     """
     trajectory = _trajectory(system, t, h, m, args, batch)
     for key, value, least in (("dense_limit", dense_limit, 0), ("most", most, 1), ("kept", kept, 8)):

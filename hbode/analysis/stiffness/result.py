@@ -79,6 +79,15 @@ class Stiffness(Rates, Report):
         Lengths of the accepted steps of the solve, where there was one.
     unit
         Of time, in labels.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode import FirstOrder
+    >>> from hbode.analysis import stiffness_at
+    >>> found = stiffness_at(FirstOrder(lambda t, h: -h * torch.tensor([1.0, 50.0])), [0.0], torch.ones(1, 1, 2))
+    >>> round(float(found.fastest.max()), 3)
+    50.0
     """
 
     system: str

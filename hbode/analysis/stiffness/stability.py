@@ -53,6 +53,13 @@ def amplification(method: str, rates: Tensor, dt: float, gamma: float | None = N
     ------
     ValueError
         For a method whose factor is not known, a `dt` that is not positive and finite, and values that are not finite.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode.analysis import amplification
+    >>> amplification("rk4", torch.tensor([-1.0, -30.0]), 0.1).abs() <= 1
+    tensor([ True, False])
     """
     stepped = _stepped(method, gamma)
     if not (dt > 0 and math.isfinite(dt)):

@@ -47,6 +47,17 @@ class ContinuousAdjoint:
         backwards in constant memory, which damping makes unstable between outputs many 1/γ apart.
     adjoint_norm
         What the step size is chosen by: the error of "state" (a, p), or of the integrals as well, "full".
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode import hbodeint
+    >>> from hbode.gradients import ContinuousAdjoint
+    >>> h0 = torch.ones(2, requires_grad=True)
+    >>> sol = hbodeint(lambda t, h: -h, h0, [0.0, 1.0], gradient=ContinuousAdjoint(adjoint_rtol=1e-4))
+    >>> sol.h[-1].sum().backward()
+    >>> sol.stats.nfe_backward > 0
+    True
     """
 
     adjoint_rtol: float | Tensor | None = None

@@ -12,6 +12,13 @@ def elu_features(x: Tensor) -> Tensor:
     """Return φ(x) = elu(x) + 1 (Katharopoulos et al., 2020): x + 1 for x > 0 and eˣ for others, without rounding to 0.
 
     elu(x) + 1 as it stands is zero in float32 from x = -17 on, and so is a normaliser that is made of nothing else.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode.models.attention import elu_features
+    >>> elu_features(torch.tensor([-1000.0, 0.0, 1.0]))
+    tensor([0., 1., 2.])
     """
     return torch.as_tensor(_Elu.apply(x))
 

@@ -178,6 +178,14 @@ def attention_weights(
 
     With momentum their sum at a position is not one: the normaliser has none. Arguments and errors are those of
     `momentum_attention`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode.models.attention import attention_weights
+    >>> q = torch.randn(1, 2, 5, 4)
+    >>> attention_weights(q, q).shape
+    torch.Size([1, 2, 5, 5])
     """
     mu, gamma, padding = _checked(query, key, momentum, step_size, causal, key_padding_mask, weighting)
     with torch.autocast(query.device.type, enabled=False):

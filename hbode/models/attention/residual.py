@@ -20,6 +20,13 @@ class Residual(NamedTuple):
         Momentum.
     g
         Output of attention of the layer before.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode.models.attention import Residual
+    >>> Residual(torch.zeros(2, 3), torch.zeros(2, 3)).v.shape
+    torch.Size([2, 3])
     """
 
     v: Tensor
@@ -33,6 +40,13 @@ def adaptive_momentum(g: Tensor, before: Residual, delta: float = DELTA) -> Tens
 
     Source: Nguyen et al. (2022), after the optimal momentum of a quadratic function, (1 - √(h λ))², with λ estimated
     by the change of the gradient over the change of the iterate.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode.models.attention import Residual, adaptive_momentum
+    >>> adaptive_momentum(torch.ones(2, 3), Residual(torch.zeros(2, 3), torch.zeros(2, 3))).ndim
+    2
     """
     speed = torch.linalg.vector_norm(before.v, dim=-1, keepdim=True)
     still = speed == 0

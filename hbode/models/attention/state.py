@@ -21,6 +21,13 @@ class AttentionState(NamedTuple):
         Its last change, (B, H, D, M), -P of the paper; None where there is no momentum.
     z
         Σ k, (B, H, D).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode.models.attention import AttentionState
+    >>> AttentionState(torch.zeros(1, 2, 4, 4), None, torch.zeros(1, 2, 4)).P is None
+    True
     """
 
     S: Tensor

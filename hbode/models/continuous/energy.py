@@ -38,6 +38,13 @@ class EnergyBalance:
         E(t) - E(0), (T, ...).
     work, dissipated
         ∫ mᵀG u dt and ∫ mᵀD m dt from the first time on, (T, ...).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode.models.continuous import EnergyBalance
+    >>> EnergyBalance(torch.zeros(3), torch.zeros(3), torch.zeros(3), torch.zeros(3)).work.shape
+    torch.Size([3])
     """
 
     t: Tensor

@@ -92,6 +92,11 @@ class InputGain(nn.Module):
         Channels D of h and C of u.
     hidden
         Units of the one hidden layer, of tanh, so that G is bounded; 0: G is constant.
+
+    Examples
+    --------
+    >>> from hbode.models.continuous import InputGain
+    >>> gain = InputGain(3, 1)
     """
 
     def __init__(self, size: int, inputs: int, hidden: int = 0) -> None:

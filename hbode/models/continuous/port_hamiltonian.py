@@ -29,6 +29,11 @@ class DampingMatrix(nn.Module):
         D at the start is about gamma times the identity, in 1/time.
     hidden
         Units of the one hidden layer; 0: D is constant. They are tanh, so that D is bounded far away.
+
+    Examples
+    --------
+    >>> from hbode.models.continuous import DampingMatrix
+    >>> damping = DampingMatrix(3, 0.1)
     """
 
     def __init__(self, size: int, gamma: float, hidden: int = 0) -> None:

@@ -23,6 +23,12 @@ class Potential(nn.Module):
     ----------
     size
         Channels D of the position.
+
+    Examples
+    --------
+    >>> from hbode.models.continuous import PolynomialPotential, Potential
+    >>> issubclass(PolynomialPotential, Potential)
+    True
     """
 
     def __init__(self, size: int) -> None:

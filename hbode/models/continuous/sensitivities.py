@@ -69,7 +69,15 @@ class Interval(nn.Module):
 
 
 class Sensitivities(NamedTuple):
-    """Derivatives of the outputs (T, B, Cy): by the parameters, (T, B, Cy, P), and by the initial state, (..., n)."""
+    """Derivatives of the outputs (T, B, Cy): by the parameters, (T, B, Cy, P), and by the initial state, (..., n).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode.models.continuous import Sensitivities
+    >>> Sensitivities(torch.zeros(3, 2, 4), torch.zeros(3, 2, 2)).state.shape
+    torch.Size([3, 2, 2])
+    """
 
     parameters: Tensor
     state: Tensor

@@ -15,6 +15,12 @@ class StateBank(nn.Module):
         Shape (K, n), n the numbers of a state.
     outputs
         Shape (K, M, Cy), NaN where missing.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode.models.continuous import StateBank
+    >>> bank = StateBank(torch.zeros(10, 4), torch.zeros(10, 2))
     """
 
     states: Tensor

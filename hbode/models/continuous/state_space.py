@@ -23,6 +23,11 @@ class PositionReadout(nn.Module):
         How many, Cy.
     absolute
         Whether their sign was not measured, y = |h|.
+
+    Examples
+    --------
+    >>> from hbode.models.continuous import PositionReadout
+    >>> readout = PositionReadout(2)
     """
 
     def __init__(self, outputs: int, absolute: bool = False) -> None:
@@ -44,6 +49,11 @@ class LinearReadout(nn.Module):
         Channels of y, of h and m together, and of u.
     squared
         Whether y = (C (h, m, u))² + o.
+
+    Examples
+    --------
+    >>> from hbode.models.continuous import LinearReadout
+    >>> readout = LinearReadout(2, 3, 1)
     """
 
     def __init__(self, outputs: int, size: int, inputs: int, squared: bool = False) -> None:
@@ -68,6 +78,12 @@ class Limited(nn.Module):
         The read-out.
     low, high
         Limits of each output, (Cy,); infinite for none.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode.models.continuous import Limited, PositionReadout
+    >>> readout = Limited(PositionReadout(2), torch.zeros(2), torch.ones(2))
     """
 
     low: Tensor
@@ -100,6 +116,11 @@ class StateEncoder(nn.Module):
         Units of the network; 0 for none.
     momentum
         Whether the state has a momentum.
+
+    Examples
+    --------
+    >>> from hbode.models.continuous import StateEncoder
+    >>> encoder = StateEncoder(samples=10, outputs=2, inputs=1, size=2)
     """
 
     def __init__(
@@ -126,7 +147,15 @@ class StateEncoder(nn.Module):
 
 
 class Simulation(NamedTuple):
-    """Outputs (T, B, Cy) and states (T, 2, B, d), or (T, B, d) of a first-order system; NaN after a failure."""
+    """Outputs (T, B, Cy) and states (T, 2, B, d), or (T, B, d) of a first-order system; NaN after a failure.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode.models.continuous import Simulation
+    >>> Simulation(torch.zeros(1, 5, 2), torch.zeros(1, 2)).y.shape
+    torch.Size([1, 5, 2])
+    """
 
     y: Tensor
     state: Tensor

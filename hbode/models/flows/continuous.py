@@ -29,7 +29,15 @@ TRACES = ("exact", "rademacher", "gaussian")
 
 
 class Regularised(NamedTuple):
-    """A log-density, and what makes its field cheap to solve if it is small; shape (...) each."""
+    """A log-density, and what makes its field cheap to solve if it is small; shape (...) each.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode.models.flows import Regularised
+    >>> Regularised(torch.zeros(5), torch.zeros(5), torch.zeros(5)).kinetic.shape
+    torch.Size([5])
+    """
 
     log_prob: Tensor
     kinetic: Tensor

@@ -26,6 +26,13 @@ class ConcatSquashField(nn.Module):
     ------
     ValueError
         For sizes below 1.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode.models.flows import ConcatSquashField
+    >>> ConcatSquashField(2, 8)(torch.tensor(0.0), torch.ones(5, 2)).shape
+    torch.Size([5, 2])
     """
 
     def __init__(self, size: int, hidden: int, depth: int = 3, context: int = 0) -> None:

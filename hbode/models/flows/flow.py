@@ -51,6 +51,13 @@ class Flow(nn.Module):
     ------
     ValueError
         For sizes below 1, a span that does not go forwards, or a base of another shape.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode.models.flows import Flow, HeavyBallFlow
+    >>> issubclass(HeavyBallFlow, Flow)
+    True
     """
 
     zero: Tensor

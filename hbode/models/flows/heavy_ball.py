@@ -37,6 +37,11 @@ class GaussianMomentum(nn.Module):
     ------
     ValueError
         For sizes below 1.
+
+    Examples
+    --------
+    >>> from hbode.models.flows import GaussianMomentum
+    >>> momentum = GaussianMomentum(2, 8)
     """
 
     def __init__(self, size: int, hidden: int, context: int = 0) -> None:

@@ -34,6 +34,11 @@ class GraphAttention(nn.Module):
     -----
     Scaled dot products as in Vaswani et al. (2017); the mean over heads makes one row-stochastic matrix, as in
     Chamberlain et al., "GRAND: graph neural diffusion", ICML 2021, section 4.
+
+    Examples
+    --------
+    >>> from hbode.models.graphs import GraphAttention
+    >>> attention = GraphAttention(8, heads=2)
     """
 
     def __init__(self, size: int, heads: int = 4, channels: int | None = None) -> None:

@@ -54,6 +54,12 @@ class RecurrentLayer(nn.RNNBase):
     -----
     What is accumulated does not depend on h. It is computed for the whole sequence at once, in each direction from its
     own start, and one of torch's fused kernels does the recurrence.
+
+    Examples
+    --------
+    >>> from hbode.models.recurrent import MomentumGRU, RecurrentLayer
+    >>> issubclass(MomentumGRU, RecurrentLayer)
+    True
     """
 
     make: ClassVar[Callable[..., Dynamics]]
@@ -169,6 +175,12 @@ class RecurrentCell(nn.RNNCellBase):
         As for `torch.nn.LSTMCell`.
     **settings
         Those of the layer of the same name, and what is raised is the same.
+
+    Examples
+    --------
+    >>> from hbode.models.recurrent import MomentumGRUCell, RecurrentCell
+    >>> issubclass(MomentumGRUCell, RecurrentCell)
+    True
     """
 
     make: ClassVar[Callable[..., Dynamics]]

@@ -34,7 +34,16 @@ class MomentumLSTM(RecurrentLayer):
 
 
 class MomentumGRU(RecurrentLayer):
-    """A GRU with v = μ v + s W x in the place of W x. As `MomentumLSTM`, with the state (h, m)."""
+    """A GRU with v = μ v + s W x in the place of W x. As `MomentumLSTM`, with the state (h, m).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode.models.recurrent import MomentumGRU
+    >>> output, state = MomentumGRU(3, 8, batch_first=True)(torch.randn(2, 5, 3))
+    >>> output.shape
+    torch.Size([2, 5, 8])
+    """
 
     make = joined(GRU, Momentum)
 
@@ -43,6 +52,14 @@ class MomentumRNN(RecurrentLayer):
     """h = tanh(U h + v + b) with v = μ v + s W x. As `MomentumLSTM`, with the state (h, m), and `nonlinearity`.
 
     `nonlinearity` is "tanh" or "relu", by keyword.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode.models.recurrent import MomentumRNN
+    >>> output, state = MomentumRNN(3, 8, batch_first=True)(torch.randn(2, 5, 3))
+    >>> output.shape
+    torch.Size([2, 5, 8])
     """
 
     @staticmethod
@@ -60,13 +77,30 @@ class AdamLSTM(RecurrentLayer):
 
     The first steps see (1 - β)^{-1/2} times the sign of W x, for q starts from zero as in the paper. Where W x is zero
     for long, v / √q grows as (μ / √β)^t down to ε; μ² < β keeps it from that.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode.models.recurrent import AdamLSTM
+    >>> output, state = AdamLSTM(3, 8, batch_first=True)(torch.randn(2, 5, 3))
+    >>> output.shape
+    torch.Size([2, 5, 8])
     """
 
     make = joined(LSTM, Adam)
 
 
 class RMSPropLSTM(RecurrentLayer):
-    """An LSTM with s W x / √(q + ε) in the place of W x: `AdamLSTM` without momentum, with the state (h, c, q)."""
+    """An LSTM with s W x / √(q + ε) in the place of W x: `AdamLSTM` without momentum, with the state (h, c, q).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode.models.recurrent import RMSPropLSTM
+    >>> output, state = RMSPropLSTM(3, 8, batch_first=True)(torch.randn(2, 5, 3))
+    >>> output.shape
+    torch.Size([2, 5, 8])
+    """
 
     make = joined(LSTM, RMSProp)
 
@@ -77,42 +111,92 @@ class NesterovLSTM(RecurrentLayer):
     Arguments are those of `RecurrentLayer` but for `momentum`, and `restart`, F ≥ 1; default: `step_size` 1, `restart`
     40. The state is (h, c, m, k): m = μ_t m + x as in `MomentumLSTM`, and the k of the next step. This is the paper's
     cell; that of its code is `hbode.models.recurrent.PublishedNesterovLSTM`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode.models.recurrent import NesterovLSTM
+    >>> output, state = NesterovLSTM(3, 8, batch_first=True)(torch.randn(2, 5, 3))
+    >>> output.shape
+    torch.Size([2, 5, 8])
     """
 
     make = joined(LSTM, Nesterov)
 
 
 class MomentumLSTMCell(RecurrentCell):
-    """One step of a `MomentumLSTM`."""
+    """One step of a `MomentumLSTM`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode.models.recurrent import MomentumLSTMCell
+    >>> state = MomentumLSTMCell(3, 8)(torch.randn(2, 3))
+    """
 
     make = MomentumLSTM.make
 
 
 class MomentumGRUCell(RecurrentCell):
-    """One step of a `MomentumGRU`."""
+    """One step of a `MomentumGRU`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode.models.recurrent import MomentumGRUCell
+    >>> state = MomentumGRUCell(3, 8)(torch.randn(2, 3))
+    """
 
     make = MomentumGRU.make
 
 
 class MomentumRNNCell(RecurrentCell):
-    """One step of a `MomentumRNN`."""
+    """One step of a `MomentumRNN`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode.models.recurrent import MomentumRNNCell
+    >>> state = MomentumRNNCell(3, 8)(torch.randn(2, 3))
+    """
 
     make = MomentumRNN.make
 
 
 class AdamLSTMCell(RecurrentCell):
-    """One step of an `AdamLSTM`."""
+    """One step of an `AdamLSTM`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode.models.recurrent import AdamLSTMCell
+    >>> state = AdamLSTMCell(3, 8)(torch.randn(2, 3))
+    """
 
     make = AdamLSTM.make
 
 
 class RMSPropLSTMCell(RecurrentCell):
-    """One step of an `RMSPropLSTM`."""
+    """One step of an `RMSPropLSTM`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode.models.recurrent import RMSPropLSTMCell
+    >>> state = RMSPropLSTMCell(3, 8)(torch.randn(2, 3))
+    """
 
     make = RMSPropLSTM.make
 
 
 class NesterovLSTMCell(RecurrentCell):
-    """One step of a `NesterovLSTM`."""
+    """One step of a `NesterovLSTM`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode.models.recurrent import NesterovLSTMCell
+    >>> state = NesterovLSTMCell(3, 8)(torch.randn(2, 3))
+    """
 
     make = NesterovLSTM.make

@@ -75,7 +75,14 @@ class MomentumDTRIV(RecurrentLayer):
 
 
 class MomentumDTRIVCell(RecurrentCell):
-    """One step of a `MomentumDTRIV`."""
+    """One step of a `MomentumDTRIV`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode.models.recurrent import MomentumDTRIVCell
+    >>> state = MomentumDTRIVCell(3, 8)(torch.randn(2, 3))
+    """
 
     make = MomentumDTRIV.make
 

@@ -64,13 +64,28 @@ class PublishedNesterovLSTM(RecurrentLayer):
     v = U h + b_hh - s (W x + b_ih), and the gates see v + k/(k + 3) (v - v_before), k = t mod F: U h is within the
     momentum, so that the sequence is run step by step. Arguments are those of `torch.nn.LSTM` without `proj_size`, and
     by keyword `step_size`, s > 0, default 1, and `restart`, F ≥ 1, default 40. The state is (h, c, v, k).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode.models.recurrent import PublishedNesterovLSTM
+    >>> output, state = PublishedNesterovLSTM(3, 8, batch_first=True)(torch.randn(2, 5, 3))
+    >>> output.shape
+    torch.Size([2, 5, 8])
     """
 
     make = staticmethod(_of_code)
 
 
 class PublishedNesterovLSTMCell(RecurrentCell):
-    """One step of a `PublishedNesterovLSTM`."""
+    """One step of a `PublishedNesterovLSTM`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode.models.recurrent import PublishedNesterovLSTMCell
+    >>> state = PublishedNesterovLSTMCell(3, 8)(torch.randn(2, 3))
+    """
 
     make = staticmethod(_of_code)
 
@@ -140,6 +155,11 @@ def start_as_published(module: M) -> M:
     ------
     ValueError
         If it is no LSTM.
+
+    Examples
+    --------
+    >>> from hbode.models.recurrent import MomentumLSTM, start_as_published
+    >>> layer = start_as_published(MomentumLSTM(3, 8))
     """
     recurrence, size = module.dynamics.recurrence, module.hidden_size
     if recurrence.mode != "LSTM":

@@ -21,6 +21,12 @@ class HeavyBallBlock(nn.Module):
         Probability of each of the two.
     layer
         Keywords of `HeavyBallLayer`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode.models.recurrent import HeavyBallBlock
+    >>> block = HeavyBallBlock(4, 8)
     """
 
     def __init__(self, size: int, state_size: int, dropout: float = 0.0, **layer: object) -> None:

@@ -32,6 +32,12 @@ class CollocationTableau:
     ------
     ValueError
         If the shapes do not fit together or the coefficients break a condition that the order implies.
+
+    Examples
+    --------
+    >>> from hbode.solvers import CollocationTableau
+    >>> CollocationTableau(1, (1.0,), ((1.0,),), (1.0,)).order  # implicit Euler
+    1
     """
 
     order: int
@@ -77,6 +83,12 @@ class Collocation(Implicit):
 
     By Newton's method where no other is asked for: what couples the stages has complex eigenvalues of any angle, which
     Anderson's acceleration, from as few differences as it keeps, often does not get across.
+
+    Examples
+    --------
+    >>> from hbode.solvers import Collocation, as_method
+    >>> isinstance(as_method("radauIIA5"), Collocation)
+    True
     """
 
     settings: Settings = entry(default_factory=lambda: Settings(NewtonKrylov(), share=0.01))

@@ -31,6 +31,12 @@ class DirkTableau:
     ------
     ValueError
         If the shapes do not fit together or the coefficients break a condition that the orders imply.
+
+    Examples
+    --------
+    >>> from hbode.solvers import DirkTableau
+    >>> DirkTableau(1, (1.0,), ((1.0,),), (1.0,)).order  # implicit Euler
+    1
     """
 
     order: int
@@ -66,7 +72,14 @@ class DirkTableau:
 
 @dataclass(frozen=True)
 class Dirk(Implicit):
-    """A method whose stages are solved one after the other. The carry is (y, slope at y)."""
+    """A method whose stages are solved one after the other. The carry is (y, slope at y).
+
+    Examples
+    --------
+    >>> from hbode.solvers import Dirk, as_method
+    >>> isinstance(as_method("esdirk4"), Dirk)
+    True
+    """
 
     settings: Settings = entry(default_factory=lambda: Settings(share=0.01))
     tableau: DirkTableau = entry(kw_only=True)

@@ -36,7 +36,13 @@ class Answer(NamedTuple):
 
 
 class Inner(Protocol):
-    """A solver of g(z) = 0, row by row."""
+    """A solver of g(z) = 0, row by row.
+
+    Examples
+    --------
+    >>> from hbode.solvers.implicit.inner import Anderson, Inner
+    >>> solver: Inner = Anderson()
+    """
 
     def __call__(self, equation: Equation, z: Tensor, scale: Tensor, limit: float) -> Answer:
         """Iterate from z, rows (B, n), until the root mean square of g / scale is at most `limit` in each row.

@@ -40,6 +40,12 @@ class Settings:
     reduced
         Whether the field is the force of a damped system with h' = m: the stage is then solved for m' alone, from which
         h and m follow, half the unknowns (Baker et al. 2022).
+
+    Examples
+    --------
+    >>> from hbode.solvers import Settings
+    >>> Settings(share=0.05).share
+    0.05
     """
 
     inner: Inner = entry(default_factory=Anderson)

@@ -35,7 +35,14 @@ class ImplicitStages(NamedTuple):
 
 @dataclass(frozen=True)
 class Implicit(Method):
-    """A method whose stages are solved by an inner solver. Its carry begins with (y, slope at y)."""
+    """A method whose stages are solved by an inner solver. Its carry begins with (y, slope at y).
+
+    Examples
+    --------
+    >>> from hbode.solvers import Implicit, as_method
+    >>> isinstance(as_method("prox_bdf3"), Implicit)
+    True
+    """
 
     settings: Settings = entry(default_factory=Settings)
     explicit_one_step = False

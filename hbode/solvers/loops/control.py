@@ -31,6 +31,12 @@ class Controller:
     given. The factor on the step is safety · r_n^(p+i+d) · r_n-1^-(p+2d) · r_n-2^d with r = error^(-1/k) and k
     the order of the error estimate plus one (Söderlind, ACM TOMS 29, 2003), kept within [min_factor, max_factor].
     Steps keep within [min_step, max_step]; a step of min_step is accepted whatever its error.
+
+    Examples
+    --------
+    >>> from hbode.solvers import Controller
+    >>> Controller(rtol=1e-3, atol=1e-6, max_step=0.5).max_step
+    0.5
     """
 
     rtol: float | Tensor = 1e-5

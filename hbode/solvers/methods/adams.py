@@ -58,6 +58,12 @@ class Adams(Method):
     agree within the tolerances, at most `max_iters` times, and warns where they do not.
 
     The carry is (y, derivatives (k, *y), times (k, ...)), newest first.
+
+    Examples
+    --------
+    >>> from hbode.solvers import Adams
+    >>> Adams(implicit=False, max_order=3).order
+    3
     """
 
     implicit: bool

@@ -44,6 +44,12 @@ class Auto(Method):
 
     The carry is (y, what the explicit method reuses, direction of the power iteration, lean). Lean is at least one in
     implicit steps, and moves towards the other kind of step with each that speaks for it.
+
+    Examples
+    --------
+    >>> from hbode.solvers import Auto, as_method
+    >>> isinstance(as_method("auto"), Auto)
+    True
     """
 
     explicit: RungeKutta | Nystrom

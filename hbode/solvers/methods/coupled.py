@@ -35,6 +35,12 @@ class Coupled(Wrapped, Invertible):
         A one-step method: its carry is the state and what follows from it.
     coupling
         λ in (0, 1]: close to 1, since a step taken back multiplies what rounding leaves of y - z by 1 / λ.
+
+    Examples
+    --------
+    >>> from hbode.solvers import Coupled, as_method
+    >>> Coupled(as_method("rk4")).coupling
+    0.999
     """
 
     coupling: float = 0.999

@@ -61,6 +61,12 @@ class NormalForm(Uniform):
     """A Runge-Kutta-Nyström method for u, where γ depends on the time.
 
     The carry is (y, m') with y = (h, m) stacked. Records are those of u: how states are read off them depends on γ.
+
+    Examples
+    --------
+    >>> from hbode.solvers import NormalForm, as_method
+    >>> NormalForm(as_method("dprkn6")).order
+    6
     """
 
     damped = True

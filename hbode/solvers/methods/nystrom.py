@@ -75,6 +75,12 @@ class Nystrom(Uniform):
     """A Runge-Kutta-Nyström method given by its tableau (Dormand, El-Mikkawy, Prince 1987).
 
     The carry is (y, f(t, h)) with y = (h, m) stacked: the tableaus end with the force at the end of the step.
+
+    Examples
+    --------
+    >>> from hbode.solvers import Nystrom, as_method
+    >>> isinstance(as_method("dprkn6"), Nystrom)
+    True
     """
 
     damped = True

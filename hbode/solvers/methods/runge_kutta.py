@@ -44,6 +44,12 @@ class RungeKutta(Uniform):
 
     The carry is (y, f(t, y)): tableaus end with the derivative at the end of the step, which the next step
     takes as its first stage.
+
+    Examples
+    --------
+    >>> from hbode.solvers import ButcherTableau, RungeKutta
+    >>> RungeKutta(ButcherTableau.from_butcher(2, (0, 1), ((), (1,)), (0.5, 0.5)))
+    RungeKutta(order=2, stages=2)
     """
 
     def __init__(self, tableau: ButcherTableau) -> None:

@@ -56,6 +56,13 @@ class ButcherTableau:
     ------
     ValueError
         If the shapes do not fit together or the coefficients break a condition that the orders imply.
+
+    Examples
+    --------
+    >>> from hbode.solvers import ButcherTableau
+    >>> table = ButcherTableau.from_butcher(2, (0, 1), ((), (1,)), (0.5, 0.5))  # Heun
+    >>> table.order, table.stages
+    (2, 3)
     """
 
     order: int
@@ -161,6 +168,12 @@ class NystromTableau:
     ------
     ValueError
         If the shapes do not fit together or the coefficients break a condition that the orders imply.
+
+    Examples
+    --------
+    >>> from hbode.solvers import NystromTableau, as_method
+    >>> isinstance(as_method("dprkn6").tableau, NystromTableau)
+    True
     """
 
     order: int

@@ -32,6 +32,12 @@ class Simulator(BaseEstimator):  # type: ignore[misc]
         apart.
     outputs_, inputs_, step_
         Of the records that the model was fitted to; `step_` is None where they are irregular.
+
+    Examples
+    --------
+    >>> from hbode.timeseries.baselines import LinearARX, Simulator
+    >>> issubclass(LinearARX, Simulator)
+    True
     """
 
     needs_inputs = True

@@ -23,7 +23,14 @@ SIMULATION = "simulation"
 
 @dataclass(frozen=True)
 class DemoSettings:
-    """Everything that the demo can be told."""
+    """Everything that the demo can be told.
+
+    Examples
+    --------
+    >>> from hbode.timeseries import DemoSettings
+    >>> DemoSettings(seed=3).jobs
+    1
+    """
 
     models: tuple[str, ...] = tuple(SYSTEMS)
     out: Path = Path("hbode-demo")
@@ -58,6 +65,11 @@ def run_demo(
         Without the extra for time series.
     OutputError
         If the results folder cannot be written.
+
+    Examples
+    --------
+    >>> from hbode.timeseries import DemoSettings, run_demo
+    >>> found = run_demo(DemoSettings(models=("node",), evaluations=1), say=lambda line: None)
     """
     from .figure import systems_figure  # these need scikit-learn
     from .identify import simulate_structure

@@ -24,6 +24,16 @@ def backtest_records(records: Records, first: Sequence[int], initial: int, horiz
     ------
     DataError
         Where no run has so many rows.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hbode.timeseries import Records
+    >>> from hbode.timeseries.forecasting import backtest_records
+    >>> t = np.arange(50.0)
+    >>> records = Records.from_arrays(t, np.sin(t)[:, None], outputs=["x"])
+    >>> len(backtest_records(records, [20], initial=10, horizon=5)) > 0
+    True
     """
     runs = []
     for run, begin in zip(records, first, strict=True):
@@ -38,7 +48,18 @@ def backtest_records(records: Records, first: Sequence[int], initial: int, horiz
 
 
 def errors_by_lead(measured: Sequence[Array], forecast: Sequence[Array], initial: int) -> Array:
-    """Return root mean square errors (H, Cy) over runs of as many rows, (T, Cy) each, behind the first ones."""
+    """Return root mean square errors (H, Cy) over runs of as many rows, (T, Cy) each, behind the first ones.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hbode.timeseries.forecasting import errors_by_lead
+    >>> errors_by_lead([np.ones((6, 1))], [np.zeros((6, 1))], 2)
+    array([[1.],
+           [1.],
+           [1.],
+           [1.]])
+    """
     errors = np.stack([y - x for y, x in zip(measured, forecast, strict=True)])[:, initial:]
     found: Array = np.sqrt(np.nanmean(errors**2, 0))
     return found

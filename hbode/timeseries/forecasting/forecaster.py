@@ -25,6 +25,13 @@ class Forecast:
     ----------
     members
         Of each model of the ensemble, (M, H, Cy).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hbode.timeseries.forecasting import Forecast
+    >>> Forecast(np.arange(3.0), np.zeros((3, 1)), np.ones((3, 1)), np.zeros((2, 3, 1))).y.shape
+    (3, 1)
     """
 
     t: Array

@@ -23,3 +23,6 @@ __all__ = [
     "fit_member",
     "free_run_error",
 ]
+
+INTERNAL = {"fit_member", "free_run_error"}
+"""Names that other rooms of hbode use, and that are no part of what users may rely on."""

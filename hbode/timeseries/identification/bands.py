@@ -32,6 +32,13 @@ class Bands:
         The share of the errors that are as good as independent, (Cy,): 1 where they are noise.
 
     The coverage holds for data like those of calibration.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hbode.timeseries.identification import Bands
+    >>> Bands(0.9, np.ones(1), np.ones(1), np.ones(1)).coverage
+    0.9
     """
 
     coverage: float

@@ -32,7 +32,15 @@ OPTIMIZERS = ("auto", "least_squares", "adam")
 
 @dataclass(frozen=True, eq=False)
 class Simulated:
-    """Free runs in physical units, one array an entry of each list: centre, and half the width of the bands (T, Cy)."""
+    """Free runs in physical units, one array an entry of each list: centre, and half the width of the bands (T, Cy).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hbode.timeseries.identification import Simulated
+    >>> len(Simulated([np.zeros((3, 1))], [np.ones((3, 1))], [np.zeros((2, 3, 1))]).y)
+    1
+    """
 
     y: list[Array]
     half_width: list[Array]

@@ -14,12 +14,29 @@ Mask = NDArray[np.bool_]
 
 
 class DataError(ValueError):
-    """Data that cannot be used, with a message of one line that says why and where."""
+    """Data that cannot be used, with a message of one line that says why and where.
+
+    Examples
+    --------
+    >>> from hbode.timeseries import DataError, read_records
+    >>> try:
+    ...     read_records("nothing.csv")
+    ... except DataError as error:
+    ...     print(error)
+    nothing.csv: no such file
+    """
 
 
 @dataclass(frozen=True)
 class Channel:
-    """A measured quantity; an empty unit is an unknown one."""
+    """A measured quantity; an empty unit is an unknown one.
+
+    Examples
+    --------
+    >>> from hbode.timeseries import Channel
+    >>> Channel("x", "mm").unit
+    'mm'
+    """
 
     name: str
     unit: str = ""
@@ -45,6 +62,13 @@ class Run:
     ------
     DataError
         For shapes that do not fit, times that do not increase and values of ±Inf; rows are counted from 0.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hbode.timeseries import Run
+    >>> len(Run(np.arange(3.0), np.zeros((3, 1)), np.zeros((3, 0))))
+    3
     """
 
     t: Array

@@ -16,7 +16,15 @@ Values = TypeVar("Values", Array, Tensor)
 
 @dataclass(frozen=True, eq=False)
 class Affine:
-    """x ↦ (x - mean) / std for each channel; mean and std have shape (C,)."""
+    """x ↦ (x - mean) / std for each channel; mean and std have shape (C,).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hbode.timeseries import Affine
+    >>> Affine(np.array([1.0]), np.array([2.0])).std
+    array([2.])
+    """
 
     mean: Array
     std: Array
@@ -124,6 +132,13 @@ def check_for_training(records: Records, rows: int = 2) -> None:
     ------
     DataError
         For too few rows, and for a channel without any value or always of one value, by name.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hbode.timeseries import Records, check_for_training
+    >>> t = np.arange(20.0)
+    >>> check_for_training(Records.from_arrays(t, np.sin(t)[:, None], outputs=["x"]))
     """
     longest = max(map(len, records))
     if longest < max(rows, 2):

@@ -28,7 +28,14 @@ TRIAL = 30
 
 @dataclass(frozen=True, eq=False)
 class Compared:
-    """What a model made of the test records; `note` says why there is nothing, where that is so."""
+    """What a model made of the test records; `note` says why there is nothing, where that is so.
+
+    Examples
+    --------
+    >>> from hbode.timeseries.simulation import Compared
+    >>> Compared("linear ODE").note
+    ''
+    """
 
     name: str
     parameters: str = "–"
@@ -71,6 +78,17 @@ def compare(
     -------
     list of Compared
         The identifier first. A baseline that cannot be fitted to such records has a note instead of scores.
+
+    Examples
+    --------
+    >>> from hbode.timeseries import SystemIdentifier, structure_records
+    >>> from hbode.timeseries.simulation import FreeRun, compare
+    >>> records = structure_records(200, seed=0)
+    >>> identifier = SystemIdentifier("hbnode", evaluations=1, initial=10, stretch=50, hidden=2, random_state=0)
+    >>> identifier = identifier.fit(records)
+    >>> free_run = FreeRun.of(identifier, structure_records(100, seed=1), 10)
+    >>> [one.name for one in compare(identifier, records, free_run, 1.0, "none", say=lambda line: None)]
+    ['HBNODE']
     """
     if which not in BASELINES:
         raise ValueError(f"which must be one of {', '.join(BASELINES)}, got {which!r}")

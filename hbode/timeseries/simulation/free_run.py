@@ -29,6 +29,18 @@ class FreeRun:
         The coverage that the bands should have.
     scores, bands
         Of the samples that the model did not see.
+
+    Examples
+    --------
+    >>> from hbode.timeseries import SystemIdentifier, structure_records
+    >>> from hbode.timeseries.simulation import FreeRun
+    >>> identifier = SystemIdentifier("hbnode", evaluations=1, initial=10, stretch=50, hidden=2, random_state=0)
+    >>> identifier.fit(structure_records(200, seed=0))
+    SystemIdentifier(evaluations=1, hidden=2, initial=10, model='hbnode',
+                     stretch=50)
+    >>> free_run = FreeRun.of(identifier, structure_records(100, seed=1), 10)
+    >>> free_run.initial
+    10
     """
 
     records: Records

@@ -71,6 +71,19 @@ def write_report(
         See `curves_figure`.
     first
         Further figures by file name, which come first.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from hbode.timeseries import SystemIdentifier, structure_records
+    >>> from hbode.timeseries.simulation import FreeRun, write_report
+    >>> records = structure_records(200, seed=0)
+    >>> identifier = SystemIdentifier("hbnode", evaluations=1, initial=10, stretch=50, hidden=2, random_state=0)
+    >>> identifier = identifier.fit(records)
+    >>> free_run = FreeRun.of(identifier, structure_records(100, seed=1), 10)
+    >>> Path("report").mkdir()
+    >>> "report.md" in write_report(Path("report"), "an example", "A structure", identifier, free_run)
+    True
     """
     found = identifier.describe()
     figures = {

@@ -35,6 +35,16 @@ class Anderson:
         The most steps, an evaluation each.
     kept
         How many differences are kept, each twice the size of a state.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode import hbodeint
+    >>> from hbode.solvers.implicit.inner import Anderson
+    >>> options = {"inner": Anderson()}
+    >>> sol = hbodeint(lambda t, h: -100 * h, torch.ones(2), [0.0, 1.0], method="prox_bdf2", options=options)
+    >>> sol.stats.success
+    True
     """
 
     iterations: int = 400

@@ -19,6 +19,16 @@ class BarzilaiBorwein:
     ----------
     iterations
         The most steps, an evaluation each.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode import hbodeint
+    >>> from hbode.solvers.implicit.inner import BarzilaiBorwein
+    >>> options = {"inner": BarzilaiBorwein()}
+    >>> sol = hbodeint(lambda t, h: -100 * h, torch.ones(2), [0.0, 1.0], method="prox_bdf2", options=options)
+    >>> sol.stats.success
+    True
     """
 
     iterations: int = 2000

@@ -19,6 +19,16 @@ class FletcherReeves:
     ----------
     iterations
         The most steps; each costs an evaluation and a product.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode import hbodeint
+    >>> from hbode.solvers.implicit.inner import FletcherReeves
+    >>> options = {"inner": FletcherReeves()}
+    >>> sol = hbodeint(lambda t, h: -100 * h, torch.ones(2), [0.0, 1.0], method="prox_bdf2", options=options)
+    >>> sol.stats.success
+    True
     """
 
     iterations: int = 1000

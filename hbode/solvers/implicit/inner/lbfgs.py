@@ -21,6 +21,16 @@ class LBFGS:
         The most steps; each costs an evaluation and a product.
     kept
         How many moves are kept, each twice the size of a state.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode import hbodeint
+    >>> from hbode.solvers.implicit.inner import LBFGS
+    >>> options = {"inner": LBFGS()}
+    >>> sol = hbodeint(lambda t, h: -100 * h, torch.ones(2), [0.0, 1.0], method="prox_bdf2", options=options)
+    >>> sol.stats.success
+    True
     """
 
     iterations: int = 500

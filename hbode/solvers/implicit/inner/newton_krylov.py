@@ -35,6 +35,16 @@ class NewtonKrylov:
         The most products for one of them.
     kept
         How many directions the Krylov solver keeps, each twice the size of a state.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode import hbodeint
+    >>> from hbode.solvers.implicit.inner import NewtonKrylov
+    >>> options = {"inner": NewtonKrylov()}
+    >>> sol = hbodeint(lambda t, h: -100 * h, torch.ones(2), [0.0, 1.0], method="prox_bdf2", options=options)
+    >>> sol.stats.success
+    True
     """
 
     iterations: int = 6

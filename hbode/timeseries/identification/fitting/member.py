@@ -49,6 +49,12 @@ class Settings:
     ----------
     longest
         Standardised time between two rows of a simulation, at most: longer gaps are filled with rows without values.
+
+    Examples
+    --------
+    >>> from hbode.timeseries.identification import Settings
+    >>> Settings(evaluations=10).initial
+    50
     """
 
     initial: int = 50
@@ -67,7 +73,14 @@ class Settings:
 
 @dataclass
 class Fitted:
-    """A fitted model, and how it was fitted: errors are mean squares in standardised units."""
+    """A fitted model, and how it was fitted: errors are mean squares in standardised units.
+
+    Examples
+    --------
+    >>> from hbode.timeseries.identification import Fitted, Structure
+    >>> Fitted(Structure(1, 1, "hbnode").build(), seed=0, validation=0.1).seconds
+    0.0
+    """
 
     model: NeuralStateSpace
     seed: int

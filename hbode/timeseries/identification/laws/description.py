@@ -20,6 +20,12 @@ class Mode:
     """A mode of the linearised model: frequency in 1/time units of the record, damping ratio, time constant.
 
     A mode that does not oscillate has the frequency 0 and the ratio NaN.
+
+    Examples
+    --------
+    >>> from hbode.timeseries.identification import Mode
+    >>> Mode(2.0, 0.05, float("inf")).frequency
+    2.0
     """
 
     frequency: float
@@ -33,6 +39,15 @@ class Curve:
 
     ``force[i]`` is f at rest at ``position[i]``, in units of the output over time² (time), with the inputs at their
     mean; `stiffness` is its negative slope. `inside` says where training data were.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hbode.timeseries import Channel
+    >>> from hbode.timeseries.identification import Curve
+    >>> x = np.linspace(-1, 1, 5)
+    >>> Curve(Channel("x"), x, x**3, 3 * x**2, np.ones(5, dtype=bool)).force.shape
+    (5,)
     """
 
     output: Channel
@@ -60,6 +75,13 @@ class Description:
         The unit of time.
     energy
         Of a port-Hamiltonian model whose positions are the outputs: masses, damping, potentials; else None.
+
+    Examples
+    --------
+    >>> from hbode.timeseries import SystemIdentifier, structure_records
+    >>> identifier = SystemIdentifier("hbnode", evaluations=1, initial=10, stretch=50, hidden=2, random_state=0)
+    >>> identifier.fit(structure_records(200, seed=0)).describe().driven
+    True
     """
 
     outputs: tuple[Channel, ...]
@@ -128,6 +150,14 @@ def describe(
         Channels of u.
     seen
         The least and the greatest training value of each output, standardised, (2, Cy).
+
+    Examples
+    --------
+    >>> from hbode.timeseries import SystemIdentifier, structure_records
+    >>> identifier = SystemIdentifier("hbnode", evaluations=1, initial=10, stretch=50, hidden=2, random_state=0)
+    >>> description = identifier.fit(structure_records(200, seed=0)).describe()
+    >>> len(description.modes) > 0
+    True
     """
     system: Any = model.system
     momentum, d, tau = system.second_order, model.size, scaling.time_unit

@@ -188,6 +188,13 @@ class EnergyLaw:
         G, (Cy, Cu), all at rest with the inputs at their mean.
     potentials
         V along each output, the others at rest, at the positions of the curve of this output; 0 at rest.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hbode.timeseries.identification import EnergyLaw
+    >>> EnergyLaw(np.eye(2), np.eye(2), np.zeros((2, 2)), np.ones((2, 1)), ()).masses.shape
+    (2, 2)
     """
 
     masses: Array

@@ -44,6 +44,11 @@ class Force(nn.Module):
         A further term, f(t, h, m, u) or f(t, h, u), which is added.
     unit
         "tanh" or "relu".
+
+    Examples
+    --------
+    >>> from hbode.timeseries.identification import Force
+    >>> force = Force(2, 1, degree=3)
     """
 
     def __init__(
@@ -123,7 +128,14 @@ def smooth_relu(z: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Structure:
-    """What a model is made of; see `SystemIdentifier`."""
+    """What a model is made of; see `SystemIdentifier`.
+
+    Examples
+    --------
+    >>> from hbode.timeseries.identification import Structure
+    >>> Structure(2, 1, "hbnode").model
+    'hbnode'
+    """
 
     outputs: int
     inputs: int
