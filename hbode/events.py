@@ -65,6 +65,8 @@ class Event:
 
     Examples
     --------
+    >>> import torch
+    >>> from hbode import Event, hbodeint
     >>> floor = Event(lambda t, h, m: h[0], direction=-1, reset=lambda t, h, m: (h, -0.9 * m), max_count=10)
     >>> sol = hbodeint(lambda t, h: -torch.ones_like(h), torch.ones(1), [0.0, 30.0], gamma=0.0, event=floor)
     >>> sol.events[0].t.shape, sol.events[0].after.m.shape

@@ -44,6 +44,8 @@ class Update:
 
     Examples
     --------
+    >>> import torch
+    >>> from hbode import Update, hbodeint
     >>> kick = Update(torch.tensor([1.0, 2.0]), lambda t, h, m, push: (h, m + push), torch.tensor([0.5, -0.5]))
     >>> sol = hbodeint(lambda t, h: -h, torch.ones(3), torch.linspace(0, 3, 4), updates=kick)
     >>> sol.updates.before.m.shape

@@ -59,6 +59,7 @@ def linear_recurrence(
     Examples
     --------
     >>> import torch
+    >>> from hbode.models import linear_recurrence
     >>> u = torch.ones(1, 1, 4, 1)
     >>> linear_recurrence(torch.tensor([[[0.5]]]), u)[0].flatten()
     tensor([1.0000, 1.5000, 1.7500, 1.8750])

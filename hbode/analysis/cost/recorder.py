@@ -34,13 +34,17 @@ class Cost(Protocol):
 class CostRecorder(Report):
     """Keeps what each step of a training loop cost, and how it went.
 
+    >>> import torch
+    >>> from hbode import HeavyBall, hbodeint
+    >>> from hbode.analysis import CostRecorder
+    >>> system, batches = HeavyBall(lambda t, h: -h), torch.randn(3, 5, 2)
     >>> recorder = CostRecorder()
     >>> for x in batches:
-    ...     sol = hbodeint(system, x, t)
+    ...     sol = hbodeint(system, x, [0.0, 1.0])
     ...     loss = sol.h[-1].square().mean()
     ...     loss.backward()
     ...     recorder.record(sol.stats, loss=loss)
-    >>> recorder.plot(every=len(batches))
+    >>> figure = recorder.plot(every=len(batches))
 
     Attributes
     ----------

@@ -37,6 +37,7 @@ class LinearARX(Simulator):
     >>> import numpy as np
     >>> from scipy.signal import lfilter
     >>> from hbode.timeseries import Records
+    >>> from hbode.timeseries.baselines import LinearARX
     >>> u = np.random.default_rng(0).normal(size=200)
     >>> records = Records.from_arrays(None, lfilter([0, 1], [1, -0.9], u), u)
     >>> model = LinearARX(orders=(1, 2)).fit(records)

@@ -52,6 +52,7 @@ class LSTMSimulator(Simulator):
     --------
     >>> import numpy as np
     >>> from hbode.timeseries import Records
+    >>> from hbode.timeseries.baselines import LSTMSimulator
     >>> u = np.sin(np.arange(300) / 5)
     >>> model = LSTMSimulator(hidden=4, steps=2).fit(Records.from_arrays(None, np.cumsum(u), u))
     >>> model.parameters_

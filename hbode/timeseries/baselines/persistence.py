@@ -21,6 +21,7 @@ class Persistence(Simulator):
     --------
     >>> import numpy as np
     >>> from hbode.timeseries import Records
+    >>> from hbode.timeseries.baselines import Persistence
     >>> records = Records.from_arrays(None, np.array([1.0, 2.0, 6.0]))
     >>> Persistence().fit(records).simulate(records, initial=2)[0].ravel()
     array([1., 2., 2.])

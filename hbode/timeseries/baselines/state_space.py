@@ -55,6 +55,7 @@ class LinearStateSpace(Simulator):
     >>> import numpy as np
     >>> from scipy.signal import lfilter
     >>> from hbode.timeseries import Records
+    >>> from hbode.timeseries.baselines import LinearStateSpace
     >>> u = np.random.default_rng(0).normal(size=400)
     >>> records = Records.from_arrays(None, lfilter([0, 1, 0.5], [1, -1.5, 0.7], u), u)
     >>> model = LinearStateSpace(orders=(2,)).fit(records)
