@@ -11,7 +11,7 @@ from torch import Tensor
 from ...analysis import stiffness_at
 from ...integrate import hbodeint
 from ...models.flows import ContinuousFlow, HeavyBallFlow
-from ...reporting.style import LINES, Picture
+from ...reporting.style import LINES, Picture, log_scale
 from ...solution import Solution, of_batch
 from ...systems import FirstOrder, System
 from ..experiment import Trial
@@ -46,7 +46,7 @@ def learned(flow: HeavyBallFlow | ContinuousFlow, x: Tensor) -> dict[str, float]
 
 def cost_figure(trials: Sequence[Trial]) -> Picture:
     """Draw stiffness and evaluations of the learned fields by epoch, means over the seeds."""
-    figure = Picture(9, 3.4)
+    figure = Picture(9, 3.8)
     left, right = figure.subplots(1, 2)
     for name, look in LOOKS.items():
         found = [one.history.validation for one in trials if one.model == name and one.history is not None]
@@ -54,13 +54,14 @@ def cost_figure(trials: Sequence[Trial]) -> Picture:
             continue
         mean = {key: np.mean([row[key] for row in found], 0) for key in found[0]}
         epochs = 1 + np.arange(len(mean["stiffness"]))
-        left.plot(epochs, mean["stiffness"], color=look["color"], label=name.upper())
+        left.plot(epochs, mean["stiffness"], color=look["color"])
         for method, line in METHODS.items():
             label = f"{name.upper()}, {method}"
             right.plot(epochs, mean[f"nfe_{method}"], color=look["color"], linestyle=line, label=label)
     left.set(xlabel="epoch", ylabel="max |λ| T of the learned field")
-    right.set(xlabel="epoch", ylabel=f"evaluations at tolerance {TOL:g}", yscale="log")
+    right.set(xlabel="epoch", ylabel=f"evaluations at tolerance {TOL:g}")
+    log_scale(right, "y")
     for panel in (left, right):
         panel.grid(alpha=0.25)
-        panel.legend(fontsize=7)
+    figure.legend(*right.get_legend_handles_labels(), loc="outside upper center", ncols=3)
     return figure
