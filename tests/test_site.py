@@ -24,13 +24,6 @@ DESCRIBED = {
 }
 
 
-STILL_WITHOUT = {
-    "hbode.models.continuous.fixed_step_states",
-    "hbode.models.continuous.sensitivities",
-    "hbode.models.continuous.solve_all_steps",
-    "hbode.timeseries.forecasting.forecast_figure",
-}
-"""Names whose docstring has no example yet. Nothing is to be added."""
 LONG = {"hbode.experiments.reproduce", "hbode.timeseries.run_demo", "hbode.timeseries.run_forecast"}
 
 
@@ -65,7 +58,7 @@ def test_docstring_of_a_public_name(name, tmp_path, monkeypatch):
     said = inspect.getdoc(value) or ""
     assert said and not said.startswith(f"{value.__name__}("), "has no docstring of its own"
     examples = doctest.DocTestParser().get_examples(said)
-    assert bool(examples) != (name in STILL_WITHOUT), "has no example"
+    assert examples, "has no example"
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     test = doctest.DocTest(examples, {}, name, inspect.getsourcefile(value), 0, said)

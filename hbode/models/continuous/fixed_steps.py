@@ -46,6 +46,16 @@ def fixed_step_states(
     ------
     ValueError
         For a model without such steps.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode import SecondOrder
+    >>> from hbode.models.continuous import NeuralStateSpace, PositionReadout, fixed_step_states
+    >>> model = NeuralStateSpace(SecondOrder(lambda t, h, m, u: u - h), PositionReadout(1), 1, method="rk4")
+    >>> t, pieces, start = torch.linspace(0, 1, 11), torch.zeros(11, 3, 1, 4), torch.ones(2, 3, 1)
+    >>> fixed_step_states(model, t, pieces, start).shape
+    torch.Size([11, 2, 3, 1])
     """
     interval = Interval(model)
     names, parameters = zip(*trained(model).items(), strict=True) if trained(model) else ((), ())

@@ -158,6 +158,16 @@ def solve_all_steps(
         The state at the first time.
     guess
         The states of a simulation that is like it (default: at rest at the start).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode import SecondOrder
+    >>> from hbode.models.continuous import NeuralStateSpace, PositionReadout, solve_all_steps
+    >>> model = NeuralStateSpace(SecondOrder(lambda t, h, m, u: u - h), PositionReadout(1), 1, method="rk4")
+    >>> t, pieces, start = torch.linspace(0, 1, 11), torch.zeros(11, 3, 1, 4), torch.ones(2, 3, 1)
+    >>> solve_all_steps(model, t, pieces, start).shape
+    torch.Size([11, 2, 3, 1])
     """
     steps = Linearised(model, t, pieces)
     x = model.flat(start.expand(len(pieces), *start.shape) if guess is None else guess).clone()
@@ -202,6 +212,16 @@ def sensitivities(model: NeuralStateSpace, t: Tensor, pieces: Tensor, states: Te
         As for `Linearised`.
     states
         What the simulation gave, (T, 2, B, d) or (T, B, d).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode import SecondOrder
+    >>> from hbode.models.continuous import NeuralStateSpace, PositionReadout, sensitivities, solve_all_steps
+    >>> model = NeuralStateSpace(SecondOrder(lambda t, h, m, u: u - h), PositionReadout(1), 1, method="rk4")
+    >>> t, pieces, start = torch.linspace(0, 1, 11), torch.zeros(11, 3, 1, 4), torch.ones(2, 3, 1)
+    >>> sensitivities(model, t, pieces, solve_all_steps(model, t, pieces, start)).state.shape
+    torch.Size([11, 3, 1, 2])
     """
     steps = Linearised(model, t, pieces)
     own = {f"model.{name}": x.detach() for name, x in trained(model).items()}
