@@ -96,6 +96,16 @@ def as_inputs(inputs: Inputs | tuple[Any, ...]) -> Inputs:
     return inputs
 
 
+def solve(system: System, inputs: Inputs, method: str | None, tolerance: float, **more: Any) -> Solution:
+    """Return what `hbodeint` makes of inputs at rtol = atol = `tolerance`; at its defaults, where that is NaN.
+
+    The defaults stop the iterations of implicit methods on fixed steps.
+    """
+    h0, t, m0, args = inputs
+    given = more if math.isnan(tolerance) else {"rtol": tolerance, "atol": tolerance, **more}
+    return hbodeint(system, h0, t, m0=m0, args=args, method=method, **given)
+
+
 def checked_methods(methods: Sequence[str] | None, system: System) -> tuple[str, ...]:
     """Return the names of methods that integrate the system; of None, those to compare for it."""
     if methods is None:
@@ -184,18 +194,14 @@ def solved_reference(
     tolerance = max(finest / 1000, 50 * torch.finfo(inputs.h0.dtype).eps)
     label = f"{method} at {tolerance:.2g}"
     points = {key: options[key] for key in POINTS if key in options and ":" not in method}
-    h0, t, m0, args = inputs
-
-    def solve(tol: float) -> Solution:
-        return hbodeint(system, h0, t, m0=m0, args=args, method=method, rtol=tol, atol=tol, options=points)
-
     with torch.no_grad():
         try:
-            state = state_of(solve(tolerance))
+            state = state_of(solve(system, inputs, method, tolerance, options=points))
         except SolverError as error:
             return Reference(None, label, notes=(f"no errors are known: the reference, {label}, failed with {error}",))
         try:
-            return Reference(state, label, Reference(state, label).error(solve(10 * tolerance)))
+            coarse = solve(system, inputs, method, 10 * tolerance, options=points)
+            return Reference(state, label, Reference(state, label).error(coarse))
         except SolverError:
             return Reference(state, label)
 

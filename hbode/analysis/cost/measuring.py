@@ -7,6 +7,8 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import accumulate
+from operator import methodcaller
 from typing import Any
 
 import torch
@@ -16,34 +18,14 @@ from torch.profiler import record_function
 from ...gradients.captured import reachable
 from ...systems import System
 
-Mark = torch.cuda.Event | float
-"""A point in time: on a GPU in the order of its own work, elsewhere in seconds of the host."""
-
 _START, _ALLOCATION = "hbode: memory of a run", "[memory]"
 
 
-def mark(device: torch.device) -> Mark:
-    """Return the present, without waiting for a GPU."""
-    if device.type != "cuda":
-        return time.perf_counter()
-    event = torch.cuda.Event(enable_timing=True)
-    event.record(torch.cuda.current_stream(device))
-    return event
-
-
-def synchronise(device: torch.device) -> None:
-    """Wait for a GPU, so that the time between marks can be told."""
+def now(device: torch.device) -> float:
+    """Return the time in seconds, once a GPU has done what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def seconds(start: Mark, end: Mark) -> float:
-    """Return the time between two marks of one device, in seconds."""
-    if isinstance(start, torch.cuda.Event) and isinstance(end, torch.cuda.Event):
-        return 1e-3 * float(start.elapsed_time(end))
-    if isinstance(start, float) and isinstance(end, float):
-        return end - start
-    raise TypeError(f"start and end must be marks of one device, got {type(start).__name__} and {type(end).__name__}")
+    return time.perf_counter()
 
 
 def peak_memory(runs: Sequence[Callable[[], object]], device: torch.device) -> list[int] | str:
@@ -86,13 +68,10 @@ def _peak_on_cpu(run: Callable[[], object]) -> int:
             run()
     finally:
         results = _autograd._disable_profiler()
-    events: Sequence[Any] = results.events()
-    found = [
-        (event.start_ns(), event.name(), event.nbytes())
-        for event in events
-        if event.name() == _START or (event.name() == _ALLOCATION and event.device_type().name == "CPU")
-    ]
-    return _peak([(name, size) for _, name, size in sorted(found, key=_when)])
+    events: Sequence[Any] = sorted(results.events(), key=methodcaller("start_ns"))
+    began = [event.name() for event in events].index(_START)
+    allocations = (x for x in events[began:] if x.name() == _ALLOCATION and x.device_type().name == "CPU")
+    return max(accumulate(x.nbytes() for x in allocations), default=0)  # negative where memory is freed
 
 
 def _record_allocations() -> None:
@@ -130,19 +109,6 @@ def untouched(system: System, device: torch.device) -> Iterator[None]:
             for buffer, before in held:
                 if not torch.equal(buffer, before):
                     buffer.copy_(before)
-
-
-def _when(event: tuple[int, str, int]) -> int:
-    return event[0]
-
-
-def _peak(events: Sequence[tuple[str, int]]) -> int:
-    """Return the largest sum of allocations (negative where they are freed) after the start."""
-    peak = held = 0
-    for name, size in events:
-        held = 0 if name == _START else held + size
-        peak = 0 if name == _START else max(peak, held)
-    return peak
 
 
 def _peak_on_gpu(run: Callable[[], object], device: torch.device) -> int:

@@ -7,7 +7,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,7 +15,6 @@ from torch import Tensor
 from ...arguments import as_system, check_state, check_times
 from ...gradients import Gradient
 from ...gradients.captured import reachable
-from ...integrate import hbodeint
 from ...options import gradient_mode
 from ...solution import Solution, SolverError, Stats, of_batch
 from ...solvers import METHODS
@@ -28,11 +27,12 @@ from ..inputs import (
     checked_methods,
     checked_tolerances,
     divided_options,
+    solve,
     solved_reference,
     sum_of_squares,
     terminal_loss,
 )
-from .measuring import Mark, mark, peak_memory, seconds, synchronise, untouched
+from .measuring import now, peak_memory, untouched
 from .result import Profile, Run
 
 EVERY = 5.0
@@ -150,7 +150,6 @@ def profile(
             for trial in trials:
                 progress.at(trial)
                 trial.time()
-        synchronise(device)
         good = [trial for trial in trials if trial.failure is None]
         short = [trial for trial in good if device.type == "cuda" or trial.evaluations <= MEMORY_EVALUATIONS]
         if memory and len(short) < len(good):
@@ -185,8 +184,7 @@ class _Progress:
             self.say(f"  run {self.done} of {self.count}: {trial.method} at {at} …")
 
 
-@dataclass(frozen=True)
-class _Bench:
+class _Bench(NamedTuple):
     """What all runs of a profile share."""
 
     system: System
@@ -207,7 +205,7 @@ class _Trial:
     stats: Stats | None = None
     error: float = math.nan
     failure: str | None = None
-    marks: list[tuple[Mark, Mark, Mark]] = field(default_factory=list)
+    times: list[tuple[float, float]] = field(default_factory=list)
     peak: int | None = None
 
     @property
@@ -223,53 +221,26 @@ class _Trial:
     def time(self) -> None:
         done = self.attempt()
         if done is not None:
-            self.marks.append(done[1])
+            self.times.append(done[1])
 
-    def attempt(self) -> tuple[Solution, tuple[Mark, Mark, Mark]] | None:
+    def attempt(self) -> tuple[Solution, tuple[float, float]] | None:
         """Run once, unless a run has failed, which fields with random numbers may do later on."""
+        if self.failure is not None:
+            return None
+        system, inputs, gradient, loss, _ = self.bench
+        more = {"gradient": gradient, "options": self.options}
         try:
-            return None if self.failure else self.once()
+            return forward_and_backward(system, inputs, self.method, self.tolerance, loss, **more)
         except SolverError as error:
             self.failure = str(error)
             return None
-
-    def once(self) -> tuple[Solution, tuple[Mark, Mark, Mark]]:
-        """Solve forward and backward; return the solution and the time before, between and after."""
-        bench = self.bench
-        inputs = bench.inputs
-        h0 = inputs.h0.detach().clone().requires_grad_()
-        m0, t, args = _apart(inputs.m0), _apart(inputs.t), tuple(_apart(arg) for arg in inputs.args)
-        # without a tolerance, the defaults of hbodeint: they stop the iterations of implicit methods
-        rtol, atol = (1e-5, 1e-7) if math.isnan(self.tolerance) else (self.tolerance, self.tolerance)
-        start = mark(h0.device)
-        sol = hbodeint(
-            bench.system,
-            h0,
-            t,
-            m0=m0,
-            args=args,
-            method=self.method,
-            rtol=rtol,
-            atol=atol,
-            gradient=bench.gradient,
-            options=self.options,
-        )
-        between = mark(h0.device)
-        given = [x for x in (h0, m0, t, *args) if isinstance(x, Tensor) and x.requires_grad]
-        wanted = {id(x): x for x in (*given, *reachable(bench.system).leaves)}
-        value = terminal_loss(bench.loss, sol.h[-1], None if sol.m is None else sol.m[-1])
-        if not value.requires_grad:
-            raise ValueError("loss must depend on h_T or m_T: what it returned has no gradient")
-        torch.autograd.grad(value, list(wanted.values()), allow_unused=True)
-        return sol, (start, between, mark(h0.device))
 
     def run(self) -> Run:
         stats = self.stats
         none = torch.zeros(0, dtype=torch.float64)
         if stats is None or self.failure:
             return Run(method=self.method, tolerance=self.tolerance, t=none, dt=none, failure=self.failure)
-        forward = [seconds(start, between) for start, between, _ in self.marks]
-        backward = [seconds(between, end) for _, between, end in self.marks]
+        forward, backward = zip(*self.times, strict=True)
         return Run(
             method=self.method,
             tolerance=self.tolerance,
@@ -288,6 +259,24 @@ class _Trial:
             seconds_backward_range=(min(backward), max(backward)),
             peak_bytes=self.peak,
         )
+
+
+def forward_and_backward(
+    system: System, inputs: Inputs, method: str | None, tolerance: float, loss: Loss, **more: Any
+) -> tuple[Solution, tuple[float, float]]:
+    """Solve, and take the gradient by copies of the inputs and by parameters; return the seconds of both as well."""
+    device = inputs.h0.device
+    h0, (m0, t, *args) = inputs.h0.detach().clone(), map(_apart, (inputs.m0, inputs.t, *inputs.args))
+    start = now(device)
+    sol = solve(system, Inputs(h0.requires_grad_(), t, m0, tuple(args)), method, tolerance, **more)
+    between = now(device)
+    given = [x for x in (h0, m0, t, *args) if isinstance(x, Tensor) and x.requires_grad]
+    wanted = {id(x): x for x in (*given, *reachable(system).leaves)}
+    value = terminal_loss(loss, sol.h[-1], None if sol.m is None else sol.m[-1])
+    if not value.requires_grad:
+        raise ValueError("loss must depend on h_T or m_T: what it returned has no gradient")
+    torch.autograd.grad(value, list(wanted.values()), allow_unused=True)
+    return sol, (between - start, now(device) - between)
 
 
 def _apart(value: Any) -> Any:

@@ -10,13 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from ...arguments import default_method
-from ...integrate import hbodeint
 from ...systems import FirstOrder, GeneralizedHeavyBall, HeavyBall, SecondOrder, System, VectorField
 from ..cost.measuring import untouched
 from ..cost.profiling import profile
 from ..gradients.decay import gradient_decay
 from ..gradients.flow import gradient_flow
-from ..inputs import Inputs, Loss, as_inputs, sum_of_squares
+from ..inputs import Inputs, Loss, as_inputs, solve, sum_of_squares
 from ..stiffness.measure import stiffness
 from .comparison_result import Compared, Comparison
 
@@ -158,11 +157,11 @@ def _compared(name: str, system: System, inputs: Inputs, method: str, how: _How)
     given: dict[str, Any] = {"gradient": gradient, "loss": loss, "repeats": repeats, "memory": False, "unit": unit}
     found = profile(system, inputs, methods=[method], tolerances=[tolerance], **given)
     run, notes = found.runs[0], list(found.notes)
-    h0, t, m0, args = inputs
+    h0, args = inputs.h0, inputs.args
     if run.failure is not None:
         return Compared(name, system, run, None, None, None, tuple(notes))
     with torch.no_grad():
-        sol = hbodeint(system, h0, t, m0=m0, args=args, method=method, rtol=tolerance, atol=tolerance, dense=True)
+        sol = solve(system, inputs, method, tolerance, dense=True)
     rates = stiffness(system, sol, args=args, batch=batch, unit=unit)
     decay = certificate = None
     try:

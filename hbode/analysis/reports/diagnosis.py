@@ -8,11 +8,10 @@ from typing import Any
 import torch
 
 from ...arguments import check_state, check_times, default_method
-from ...integrate import hbodeint
 from ...solvers import METHODS
 from ...systems import SecondOrder, System
 from ..cost.profiling import profile
-from ..inputs import Inputs, Loss, as_inputs, checked_methods, checked_tolerances
+from ..inputs import Inputs, Loss, as_inputs, checked_methods, checked_tolerances, solve
 from ..stiffness.measure import stiffness
 from .comparison import compare, same_field
 from .diagnosis_result import FOR_STIFF, HELD_BACK, Diagnosis
@@ -94,7 +93,7 @@ def diagnose(
 
     say(f"Solving by {method} at tolerance {tolerance:.3g} …")
     with torch.no_grad():
-        sol = hbodeint(system, h0, t, m0=m0, args=args, method=method, rtol=tolerance, atol=tolerance)
+        sol = solve(system, inputs, method, tolerance)
     say(f"Measuring stiffness at {len(sol.t)} times …")
     rates = stiffness(system, sol, args=args, batch=batch, unit=unit)
     if _is_stiff(system, inputs, names, max(ladder)):
@@ -110,11 +109,9 @@ def diagnose(
 @torch.no_grad()
 def _is_stiff(system: System, inputs: Inputs, names: Sequence[str], tolerance: float) -> bool:
     """Return whether stability holds back the steps of one of the methods, at a tolerance at which it first does."""
-    h0, t, m0, args = inputs
     for name in names:
         if METHODS[name].error_order is not None and name not in FOR_STIFF:
-            given: dict[str, Any] = {"method": name, "rtol": tolerance, "atol": tolerance, "throw": False}
-            found = hbodeint(system, h0, t, m0=m0, args=args, **given).stats.stiffness
+            found = solve(system, inputs, name, tolerance, throw=False).stats.stiffness
             if isinstance(found, float) and found >= HELD_BACK:
                 return True
     return False

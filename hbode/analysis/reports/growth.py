@@ -12,13 +12,13 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from ...integrate import hbodeint
 from ...reporting.report import Report, Rows
 from ...reporting.style import SYSTEM_LINES, Picture, log_scale
 from ...reporting.tables import Columns, median, plain, short
 from ...solution import of_batch
 from ...systems import FAMILY, FirstOrder, VectorField
-from ..inputs import Inputs, as_inputs
+from ..cost.profiling import forward_and_backward
+from ..inputs import Inputs, as_inputs, sum_of_squares
 from ..stiffness.measure import stiffness
 from .comparison import same_field
 
@@ -240,7 +240,7 @@ def scaling(
     >>> [round(rate) for rate in found.rate["node"]]
     [10, 100]
     """
-    h0, t, m0, args = as_inputs(inputs)
+    inputs = as_inputs(inputs)
     values = tuple(float(size) for size in sizes)
     if len(set(values)) < 2 or not all(0 < value < math.inf for value in values):
         raise ValueError(f"sizes must be two positive numbers or more, got {list(sizes)}")
@@ -252,21 +252,10 @@ def scaling(
         f = field(size)
         for name in found:
             system = same_field(f, gamma)[name]
-            start = h0.detach().clone().requires_grad_()
+            own = inputs if system.second_order else inputs._replace(m0=None)
             with torch.enable_grad():
-                sol = hbodeint(
-                    system,
-                    start,
-                    t,
-                    m0=m0 if system.second_order else None,
-                    args=args,
-                    method=method,
-                    rtol=tolerance,
-                    atol=tolerance,
-                    gradient=gradient,
-                )
-                torch.autograd.grad(sol.h[-1].square().sum(), start)
-            rate = stiffness(system, sol, args=args, batch=batch).largest
+                sol, _ = forward_and_backward(system, own, method, tolerance, sum_of_squares, gradient=gradient)
+            rate = stiffness(system, sol, args=inputs.args, batch=batch).largest
             stats = sol.stats
             found[name].append((median(rate), of_batch(stats.nfe), stats.nfe_backward or 0))
     columns = {name: tuple(zip(*rows, strict=True)) for name, rows in found.items()}
