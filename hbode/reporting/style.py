@@ -81,20 +81,19 @@ def draw_band(panel: Axes, t: Any, values: Any, look: dict[str, Any]) -> None:
         panel.fill_between(t[known], low, high, color=look["color"], alpha=0.14, linewidth=0)
 
 
-def over_time(panel: Axes, unit: str, label: str) -> None:
-    """Label what `draw_band` drew over time, or say that there was nothing to draw."""
-    panel.set(xlabel=f"t ({unit})", ylabel=label)
-    if not panel.lines:
-        nothing_on(panel)
+def finish(
+    panel: Axes, x: str, y: str, *, log: str = "", title: str = "", empty: str = "nothing above zero to show"
+) -> None:
+    """Name the axes of a panel and set those of `log`, "y" or "xy", to log scales; or say why no line is on it."""
+    panel.set(xlabel=x, ylabel=y)
+    panel.set_title(title, loc="left", fontsize=11)
+    if not any(len(np.asarray(drawn.get_xdata())) for drawn in panel.get_lines()):
+        panel.text(0.5, 0.5, empty, ha="center", transform=panel.transAxes, color="#555555")
+        panel.set(xticks=[], yticks=[])
         return
-    log_scale(panel, "y")
+    for which in log:
+        log_scale(panel, which)
     panel.grid(alpha=0.25)
-
-
-def nothing_on(panel: Axes, text: str = "nothing above zero to show") -> None:
-    """Say that a panel is empty, and why."""
-    panel.text(0.5, 0.5, text, ha="center", transform=panel.transAxes, color="#555555")
-    panel.set(xticks=[], yticks=[])
 
 
 def whole_ticks(panel: Axes) -> None:

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from hbode import METHODS, FirstOrder, HeavyBall, hbodeint
-from hbode.analysis.stiffness.stability import amplification, stability_outline
+from hbode.analysis.stiffness.stability import amplification
 
 SUPPORTED = [name for name in METHODS if "adams" not in name]
 DAMPED = [name for name in SUPPORTED if METHODS[name].damped]
@@ -257,19 +257,6 @@ def test_shape_dtype_and_scale():
     assert amplification("prox_bdf4", torch.tensor(-1j), 0.5).shape == ()
 
 
-def test_the_outline_has_imaginary_parts_in_its_rows():
-    x, y, factors = stability_outline("rk4", 0.5, (-8.0, 2.0, -6.0, 6.0), points=11)
-    assert (x[0], x[-1], y[0], y[-1]) == (-8, 2, -6, 6)
-    assert factors.shape == (11, 11)
-    assert factors[3, 7] == growth("rk4", complex(x[7], y[3]), dt=0.5)
-
-
-def test_the_outline_follows_the_damping():
-    _, _, free = stability_outline("leapfrog", 0.5, (-4.0, 1.0, -5.0, 5.0), points=9)
-    _, _, damped = stability_outline("leapfrog", 0.5, (-4.0, 1.0, -5.0, 5.0), gamma=1.0, points=9)
-    assert not torch.equal(free, damped)
-
-
 @pytest.mark.parametrize("name", ["explicit_adams", "implicit_adams", "scipy:RK45", "torchdiffeq:dopri5", "rk5"])
 def test_methods_without_a_region_are_refused_by_name(name):
     with pytest.raises(ValueError, match=rf"method must be one of euler, .*auto; got '{name}'") as caught:
@@ -288,7 +275,3 @@ def test_values_must_be_finite():
         amplification("rk4", torch.tensor([math.nan]), 0.1)
     with pytest.raises(ValueError, match="gamma"):
         amplification("leapfrog", torch.zeros(1), 0.1, math.inf)
-    with pytest.raises(ValueError, match="window"):
-        stability_outline("rk4", 0.1, (1.0, -1.0, -1.0, 1.0))
-    with pytest.raises(ValueError, match="points"):
-        stability_outline("rk4", 0.1, (-1.0, 1.0, -1.0, 1.0), points=1)

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from matplotlib.contour import ContourSet
 from torch import nn
 
 from hbode import FirstOrder, GeneralizedHeavyBall, HeavyBall, SecondOrder, hbodeint
@@ -429,6 +430,17 @@ def test_plots_have_labels_with_units_and_a_title(draw):
     assert [axes.get_xlabel() for axes in figure.axes] == ["t (s)", "t (s)"] and "1 / s" in figure.axes[0].get_ylabel()
     plane = found.plot_spectrum(method="dprkn6").axes[0]
     assert "1 / s" in plane.get_xlabel() and "dprkn6" in plane.get_title(loc="left")
+
+
+def test_the_region_of_stability_that_is_drawn_is_that_of_the_method_at_its_step():
+    """R(z) of rk4 leaves the unit circle at z = -2.785 and z = ±2.828i; the plane is drawn on a grid of z / 26."""
+    turning = torch.tensor([[-12.0, 0.0, 0.0], [0.0, 0.0, 7.0], [0.0, -7.0, 0.0]])
+    found = stiffness_at(FirstOrder(lambda t, h: h @ turning), [0.0], torch.ones(1, 1, 3))
+    plane = found.plot_spectrum(method="rk4", dt=0.5).axes[0]
+    (outline,) = [drawn for drawn in plane.collections if isinstance(drawn, ContourSet) and not drawn.filled]
+    x, y = 0.5 * outline.get_paths()[0].vertices.T
+    assert x[abs(y) < 0.05].min() == pytest.approx(-2.7853, abs=0.05)
+    assert y[abs(x) < 0.05].max() == pytest.approx(2.8284, abs=0.1)
 
 
 # ---- errors

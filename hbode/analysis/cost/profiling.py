@@ -33,7 +33,7 @@ from ..inputs import (
     terminal_loss,
 )
 from .measuring import now, peak_memory, untouched
-from .result import Profile, Run
+from .result import Profile, Run, in_words
 
 EVERY = 5.0
 """Seconds between the lines that say how far a profile is."""
@@ -180,8 +180,7 @@ class _Progress:
         now = time.monotonic()
         if self.say is not None and now - self.last >= EVERY:
             self.last = now
-            at = "fixed steps" if math.isnan(trial.tolerance) else f"tolerance {trial.tolerance:.3g}"
-            self.say(f"  run {self.done} of {self.count}: {trial.method} at {at} …")
+            self.say(f"  run {self.done} of {self.count}: {trial.method} at {in_words(trial.tolerance)} …")
 
 
 class _Bench(NamedTuple):

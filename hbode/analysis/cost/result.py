@@ -13,9 +13,11 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from ...reporting.report import Report, Rows
-from ...reporting.style import Picture, line, log_scale, nothing_on
+from ...reporting.style import Picture, finish, line
 from ...reporting.tables import Columns, measured
 from .work_precision import CLEAR, WorkPrecision
+
+_EMPTY = "no solve succeeded"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -176,7 +178,9 @@ class Profile(Report):
         return rows
 
     def remarks(self) -> list[str]:
-        failed = [f"{run.method} failed at {_at(run)}: {run.failure}" for run in self.runs if run.failure]
+        failed = [
+            f"{run.method} failed at {in_words(run.tolerance)}: {run.failure}" for run in self.runs if run.failure
+        ]
         times = [] if self.repeats > 1 else ["note: times are those of single runs, whose spread is not known"]
         return [*failed, *times, *super().remarks()]
 
@@ -259,31 +263,16 @@ def _draw_work(panel: Axes, runs: Mapping[str, Sequence[Run]]) -> None:
         lost = sum(run.failure is not None for run in tried)
         label = name + (f" (failed {lost} of {len(tried)})" if lost else "")
         panel.plot([x for x, _ in shown], [y for _, y in shown], label=label, markersize=6, **line(index))
-    _log_scales(panel, "xy")
-    panel.set_xlabel("evaluations of the field, forward")
-    panel.set_ylabel("error, relative to the rms of the solution" if measured else "tolerance")
-    panel.set_title("Work and precision", loc="left", fontsize=11)
-    panel.grid(alpha=0.25)
+    label = "error, relative to the rms of the solution" if measured else "tolerance"
+    finish(panel, "evaluations of the field, forward", label, log="xy", title="Work and precision", empty=_EMPTY)
 
 
 def _draw_steps(panel: Axes, runs: Mapping[str, Run], methods: Sequence[str], tolerance: float, unit: str) -> None:
     for name, run in runs.items():
         look = {**line(methods.index(name)), "markevery": max(1, len(run.t) // 10), "markersize": 5, "linewidth": 1.4}
         panel.plot(run.t.numpy(), run.dt.abs().numpy(), **look)
-    _log_scales(panel, "y")
-    panel.set_xlabel(f"t ({unit})")
-    panel.set_ylabel(f"accepted step ({unit})")
-    at = "" if math.isnan(tolerance) else f" at tolerance {_power(tolerance)}"
-    panel.set_title(f"Accepted steps{at}", loc="left", fontsize=11)
-    panel.grid(alpha=0.25)
-
-
-def _log_scales(panel: Axes, axes: str) -> None:
-    """Set axes to a log scale, if there is something on them: matplotlib raises where there is nothing."""
-    if not any(len(drawn.get_xdata()) for drawn in panel.get_lines()):  # type: ignore[arg-type]
-        return nothing_on(panel, "no solve succeeded")
-    for which in axes:
-        log_scale(panel, which)
+    title = "Accepted steps" + ("" if math.isnan(tolerance) else f" at tolerance {_power(tolerance)}")
+    finish(panel, f"t ({unit})", f"accepted step ({unit})", log="y", title=title, empty=_EMPTY)
 
 
 def _common_error(curves: Sequence[WorkPrecision]) -> float | None:
@@ -307,8 +296,9 @@ def _power(value: float) -> str:
     return f"${times}10^{{{int(exponent)}}}$"
 
 
-def _at(run: Run) -> str:
-    return "fixed steps" if math.isnan(run.tolerance) else f"tolerance {run.tolerance:.3g}"
+def in_words(tolerance: float) -> str:
+    """Return how steps were chosen; a method without an error estimate has NaN for a tolerance."""
+    return "fixed steps" if math.isnan(tolerance) else f"tolerance {tolerance:.3g}"
 
 
 def _number(value: float | None, form: str) -> str:

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from ...reporting.report import Report, Rows
-from ...reporting.style import LINES, Picture, draw_band, over_time
+from ...reporting.style import LINES, Picture, draw_band, finish
 from ...reporting.tables import Columns, per_sample, short
 from ...solution import Solution
 from ..inputs import Loss
@@ -67,8 +67,8 @@ class GradientDecay(Report):
         figure = Picture(7, 4)
         panel = figure.subplots()
         draw_band(panel, self.t.numpy(), self.norm, LINES[3])
-        over_time(panel, self.unit, r"$\|\partial L / \partial y(t)\|$")
-        panel.set_title(self.headline(), loc="left", fontsize=11)
+        size = r"$\|\partial L / \partial y(t)\|$"
+        finish(panel, f"t ({self.unit})", size, log="y", title=self.headline())
         return figure
 
 

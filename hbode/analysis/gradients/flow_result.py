@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from ...reporting.report import Report, Rows
-from ...reporting.style import Picture, draw_band, over_time
+from ...reporting.style import Picture, draw_band, finish
 from ...reporting.tables import Columns, per_sample
 
 # Okabe-Ito colours, told apart in black and white by line.
@@ -150,22 +150,11 @@ class GradientFlow(Report):
         return per_sample(self.t, {"bound": bound, **names})
 
     def plot(self, ax: Axes | None = None) -> Figure:
-        """Draw singular values, their bound and the gradient of the loss over t, for heavy ball and NODE.
+        """Draw singular values, their bound and the gradient of the loss over t, on `ax` or on new axes.
 
         Lines are medians over the samples, shades reach from 5 to 95 % of them.
-
-        Parameters
-        ----------
-        ax
-            Where to draw. Default: a figure of its own.
-
-        Returns
-        -------
-        Figure
-            The one drawn on.
         """
-        figure = Picture(9, 5) if ax is None else ax.figure
-        panel = figure.subplots() if ax is None else ax
+        panel = Picture(9, 5).subplots() if ax is None else ax
         _draw(panel, "heavy ball", self, _HEAVY_BALL, "solid")
         look: dict[str, Any] = {"color": "black", "linestyle": "--", "linewidth": 1.4}
         panel.plot(self.t.numpy(), self.bound.numpy(), label=r"lower bound of $\sigma_{\max}$, rms", **look)
@@ -175,10 +164,9 @@ class GradientFlow(Report):
             sizes += f", {float(self.node.measured[0].median()):.3g} (NODE)"
         title = f"At t = {float(self.t[0]):.4g} {self.unit}: $\\sigma_{{\\max}}$ = {sizes}"
         label = r"size of $\partial(h_T, m_T)\,/\,\partial(h_t, m_t)$; NODE: $\partial h_T\,/\,\partial h_t$"
-        over_time(panel, self.unit, label)
-        panel.set_title(title, loc="left", fontsize=11)
+        finish(panel, f"t ({self.unit})", label, log="y", title=title)
         panel.legend(framealpha=0.9, edgecolor="none")
-        return figure if isinstance(figure, Figure) else figure.figure
+        return cast(Figure, panel.get_figure(root=True))
 
 
 def _draw(panel: Axes, name: str, flow: GradientFlow | NodeFlow, color: str, of_loss: Any) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from ...reporting.report import Report, Rows
-from ...reporting.style import Picture, log_scale
+from ...reporting.style import Picture, finish
 from ...reporting.tables import Columns
 from ..inputs import Loss, terminal_loss
 
@@ -74,8 +74,7 @@ class SequenceGradient(Report):
         (drawn,) = axes.plot(left, self.state, label=label, **line)
         if self.bound is not None:
             axes.plot(left, self.bound, color=drawn.get_color(), linestyle=":", linewidth=1)
-        log_scale(axes, "y")
-        axes.set(xlabel="samples before the end", ylabel="gradient by the state, root mean square")
+        finish(axes, "samples before the end", "gradient by the state, root mean square", log="y")
         return cast(Figure, axes.get_figure(root=True))
 
     def _known(self) -> dict[str, Tensor]:

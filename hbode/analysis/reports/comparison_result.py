@@ -17,7 +17,7 @@ from matplotlib.patches import Patch
 from torch import Tensor
 
 from ...reporting.report import Report, Rows
-from ...reporting.style import BAND_LABEL, LINES, SYSTEM_LINES, Picture, draw_band, log_scale, nothing_on, over_time
+from ...reporting.style import BAND_LABEL, LINES, SYSTEM_LINES, Picture, draw_band, finish
 from ...reporting.tables import Columns, median, plain, short
 from ...systems import System
 from ..cost.result import Run
@@ -168,15 +168,14 @@ class Comparison(Report):
                 draw_band(rates, np.median(t, 1) if t.ndim == 2 else t, row.stiffness.largest, look)
             if row.gradient is not None:
                 draw_band(gradients, row.gradient.t.numpy(), row.gradient.norm / row.gradient.norm[-1:], look)
-        over_time(rates, self.unit, rf"max $|\lambda|$ (1 / {self.unit})")
-        over_time(gradients, self.unit, r"$\|\partial L / \partial y(t)\|\ /\ \|\partial L / \partial y(T)\|$")
+        time, rate = f"t ({self.unit})", rf"max $|\lambda|$ (1 / {self.unit})"
+        size = r"$\|\partial L / \partial y(t)\|\ /\ \|\partial L / \partial y(T)\|$"
+        finish(rates, time, rate, log="y", title="Fastest mode")
+        finish(gradients, time, size, log="y", title="Gradient on its way back from T")
         if gradients.lines:
             gradients.axhline(1.0, color="#555555", linewidth=1.0)
         self._bars(cost, looks)
         self._errors(errors, looks)
-        titles = ("Fastest mode", "Evaluations of the field", "Gradient on its way back from T", "Error against cost")
-        for panel, title in zip((rates, cost, gradients, errors), titles, strict=True):
-            panel.set_title(title, loc="left", fontsize=11)
         self._legend(figure, looks)
         figure.suptitle(_lines(_finding(self.rows, self.unit)), fontsize=13)
         return figure
@@ -211,6 +210,7 @@ class Comparison(Report):
         panel.set_xticks(range(len(names)), names, **(turned if max(map(len, names)) * len(names) > 45 else {}))
         panel.set_xlim(min(-0.5, 0.5 * len(names) - 1.5), max(len(names) - 0.5, 0.5 * len(names) + 0.5))
         panel.set_ylabel("evaluations (hatched: backward)")
+        panel.set_title("Evaluations of the field", loc="left", fontsize=11)
         panel.margins(y=0.12)
         panel.grid(alpha=0.25, axis="y")
         if not panel.patches:
@@ -220,20 +220,14 @@ class Comparison(Report):
         for row, look in zip(self.rows, looks, strict=True):
             if row.run.nfe is not None and row.run.error > 0:
                 panel.plot(row.run.nfe, row.run.error, color=look["color"], marker=look["marker"], markersize=10)
-        panel.set_xlabel("evaluations, forward")
-        panel.set_ylabel("error / rms of the solution")
-        if not panel.lines:
-            nothing_on(panel)
-            return
-        panel.axhline(self.tolerance, color="#555555", linewidth=1.0, linestyle=(0, (4, 2)))
-        panel.annotate(
-            "tolerance", (1, self.tolerance), (4, 0), xycoords=panel.get_yaxis_transform(), ha="left", va="center",
-            textcoords="offset points", color="#555555", fontsize=10,
-        )  # fmt: skip
-        panel.margins(x=0.25, y=0.4)
-        for which in "xy":
-            log_scale(panel, which)
-        panel.grid(alpha=0.25)
+        if panel.lines:
+            panel.axhline(self.tolerance, color="#555555", linewidth=1.0, linestyle=(0, (4, 2)))
+            panel.annotate(
+                "tolerance", (1, self.tolerance), (4, 0), xycoords=panel.get_yaxis_transform(), ha="left", va="center",
+                textcoords="offset points", color="#555555", fontsize=10,
+            )  # fmt: skip
+            panel.margins(x=0.25, y=0.4)
+        finish(panel, "evaluations, forward", "error / rms of the solution", log="xy", title="Error against cost")
 
     def _legend(self, figure: Figure, looks: list[dict[str, Any]]) -> None:
         drawn = [(row, look) for row, look in zip(self.rows, looks, strict=True) if row.run.nfe is not None]

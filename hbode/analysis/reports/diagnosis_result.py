@@ -16,7 +16,7 @@ from ...reporting.provenance import computed_with
 from ...reporting.report import Report, Rows
 from ...reporting.style import SYSTEM_LINES
 from ...reporting.tables import Columns, short
-from ..cost.result import Profile, Run
+from ..cost.result import Profile, Run, in_words
 from ..stiffness.result import Stiffness
 from .comparison_result import Comparison
 
@@ -244,7 +244,9 @@ from vanishing was found to hold.
 
     def _failures(self) -> list[str]:
         failed = [run for run in self.profile.runs if run.failure is not None]
-        return [f"{run.method} failed at {_tolerance(run)}: {str(run.failure).split(':')[0]}." for run in failed]
+        return [
+            f"{run.method} failed at {in_words(run.tolerance)}: {str(run.failure).split(':')[0]}." for run in failed
+        ]
 
     def _cheapest(self) -> list[str]:
         """Compare methods at equal error."""
@@ -254,7 +256,7 @@ from vanishing was found to hold.
             if not good:
                 return []
             best = min(good, key=attrgetter("error"))
-            cost = f"{best.nfe} evaluations forward and {best.nfe_backward} backward, at {_tolerance(best)}"
+            cost = f"{best.nfe} evaluations forward and {best.nfe_backward} backward, at {in_words(best.tolerance)}"
             return [f"The least error is {best.error:.1e}, of {best.method}, which takes {cost}."]
         error, work = found
         first, second, *_ = work
@@ -288,11 +290,7 @@ def _where(name: str, found: Sequence[Run], runs: Sequence[Run]) -> str:
     """Return a method, with the tolerances of the runs that were found unless they are all of its runs."""
     if len(found) == sum(run.method == name for run in runs):
         return name
-    return f"{name} at {', '.join(_tolerance(run) for run in found)}"
-
-
-def _tolerance(run: Run) -> str:
-    return "fixed steps" if math.isnan(run.tolerance) else f"tolerance {run.tolerance:.3g}"
+    return f"{name} at {', '.join(in_words(run.tolerance) for run in found)}"
 
 
 def _and(names: Sequence[str]) -> str:

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from ...reporting.report import Report, Rows
-from ...reporting.style import SYSTEM_LINES, Picture, log_scale
+from ...reporting.style import SYSTEM_LINES, Picture, finish
 from ...reporting.tables import Columns, median, plain, short
 from ...solution import of_batch
 from ...systems import FAMILY, FirstOrder, VectorField
@@ -163,14 +163,10 @@ class Scaling(Report):
                 label = f"{name.upper()}: $L^{{{self._power(name, quantity)}}}$"
                 panel.plot(self.sizes, getattr(self, quantity)[name], label=label, markersize=6, **SYSTEM_LINES[name])
         for panel, text in ((rate, rf"max $|\lambda|$ (1 / {self.unit})"), (nfe, "evaluations of the field, forward")):
-            panel.set_xlabel("stiffest eigenvalue $L$ of $-\\partial f / \\partial h$")
-            panel.set_ylabel(text)
             panel.set_yscale("log")
             low, high = panel.get_ylim()
             panel.set_ylim(low, high * max((high / low) ** 0.4, 1.5))  # room for the legend
-            for which in "xy":
-                log_scale(panel, which)
-            panel.grid(alpha=0.25, which="both")
+            finish(panel, r"stiffest eigenvalue $L$ of $-\partial f / \partial h$", text, log="xy")
             panel.legend(loc="upper left", framealpha=0.9, edgecolor="none")
         finding = f"The fastest mode grows: {self._found('rate')}\nEvaluations: {self._found('nfe')}"
         figure.suptitle(finding, fontsize=13)

@@ -11,12 +11,15 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from torch import Tensor
 
-from ...reporting.style import BAND_LABEL, LINES, Picture, draw_band, log_scale
+from ...reporting.style import BAND_LABEL, LINES, Picture, draw_band, finish
 from ...solvers import METHODS
-from .stability import amplification, stability_outline
+from .stability import amplification
 
 GROWTH = 1.01
-"""Growth a step on what is drawn as the boundary: undamped Nyström methods go over 1 little by little."""
+"""Growth a step on what is drawn as the boundary: undamped Nyström methods go over 1 little by little, and where exact
+modes neither grow nor decay, what is seen of the level 1 is a matter of rounding."""
+POINTS = 200
+"""Along either axis of the plane in which a region of stability is drawn."""
 
 
 def time_figure(title: str, t: Tensor, rates: tuple[Tensor, Tensor, Tensor], ratio: Tensor, unit: str) -> Figure:
@@ -30,14 +33,9 @@ def time_figure(title: str, t: Tensor, rates: tuple[Tensor, Tensor, Tensor], rat
     for label, values, look, width in zip(labels, rates, (LINES[3], LINES[0], LINES[2]), (4.5, 1.9, 1.9), strict=True):
         draw_band(left, x, values, {**look, "label": label, "linewidth": width})
     draw_band(right, x, ratio, LINES[3])
-    left.set_ylabel(f"rate (1 / {unit})")
-    right.set_ylabel(r"stiffness ratio max $|$Re $\lambda|$ / min $|$Re $\lambda|$")
-    for panel in (left, right):
-        log_scale(panel, "y")
-        panel.set_xlabel(f"t ({unit})")
-        panel.grid(alpha=0.25)
-    if not right.lines:
-        right.text(0.5, 0.5, "not known", ha="center", va="center", transform=right.transAxes, color="#555555")
+    ratio_label = r"stiffness ratio max $|$Re $\lambda|$ / min $|$Re $\lambda|$"
+    for panel, label in ((left, f"rate (1 / {unit})"), (right, ratio_label)):
+        finish(panel, f"t ({unit})", label, log="y", empty="not known")
     handles, names = left.get_legend_handles_labels()
     if ratio.ndim == 2 and ratio.shape[1] > 1:
         handles.append(Patch(color="#888888", alpha=0.3))
@@ -58,8 +56,9 @@ def spectrum_figure(
     window = _window(values)
     handles: list[Any] = []
     if method is not None and dt is not None:
-        x, y, growth = (z.numpy() for z in stability_outline(method, dt, window, gamma=gamma))
-        growth = np.minimum(np.where(np.isfinite(growth), growth, 2.0), 2.0)
+        x, y = np.linspace(*window[:2], POINTS), np.linspace(*window[2:], POINTS)
+        plane = torch.from_numpy(x + 1j * y[:, None])
+        growth = amplification(method, plane, dt, gamma).clamp(max=2.0).numpy()
         panel.contourf(x, y, growth, levels=[0.0, GROWTH], colors=["#D9DEE3"])
         panel.contour(x, y, growth, levels=[GROWTH], colors=["#555555"], linewidths=1.2)
         handles.append(Patch(facecolor="#D9DEE3", edgecolor="#555555", label=f"stable: {method}, dt = {dt:.3g} {unit}"))
@@ -76,13 +75,9 @@ def spectrum_figure(
         look: dict[str, Any] = {"color": "#009E73", "linewidth": 1.2, "linestyle": (0, (5, 2))}
         panel.axvline(-gamma / 2, **look)
         handles.append(Line2D([], [], label=r"Re $\lambda = -\gamma / 2$", **look))
-    panel.set_xlim(*window[:2])
-    panel.set_ylim(*window[2:])
-    panel.set_xlabel(rf"Re $\lambda$ (1 / {unit})")
-    panel.set_ylabel(rf"Im $\lambda$ (1 / {unit})")
-    panel.grid(alpha=0.25)
+    panel.set(xlim=window[:2], ylim=window[2:])
+    finish(panel, rf"Re $\lambda$ (1 / {unit})", rf"Im $\lambda$ (1 / {unit})", title=title)
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
-    panel.set_title(title, loc="left", fontsize=12)
     return figure
 
 

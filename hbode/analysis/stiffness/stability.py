@@ -83,47 +83,6 @@ def amplification(method: str, rates: Tensor, dt: float, gamma: float | None = N
     return radii.where(finite, math.inf).reshape(rates.shape)
 
 
-def stability_outline(
-    method: str,
-    dt: float,
-    window: tuple[float, float, float, float],
-    gamma: float | None = None,
-    points: int = 200,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return `amplification` on a grid of the complex plane; the region of stability is outlined by its level one.
-
-    Parameters
-    ----------
-    method, dt, gamma
-        As for `amplification`.
-    window
-        (re_min, re_max, im_min, im_max), in units of λ.
-    points
-        Along either axis, n.
-
-    Returns
-    -------
-    tuple
-        Real parts (n,), imaginary parts (n,), and growth (n, n), whose rows belong to imaginary parts:
-        ``axes.contour(x, y, growth, levels=[1.0])``. On a line where exact modes neither grow nor decay, growth is one
-        to the accuracy of the method, or to rounding, and what is seen of the level there is a matter of chance: a
-        level such as 1.01 leaves it out.
-
-    Raises
-    ------
-    ValueError
-        As `amplification`, and for a window without area or fewer than two points.
-    """
-    left, right, bottom, top = window
-    if not (left < right and bottom < top and all(map(math.isfinite, window))):
-        raise ValueError(f"window must be (re_min, re_max, im_min, im_max), increasing and finite, got {window}")
-    if points < 2:
-        raise ValueError(f"points must be at least 2, got {points}")
-    x = torch.linspace(left, right, points, dtype=torch.float64)
-    y = torch.linspace(bottom, top, points, dtype=torch.float64)
-    return x, y, amplification(method, torch.complex(*torch.meshgrid(x, y, indexing="xy")), dt, gamma)
-
-
 def _stepped(name: str, gamma: float | None) -> Method:
     """Return the method that takes the step."""
     method = METHODS.get(name)
