@@ -1,15 +1,16 @@
 """A results folder is whole or not there, and no other folder is touched."""
 
 import json
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
-from hbode.reporting.results_folder import OutputError, ResultsFolder
+from hbode.reporting.results_folder import OutputError, results_folder
 
 
-def results(target: Path) -> ResultsFolder:
-    return ResultsFolder(target, "hbode demo", "metrics.json")
+def results(target: Path) -> AbstractContextManager[Path]:
+    return results_folder(target, "hbode demo", "metrics.json")
 
 
 def test_folder_appears_whole(tmp_path: Path) -> None:

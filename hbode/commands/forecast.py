@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..reporting.results_folder import ResultsFolder
+from ..reporting.results_folder import results_folder
 from ..reporting.tables import aligned
 from ..timeseries import DataError, Records, read_records
 from .arguments import add_table, names, positive_int, reading
@@ -72,7 +72,7 @@ def run(a: argparse.Namespace, started: float) -> None:
     kept = a.resume or a.out.with_name(f"{a.out.name}.unfinished")
     forecaster = identifier_of(HeavyBallForecaster, a, kept)
     print(f"{records!r}\n", flush=True)
-    with ResultsFolder(a.out, MADE_BY, NUMBERS) as folder:
+    with results_folder(a.out, MADE_BY, NUMBERS) as folder:
         initial = forecaster.initial
         try:
             train, _ = split_runs(records, 1 - HELD)

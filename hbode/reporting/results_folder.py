@@ -9,19 +9,18 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 
 
 class OutputError(ValueError):
     """A place where results cannot be written, with a message of one line."""
 
 
-class ResultsFolder:
-    """A folder that is filled beside its target and renamed to it when all went well.
+@contextmanager
+def results_folder(target: Path, made_by: str, numbers: str) -> Iterator[Path]:
+    """Give a folder to fill beside its target, which it takes the place of when all went well.
 
-    Used as a context manager that returns the path to write to. If the block raises, nothing is left behind and
-    a former result stays as it was. A former result, which is known by an entry "made_by" of its JSON file, is
-    replaced; any other folder that is not empty is refused.
+    If the block raises, nothing is left behind and a former result stays as it was. A former result, which is known by
+    an entry "made_by" of its JSON file, is replaced; any other folder that is not empty is refused.
 
     Parameters
     ----------
@@ -37,43 +36,34 @@ class ResultsFolder:
     OutputError
         On entering, if the target is refused or cannot be written.
     """
+    if target.is_symlink() or (target.exists() and not target.is_dir()):
+        raise OutputError(f"{target}: exists and is not a folder")
+    if target.is_dir() and any(target.iterdir()) and not _is_by(made_by, target / numbers):
+        raise OutputError(f"{target}: holds files that `{made_by}` did not write; name another folder with --out")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
+        part.chmod(0o755)
+    except OSError as error:
+        raise OutputError(f"{target}: cannot be written ({error.strerror})") from None
+    try:
+        yield part
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+    former = part.with_suffix(".old")
+    if target.exists():
+        os.rename(target, former)
+    os.rename(part, target)
+    shutil.rmtree(former, ignore_errors=True)
 
-    def __init__(self, target: Path, made_by: str, numbers: str) -> None:
-        self.target, self.made_by, self.numbers = target, made_by, numbers
-        self.part = target
 
-    def __enter__(self) -> Path:
-        target = self.target
-        if target.is_symlink() or (target.exists() and not target.is_dir()):
-            raise OutputError(f"{target}: exists and is not a folder")
-        if target.is_dir() and any(target.iterdir()) and not self._is_ours():
-            raise OutputError(
-                f"{target}: holds files that `{self.made_by}` did not write; name another folder with --out"
-            )
-        try:
-            self.target.parent.mkdir(parents=True, exist_ok=True)
-            self.part = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
-            self.part.chmod(0o755)
-        except OSError as error:
-            raise OutputError(f"{target}: cannot be written ({error.strerror})") from None
-        return self.part
-
-    def __exit__(self, kind: type[BaseException] | None, *_: BaseException | TracebackType | None) -> None:
-        if kind is not None:
-            shutil.rmtree(self.part, ignore_errors=True)
-            return
-        former = self.part.with_suffix(".old")
-        if self.target.exists():
-            os.rename(self.target, former)
-        os.rename(self.part, self.target)
-        shutil.rmtree(former, ignore_errors=True)
-
-    def _is_ours(self) -> bool:
-        try:
-            numbers = json.loads((self.target / self.numbers).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return False
-        return isinstance(numbers, dict) and numbers.get("made_by") == self.made_by
+def _is_by(made_by: str, file: Path) -> bool:
+    try:
+        numbers = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(numbers, dict) and numbers.get("made_by") == made_by
 
 
 @contextmanager

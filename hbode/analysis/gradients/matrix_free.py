@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from torch import Tensor
 from ..krylov import lanczos
 from ..linearised import Linearised
 from .propagator import Propagator, PropagatorError
-from .spectrum import Spectrum, scaled
+from .spectrum import Spectrum, scaled, symplectic
 
 MAX_TERMS = 200
 """Terms after which the series of a logarithm counts as divergent."""
@@ -52,19 +53,14 @@ def matrix_free_spectrum(
     first = torch.randn(shape, generator=rng, dtype=torch.float64)
     tol = max(1e-8, 100 * torch.finfo(propagator.dtype).eps)
 
-    def gram(v: Tensor) -> tuple[Tensor, Tensor]:
-        """Φᵀ Φ v for every start."""
-        v, a = _sweep(propagator, v, starts, lambda n, x: propagator.step(n).push(x))
-        v, b = _sweep(propagator, v, starts, lambda n, x: propagator.step(n).pull(x), back=True)
+    def there_and_back(there: Product, back: Product, v: Tensor) -> tuple[Tensor, Tensor]:
+        v, a = _sweep(propagator, v, starts, there)
+        v, b = _sweep(propagator, v, starts, back, back=True)
         return v, a + b
 
-    def inverse_gram(v: Tensor) -> tuple[Tensor, Tensor]:
-        """Φ⁻¹ Φ⁻ᵀ v for every start."""
-        v, a = _sweep(propagator, v, starts, lambda n, x: propagator.solve(n, x, transposed=True))
-        v, b = _sweep(propagator, v, starts, propagator.solve, back=True)
-        return v, a + b
-
-    largest, converged = largest_eigenvalue(gram, first, tol)
+    gram = partial(there_and_back, lambda n, x: propagator.step(n).push(x), lambda n, x: propagator.step(n).pull(x))
+    inverse_gram = partial(there_and_back, partial(propagator.solve, transposed=True), propagator.solve)
+    largest, converged = largest_eigenvalue(gram, first, tol)  # of Φᵀ Φ, for every start; below, of Φ⁻¹ Φ⁻ᵀ
     out.log_largest[starts] = 0.5 * largest
     out.log_largest[-1] = out.log_smallest[-1] = 0.0
     if not converged:
@@ -142,15 +138,9 @@ def _twist(step: Linearised, probes: Tensor, decay: float) -> Tensor:
     """
     before, after = probes.transpose(0, 1), step.pull(probes).transpose(0, 1)
     length = torch.linalg.vector_norm(after, dim=-1)
-    missed = after @ _omega(after).mT - decay * (before @ _omega(before).mT)
+    missed = after @ symplectic(after).mT - decay * (before @ symplectic(before).mT)
     share: Tensor = missed.abs() / (length.unsqueeze(1) * length.unsqueeze(2))
     return share.amax((1, 2))
-
-
-def _omega(x: Tensor) -> Tensor:
-    """Return Ω x for vectors (..., P) of h and m."""
-    h, m = x.chunk(2, -1)
-    return torch.cat((m, -h), -1)
 
 
 def _standard_error(x: Tensor) -> Tensor:

@@ -53,10 +53,10 @@ def scaled(x: Tensor, dims: int = 1) -> tuple[Tensor, Tensor]:
     return x / norm.where(norm > 0, 1.0), norm.log()[(..., *[0] * dims)]
 
 
-def symplectic_form(size: int) -> Tensor:
-    """Return Ω = [[0, I], [-I, 0]], shape (size, size)."""
-    half = torch.eye(size // 2, dtype=torch.float64)
-    return torch.kron(torch.tensor([[0.0, 1.0], [-1.0, 0.0]], dtype=torch.float64), half)
+def symplectic(x: Tensor) -> Tensor:
+    """Return Ω x with Ω = [[0, I], [-I, 0]], for vectors (..., P) of h and m."""
+    h, m = x.chunk(2, -1)
+    return torch.cat((m, -h), -1)
 
 
 def dense_spectrum(propagator: Propagator, gradient: Tensor | None, gamma: float | None, inverse: bool) -> Spectrum:
@@ -81,11 +81,10 @@ def dense_spectrum(propagator: Propagator, gradient: Tensor | None, gamma: float
     samples, size = propagator.samples, propagator.size
     out = Spectrum(propagator)
     # Kept with unit norm and the logarithm of their scale: over long horizons the products leave the range of floats.
-    phi = torch.eye(size, dtype=torch.float64).expand(samples, -1, -1)
-    phi, scale = scaled(phi, 2)
+    eye = torch.eye(size, dtype=torch.float64)
+    phi, scale = scaled(eye.expand(samples, -1, -1), 2)
     backwards, scale_back = phi, scale
     log_det, conformal = torch.zeros(2, samples, dtype=torch.float64)
-    omega = symplectic_form(size) if gamma is not None else None
     for n in range(propagator.count, -1, -1):
         if n < propagator.count:
             j = propagator.step(n).matrix()
@@ -94,9 +93,9 @@ def dense_spectrum(propagator: Propagator, gradient: Tensor | None, gamma: float
             sign, change = torch.linalg.slogdet(j)
             out.positive &= bool((sign > 0).all())
             log_det = log_det + change
-            if omega is not None and gamma is not None:
+            if gamma is not None:
                 decay = math.exp(-gamma * (propagator.times[n + 1] - propagator.times[n]))
-                twisted = torch.linalg.matrix_norm(j.mT @ omega @ j - decay * omega)
+                twisted = torch.linalg.matrix_norm(symplectic(j.mT) @ j - decay * symplectic(eye))
                 conformal = conformal + twisted * math.sqrt(size) / torch.linalg.matrix_norm(j) ** 2
             phi, grown = scaled(phi @ j, 2)
             scale = scale + grown

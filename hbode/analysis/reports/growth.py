@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,10 @@ from .comparison import same_field
 EXPECTED = {name: 1.0 if kind is FirstOrder else 0.5 for name, kind in FAMILY.items()}
 """Powers of L by which max |λ| grows: λ = μ, or λ² + γ λ = μ, for an eigenvalue μ = -L of ∂f/∂h. Of a GHBNODE
 only while its momenta are small: for large ones tanh is flat, and μ that of f times its slope."""
+
+
+QUANTITIES = {"rate": "max |λ|", "nfe": "nfe", "nfe_backward": "nfe backward"}
+"""What grows, and its name in reports."""
 
 
 class Valley(nn.Module):
@@ -118,13 +123,9 @@ class Scaling(Report):
     def table(self) -> Rows:
         rows: Rows = [("system", "L", "max |λ|", "NFE forward", "NFE backward")]
         for name in self.rate:
-            columns = self.sizes, self.rate[name], self.nfe[name], self.nfe_backward[name]
-            rows += [
-                (name, short(size), short(rate), f"{nfe:.0f}", f"{back:.0f}")
-                for size, rate, nfe, back in zip(*columns, strict=True)
-            ]
-            slopes = (self._power(name, quantity) for quantity in ("rate", "nfe", "nfe_backward"))
-            rows.append((name, "power of L", *slopes))
+            columns = zip(self.sizes, *self._of(name), strict=True)
+            rows += [(name, short(size), short(rate), f"{a:.0f}", f"{b:.0f}") for size, rate, a, b in columns]
+            rows.append((name, "power of L", *(self._power(name, quantity) for quantity in QUANTITIES)))
         return rows
 
     def columns(self) -> Columns:
@@ -133,8 +134,8 @@ class Scaling(Report):
             "system": [name for name in self.rate for _ in self.sizes],
             "L": [*self.sizes] * len(self.rate),
         }
-        values = {"max |λ|": self.rate, "nfe": self.nfe, "nfe backward": self.nfe_backward}
-        return found | {key: [x for name in self.rate for x in of[name]] for key, of in values.items()}
+        values = zip(*(self._of(name) for name in self.rate), strict=True)
+        return found | {key: list(chain(*of)) for key, of in zip(QUANTITIES.values(), values, strict=True)}
 
     def as_json(self) -> dict[str, Any]:
         """Return the numbers in JSON types, None for what is unknown."""
@@ -144,10 +145,8 @@ class Scaling(Report):
             "L": list(self.sizes),
             "systems": {
                 name: {
-                    "max |λ|": plain(self.rate[name]),
-                    "nfe": list(self.nfe[name]),
-                    "nfe backward": list(self.nfe_backward[name]),
-                    "powers of L": {q: plain(self.slope(name, q)) for q in ("rate", "nfe", "nfe_backward")},
+                    **dict(zip(QUANTITIES.values(), plain(self._of(name)), strict=True)),
+                    "powers of L": {quantity: plain(self.slope(name, quantity)) for quantity in QUANTITIES},
                     "expected power of the rate": EXPECTED.get(name),
                 }
                 for name in self.rate
@@ -171,6 +170,9 @@ class Scaling(Report):
         finding = f"The fastest mode grows: {self._found('rate')}\nEvaluations: {self._found('nfe')}"
         figure.suptitle(finding, fontsize=13)
         return figure
+
+    def _of(self, name: str) -> list[tuple[float, ...]]:
+        return [getattr(self, quantity)[name] for quantity in QUANTITIES]
 
     def _power(self, name: str, quantity: str) -> str:
         power = self.slope(name, quantity)
@@ -237,7 +239,7 @@ def scaling(
     [10, 100]
     """
     inputs = as_inputs(inputs)
-    values = tuple(float(size) for size in sizes)
+    values = tuple(map(float, sizes))
     if len(set(values)) < 2 or not all(0 < value < math.inf for value in values):
         raise ValueError(f"sizes must be two positive numbers or more, got {list(sizes)}")
     unknown = [name for name in systems if name not in EXPECTED]
@@ -254,12 +256,5 @@ def scaling(
             rate = stiffness(system, sol, args=inputs.args, batch=batch).largest
             stats = sol.stats
             found[name].append((median(rate), of_batch(stats.nfe), stats.nfe_backward or 0))
-    columns = {name: tuple(zip(*rows, strict=True)) for name, rows in found.items()}
-    return Scaling(
-        values,
-        {name: column[0] for name, column in columns.items()},
-        {name: column[1] for name, column in columns.items()},
-        {name: column[2] for name, column in columns.items()},
-        tolerance,
-        unit,
-    )
+    columns = ({name: tuple(row[k] for row in rows) for name, rows in found.items()} for k in range(len(QUANTITIES)))
+    return Scaling(values, *columns, tolerance, unit)

@@ -13,34 +13,30 @@ from ..linearised import Linearised, asymmetry
 from .eigenvalues import quadratic_roots
 from .jacobian import SystemStates
 
+KEPT = 40
+"""Vectors that Arnoldi's method keeps."""
+
 
 class Ends(NamedTuple):
-    """Of the Jacobians of one state, (B,) each; what did not converge is the best that was found.
+    """Of the Jacobians of one state: the least and the largest Re λ, the largest |λ|, and that of (A + Aᵀ) / 2.
 
     Attributes
     ----------
-    leftmost, rightmost
-        The least and the largest Re λ.
-    largest
-        The largest |λ|.
-    log_norm
-        The largest eigenvalue of (A + Aᵀ) / 2.
+    values
+        (4, B); what did not converge is the best that was found.
     converged
-        Whether each of the four converged, (4, B).
+        Whether each did, (4, B).
     by
         Whose method found the eigenvalues.
     """
 
-    leftmost: Tensor
-    rightmost: Tensor
-    largest: Tensor
-    log_norm: Tensor
+    values: Tensor
     converged: Tensor
     by: str
 
 
 @torch.no_grad()
-def ends(trajectory: SystemStates, n: int, reduced: bool, tol: float, most: int, kept: int) -> Ends:
+def ends(trajectory: SystemStates, n: int, reduced: bool, tol: float, most: int) -> Ends:
     """Return the ends of the spectrum at state n.
 
     If `reduced`, a damped system with one γ is looked at through (∂f/∂h - ξ) diag σ'(m), of half the size, whose
@@ -53,8 +49,8 @@ def ends(trajectory: SystemStates, n: int, reduced: bool, tol: float, most: int,
         Where.
     reduced
         Whether the system is damped, with one γ, and to be looked at so.
-    tol, most, kept
-        Relative error asked for, the most products of each search, and vectors kept by Arnoldi's method.
+    tol, most
+        Relative error asked for, and the most products of each search.
     """
     first_order = trajectory.linearised(n)
     whole = partial(_push, first_order)
@@ -66,20 +62,20 @@ def ends(trajectory: SystemStates, n: int, reduced: bool, tol: float, most: int,
         rates = _of(found.values.real + 0j, gamma)
         scores = torch.stack((-rates.real.amin(-1), rates.real.amax(-1), rates.abs().amax(-1)))
         best, end = scores.max(-1)
-        left, right, size = -best[0], best[1], best[2]
+        values = torch.stack((-best[0], best[1], best[2]))
         converged = found.converged.expand(3, -1, -1).gather(2, end.unsqueeze(2)).squeeze(2)
         if not reduced:
-            return Ends(left, right, size, right, torch.cat((converged, converged[1:2])), by)
+            return Ends(torch.cat((values, values[1:2])), torch.cat((converged, converged[1:2])), by)
     else:
         keys: list[Key] = [partial(_score, end=end, gamma=gamma) for end in ("left", "right", "size")]
-        found, by = arnoldi(product, start, keys, tol, kept, most), "Arnoldi"
+        found, by = arnoldi(product, start, keys, tol, KEPT, most), "Arnoldi"
         rates = _of(found.values, gamma)
-        left, right, size = rates[:, 0].real.amin(1), rates[:, 1].real.amax(1), rates[:, 2].abs().amax(1)
+        values = torch.stack((rates[:, 0].real.amin(1), rates[:, 1].real.amax(1), rates[:, 2].abs().amax(1)))
         converged = found.converged.T
     norm = lanczos(
         partial(_symmetrised, first_order), _start(trajectory, trajectory.size), tol, most, largest_only=True
     )
-    return Ends(left, right, size, norm.values[:, 1].real, torch.cat((converged, norm.converged[:, 1:].T)), by)
+    return Ends(torch.cat((values, norm.values[:, 1:].real.T)), torch.cat((converged, norm.converged[:, 1:].T)), by)
 
 
 def is_symmetric(linear: Linearised) -> bool:

@@ -29,7 +29,6 @@ def stiffness(
     dense_limit: int = 512,
     tol: float = 1e-6,
     most: int = 2000,
-    kept: int = 40,
     unit: str = "time units",
 ) -> Stiffness:
     """Measure how stiff a system is at the requested times of a solve, from the eigenvalues of its Jacobian.
@@ -69,11 +68,10 @@ def stiffness(
     dense_limit
         Matrices are formed for P up to this, P being the entries of a sample's first-order state. Beyond it, the ends
         of the spectrum come from Lanczos' method, if the Jacobian is symmetric, or Arnoldi's, at a memory of a few
-        vectors or of `kept`. The ratio is then known where all modes decay, or all grow: min |Re λ| is an end of the
+        vectors or of 40. The ratio is then known where all modes decay, or all grow: min |Re λ| is an end of the
         spectrum there.
-    tol, most, kept
-        Of these methods: the relative error asked for, the most products with the Jacobian for a state and search, and
-        how many vectors Arnoldi's method keeps.
+    tol, most
+        Of these methods: the relative error asked for, and the most products with the Jacobian for a state and search.
     unit
         Of time, for the labels.
 
@@ -116,7 +114,6 @@ def stiffness(
         dense_limit=dense_limit,
         tol=tol,
         most=most,
-        kept=kept,
         unit=unit,
     )
     return replace(found, steps=sol.stats.dt)
@@ -136,7 +133,6 @@ def stiffness_at(
     dense_limit: int = 512,
     tol: float = 1e-6,
     most: int = 2000,
-    kept: int = 40,
     unit: str = "time units",
 ) -> Stiffness:
     """Measure how stiff a system is at given states; see `stiffness`.
@@ -149,7 +145,7 @@ def stiffness_at(
         Times, monotone, shape (T,), or (B, T) for samples with times of their own.
     h, m
         States at these times, (T, ...); m for second-order systems alone (default: zero).
-    args, batch, closed_form, dense_limit, tol, most, kept, unit
+    args, batch, closed_form, dense_limit, tol, most, unit
         As in `stiffness`.
 
     Examples
@@ -162,7 +158,7 @@ def stiffness_at(
     50.0
     """
     trajectory = _trajectory(system, t, h, m, args, batch)
-    for key, value, least in (("dense_limit", dense_limit, 0), ("most", most, 1), ("kept", kept, 8)):
+    for key, value, least in (("dense_limit", dense_limit, 0), ("most", most, 1)):
         if value < least:
             raise ValueError(f"{key} must be at least {least}, got {value}")
     if not 0 < tol < 1:
@@ -174,7 +170,7 @@ def stiffness_at(
         rates, values, how = _dense(trajectory, closed_form)
         notes: list[str] = []
     else:
-        rates, notes, how = _matrix_free(trajectory, reduced, tol, most, kept)
+        rates, notes, how = _matrix_free(trajectory, reduced, tol, most)
         values = None
     if reduced:
         how += ", λ² + γ λ = μ"
@@ -240,13 +236,9 @@ def _dense(trajectory: SystemStates, closed_form: bool) -> tuple[Rates, Tensor, 
     return found.each(lambda x: x.reshape(shape)), values.reshape(*shape, -1), "matrices"
 
 
-def _matrix_free(
-    trajectory: SystemStates, reduced: bool, tol: float, most: int, kept: int
-) -> tuple[Rates, list[str], str]:
-    found = [ends(trajectory, n, reduced, tol, most, kept) for n in range(len(trajectory.y))]
-    left, right, size, norm = (
-        torch.stack([getattr(one, name) for one in found]) for name in ("leftmost", "rightmost", "largest", "log_norm")
-    )
+def _matrix_free(trajectory: SystemStates, reduced: bool, tol: float, most: int) -> tuple[Rates, list[str], str]:
+    found = [ends(trajectory, n, reduced, tol, most) for n in range(len(trajectory.y))]
+    left, right, size, norm = torch.stack([one.values for one in found], 1)
     good = torch.stack([one.converged for one in found], 1)
     rounding = 8 * torch.finfo(size.dtype).eps * size
     one_sided = torch.where(right < -rounding, -right, torch.where(left > rounding, left, math.nan))
