@@ -29,6 +29,11 @@ SYSTEM_LINES = dict(zip(FAMILY, LINES, strict=False))
 """The same for the systems of `FAMILY`."""
 
 
+def shown(name: str) -> str:
+    """Return the name of a system as figures and sentences have it."""
+    return name.upper() if name in SYSTEM_LINES else name
+
+
 class Picture(Figure):
     """A figure that a notebook shows whatever its backend; pyplot does not know it.
 

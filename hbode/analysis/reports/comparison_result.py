@@ -17,7 +17,7 @@ from matplotlib.patches import Patch
 from torch import Tensor
 
 from ...reporting.report import Report, Rows
-from ...reporting.style import BAND_LABEL, LINES, SYSTEM_LINES, Picture, draw_band, finish
+from ...reporting.style import BAND_LABEL, LINES, SYSTEM_LINES, Picture, draw_band, finish, shown
 from ...reporting.tables import Columns, median, plain, short
 from ...systems import System
 from ..cost.result import Run
@@ -141,21 +141,22 @@ class Comparison(Report):
 
     def as_json(self) -> dict[str, Any]:
         """Return the numbers in JSON types, None for what is unknown."""
-        rows = {}
-        for row in self.rows:
-            rows[row.name] = {
+        rows = {
+            row.name: {
                 "system": type(row.system).__name__,
                 "method": row.run.method,
-                **{key: plain(value) for key, value in row.numbers().items()},
+                **row.numbers(),
                 "accepted": row.run.accepted,
                 "rejected": row.run.rejected,
-                "seconds forward": plain(row.run.seconds_forward),
-                "seconds backward": plain(row.run.seconds_backward),
+                "seconds forward": row.run.seconds_forward,
+                "seconds backward": row.run.seconds_backward,
                 "certificate": None if row.certificate is None else row.certificate.holds,
                 "failure": row.run.failure,
-                "notes": list(row.notes),
+                "notes": row.notes,
             }
-        return {"tolerance": self.tolerance, "unit": self.unit, "systems": rows}
+            for row in self.rows
+        }
+        return {"tolerance": self.tolerance, "unit": self.unit, "systems": plain(rows)}
 
     def plot(self) -> Figure:
         """Draw the fastest rates over time, evaluations, gradients on their way back, and errors."""
@@ -205,7 +206,7 @@ class Comparison(Report):
                 x = i + 0.38 * (j - 0.5)
                 bar = panel.bar(x, count or 0, 0.36, color=look["color"], hatch=hatch, edgecolor="white")
                 panel.bar_label(bar, [_count(count)], fontsize=9 if len(self.rows) < 5 else 7, padding=2)
-        names = [_shown(row.name) for row in self.rows]
+        names = [shown(row.name) for row in self.rows]
         turned: dict[str, Any] = {"rotation": 20, "ha": "right", "rotation_mode": "anchor"}
         panel.set_xticks(range(len(names)), names, **(turned if max(map(len, names)) * len(names) > 45 else {}))
         panel.set_xlim(min(-0.5, 0.5 * len(names) - 1.5), max(len(names) - 0.5, 0.5 * len(names) + 0.5))
@@ -231,7 +232,7 @@ class Comparison(Report):
 
     def _legend(self, figure: Figure, looks: list[dict[str, Any]]) -> None:
         drawn = [(row, look) for row, look in zip(self.rows, looks, strict=True) if row.run.nfe is not None]
-        handles: list[Line2D | Patch] = [Line2D([], [], label=_shown(row.name), **look) for row, look in drawn]
+        handles: list[Line2D | Patch] = [Line2D([], [], label=shown(row.name), **look) for row, look in drawn]
         if any(row.gradient is not None and _samples(row.gradient.norm) > 1 for row, _ in drawn):
             handles.append(Patch(color="#888888", alpha=0.3, label=BAND_LABEL))
         if handles:
@@ -242,10 +243,6 @@ class Comparison(Report):
 
 def _samples(values: Tensor) -> int:
     return values.shape[1] if values.ndim == 2 else 1
-
-
-def _shown(name: str) -> str:
-    return name.upper() if name in SYSTEM_LINES else name
 
 
 def _lines(text: str, width: int = 100) -> str:
@@ -261,11 +258,11 @@ def _count(count: int | None) -> str:
 
 def _finding(rows: tuple[Compared, ...], unit: str) -> str:
     """Return what the numbers say, in one sentence."""
-    failed = [_shown(row.name) for row in rows if row.run.nfe is None]
-    cost = {_shown(row.name): row.run.nfe for row in rows if row.run.nfe is not None}
+    failed = [shown(row.name) for row in rows if row.run.nfe is None]
+    cost = {shown(row.name): row.run.nfe for row in rows if row.run.nfe is not None}
     if not cost:
         return "No system could be solved"
-    found = {_shown(row.name): row.numbers()["max |λ|"] for row in rows}
+    found = {shown(row.name): row.numbers()["max |λ|"] for row in rows}
     rates = {name: rate for name, rate in found.items() if not math.isnan(rate)}
     top = max(rates.values(), default=math.nan)
     fast = [name for name, rate in rates.items() if 1.02 * rate >= top]
@@ -293,7 +290,7 @@ def _cheapest(rows: Sequence[Compared]) -> str:
         return f"no clear difference in the fewest evaluations ({counts})"
     if not all(first.run.error <= row.run.error for row in ranked[1:]):
         return f"{counts} evaluations, at errors that differ: no clear winner"
-    return f"{_shown(first.name)} needs the fewest evaluations, {counts}, at no larger error than any other"
+    return f"{shown(first.name)} needs the fewest evaluations, {counts}, at no larger error than any other"
 
 
 def _evaluations(row: Compared) -> int:

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from ...reporting.provenance import computed_with
 from ...reporting.report import Report, Rows
-from ...reporting.style import SYSTEM_LINES
+from ...reporting.style import shown
 from ...reporting.tables import Columns, short
 from ..cost.result import Profile, Run, in_words
 from ..stiffness.result import Stiffness
@@ -278,7 +278,7 @@ from vanishing was found to hold.
 
     def _gradients(self) -> list[str]:
         found = [(row.name, row.numbers()["gradient decay"]) for row in self.comparison.rows]
-        known = [f"{short(x)} in {name.upper() if name in SYSTEM_LINES else name}" for name, x in found if x == x]
+        known = [f"{short(x)} in {shown(name)}" for name, x in found if x == x]
         return [f"A gradient of size one at T is, back at the start, of size {', '.join(known)}."] if known else []
 
 

@@ -257,4 +257,5 @@ def scaling(
             stats = sol.stats
             found[name].append((median(rate), of_batch(stats.nfe), stats.nfe_backward or 0))
     columns = ({name: tuple(row[k] for row in rows) for name, rows in found.items()} for k in range(len(QUANTITIES)))
-    return Scaling(values, *columns, tolerance, unit)
+    rates, nfe, nfe_backward = columns
+    return Scaling(values, rates, nfe, nfe_backward, tolerance, unit)
