@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..arguments import check_method, check_times
+from ..arguments import check_method, check_state, check_times
 from ..integrate import hbodeint
 from ..options import GRID, POINTS, check_names
 from ..solution import Solution, SolverError
@@ -93,6 +93,15 @@ def as_inputs(inputs: Inputs | tuple[Any, ...]) -> Inputs:
         raise TypeError(f"t of inputs must be a tensor or a sequence of numbers, got {type(inputs.t).__name__}")
     if not isinstance(inputs.args, tuple):
         raise TypeError(f"args of inputs must be a tuple, got {type(inputs.args).__name__}")
+    return inputs
+
+
+def inputs_of(system: System, inputs: Inputs | tuple[Any, ...]) -> Inputs:
+    """Return `Inputs` that fit a system, with one time axis."""
+    inputs = as_inputs(inputs)
+    check_state(inputs.h0, inputs.m0, system)
+    if check_times(inputs.t, inputs.h0, False).ndim != 1:
+        raise ValueError("t of inputs must have shape (T,), got times per sample")
     return inputs
 
 

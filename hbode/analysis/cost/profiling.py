@@ -7,12 +7,13 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...arguments import as_system, check_state, check_times
+from ...arguments import as_system
 from ...gradients import Gradient
 from ...gradients.captured import reachable
 from ...options import gradient_mode
@@ -23,10 +24,10 @@ from ..inputs import (
     Inputs,
     Loss,
     Reference,
-    as_inputs,
     checked_methods,
     checked_tolerances,
     divided_options,
+    inputs_of,
     solve,
     solved_reference,
     sum_of_squares,
@@ -117,10 +118,8 @@ def profile(
     """
     if not callable(system):
         raise TypeError(f"system must be a system or callable as f(t, h), got {type(system).__name__}")
-    system, inputs = as_system(system, None, None, None), as_inputs(inputs)
-    check_state(inputs.h0, inputs.m0, system)
-    if check_times(inputs.t, inputs.h0, False).ndim != 1:
-        raise ValueError("t of inputs must have shape (T,): times per sample cannot be profiled")
+    system = as_system(system, None, None, None)
+    inputs = inputs_of(system, inputs)
     names = checked_methods(methods, system)
     ladder = checked_tolerances(tolerances)
     if not isinstance(repeats, int) or repeats < 1:
@@ -133,23 +132,25 @@ def profile(
     with untouched(system, device):
         exact = solved_reference(system, inputs, reference, min(ladder), rest)
         notes = list(exact.notes)
-        bench = _Bench(system, inputs, mode, loss or sum_of_squares, exact)
-        trials = [
-            _Trial(bench, name, tolerance if adaptive[name] else math.nan, own[name])
+        settings = [
+            (name, tolerance if adaptive[name] else math.nan)
             for i, tolerance in enumerate(ladder)
             for name in names
             if adaptive[name] or i == 0
         ]
-        progress = _Progress(say, len(trials) * (1 + repeats))
-        for trial in trials:
-            progress.at(trial)
-            trial.warm_up()
+        trials = []
+        for name, tolerance in settings:
+            given = system, inputs, name, tolerance, loss or sum_of_squares
+            once = partial(forward_and_backward, *given, gradient=mode, options=own[name])
+            trials.append(_Trial(name, tolerance, once, exact))
+        runs, told = trials * (1 + repeats), time.monotonic()
+        for k, trial in enumerate(runs, 1):
+            if say is not None and time.monotonic() - told >= EVERY:
+                told = time.monotonic()
+                say(f"  run {k} of {len(runs)}: {trial.method} at {in_words(trial.tolerance)} …")
+            trial.measure()
         if any(trial.error < exact.resolution for trial in trials):
             notes.append(f"errors below {exact.resolution:.0e} may be those of the reference, {exact.label}")
-        for _ in range(repeats):
-            for trial in trials:
-                progress.at(trial)
-                trial.time()
         good = [trial for trial in trials if trial.failure is None]
         short = [trial for trial in good if device.type == "cuda" or trial.evaluations <= MEMORY_EVALUATIONS]
         if memory and len(short) < len(good):
@@ -161,46 +162,22 @@ def profile(
             else:
                 for trial, peak in zip(short, peaks, strict=True):
                     trial.peak = peak
-    runs = sorted((trial.run() for trial in trials), key=lambda run: names.index(run.method))
+    found = sorted((trial.run() for trial in trials), key=lambda run: names.index(run.method))
     shown = gradient if isinstance(gradient, str) else type(gradient).__name__
     dtype = str(inputs.h0.dtype).removeprefix("torch.")
     return Profile(
-        tuple(runs), tuple(notes), str(device), dtype, type(system).__name__, shown, exact.label, repeats, unit
+        tuple(found), tuple(notes), str(device), dtype, type(system).__name__, shown, exact.label, repeats, unit
     )
-
-
-class _Progress:
-    """Says how far a profile is, where it takes long."""
-
-    def __init__(self, say: Callable[[str], None] | None, count: int) -> None:
-        self.say, self.count, self.done, self.last = say, count, 0, time.monotonic()
-
-    def at(self, trial: _Trial) -> None:
-        self.done += 1
-        now = time.monotonic()
-        if self.say is not None and now - self.last >= EVERY:
-            self.last = now
-            self.say(f"  run {self.done} of {self.count}: {trial.method} at {in_words(trial.tolerance)} …")
-
-
-class _Bench(NamedTuple):
-    """What all runs of a profile share."""
-
-    system: System
-    inputs: Inputs
-    gradient: Gradient
-    loss: Loss
-    exact: Reference
 
 
 @dataclass
 class _Trial:
     """One method at one tolerance, and what has been measured of it so far."""
 
-    bench: _Bench
     method: str
     tolerance: float
-    options: dict[str, Any]
+    once: Callable[[], tuple[Solution, tuple[float, float]]]
+    exact: Reference
     stats: Stats | None = None
     error: float = math.nan
     failure: str | None = None
@@ -212,24 +189,18 @@ class _Trial:
         """Forward and backward."""
         return 0 if self.stats is None else of_batch(self.stats.nfe) + (self.stats.nfe_backward or 0)
 
-    def warm_up(self) -> None:
+    def measure(self) -> None:
+        """Run: first to warm up, which gives the counts and the error, then by the clock."""
         done = self.attempt()
-        if done is not None:
-            self.stats, self.error = done[0].stats, self.bench.exact.error(done[0])
-
-    def time(self) -> None:
-        done = self.attempt()
-        if done is not None:
+        if done is not None and self.stats is None:
+            self.stats, self.error = done[0].stats, self.exact.error(done[0])
+        elif done is not None:
             self.times.append(done[1])
 
     def attempt(self) -> tuple[Solution, tuple[float, float]] | None:
         """Run once, unless a run has failed, which fields with random numbers may do later on."""
-        if self.failure is not None:
-            return None
-        system, inputs, gradient, loss, _ = self.bench
-        more = {"gradient": gradient, "options": self.options}
         try:
-            return forward_and_backward(system, inputs, self.method, self.tolerance, loss, **more)
+            return None if self.failure else self.once()
         except SolverError as error:
             self.failure = str(error)
             return None

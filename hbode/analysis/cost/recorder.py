@@ -94,9 +94,8 @@ class CostRecorder(Report):
             raise ValueError(f"values must not be called {', '.join(_COUNTS)}; got {taken[0]}")
         numbers = {name: _number(name, value) for name, value in values.items()}
         before = len(self)
-        self.nfe.append(sum(of_batch(cost.nfe) for cost in costs))
-        self.nfe_backward.append(sum(of_batch(cost.nfe_backward) for cost in costs))
-        self.rejected.append(sum(of_batch(cost.rejected) for cost in costs))
+        for name in _COUNTS:
+            getattr(self, name).append(sum(of_batch(getattr(cost, name)) for cost in costs))
         for name in numbers:
             self.values.setdefault(name, [math.nan] * before)
         for name, kept in self.values.items():
@@ -159,14 +158,11 @@ class CostRecorder(Report):
         figure = Picture(8, 3.2 + 2.2 * len(self.values))
         panels = figure.subplots(1 + len(self.values), 1, sharex=True, squeeze=False)[:, 0]
         figure.suptitle(_finding(means["nfe"]), fontsize=13)
-        for index, (name, label) in enumerate(
-            (("nfe", "forward evaluations"), ("nfe_backward", "backward evaluations"))
-        ):
-            _draw(panels[0], steps, means[name], index, label)
+        _draw(panels[0], steps, means["nfe"], 0, "forward evaluations")
+        _draw(panels[0], steps, means["nfe_backward"], 1, "backward evaluations")
         panels[0].set_ylabel("evaluations a step")
         panels[0].set_ylim(0, 1.1 * max(1.0, *means["nfe"], *means["nfe_backward"]))
-        for index, name in enumerate(self.values, start=2):
-            panel = panels[index - 1]
+        for index, (panel, name) in enumerate(zip(panels[1:], self.values, strict=True), start=2):
             _draw(panel, steps, means[name], index, name)
             panel.set_ylabel(name)
             seen = [value for value in means[name] if math.isfinite(value)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -130,45 +130,28 @@ def compare(
     if not named or not all(isinstance(s, System) for s in named.values()):
         raise TypeError("systems must map names to systems, at least one")
     inputs = as_inputs(inputs)
-    how = _How(tolerance, loss or sum_of_squares, gradient, batch, dense_limit, repeats, unit)
+    loss = loss or sum_of_squares
+    batch = inputs.h0.ndim >= 2 if batch is None else batch
+    sample = math.prod(inputs.h0.shape[int(batch) :])
+    given: dict[str, Any] = {"gradient": gradient, "loss": loss, "repeats": repeats, "memory": False, "unit": unit}
     rows = []
     for name, system in named.items():
         own = inputs if system.second_order else inputs._replace(m0=None)
         picked = method or default_method(system)
+        rates = decay = certificate = None
         with untouched(system, inputs.h0.device):
-            rows.append(_compared(name, system, own, picked, how))
+            cost = profile(system, own, methods=[picked], tolerances=[tolerance], **given)
+            run, notes = cost.runs[0], list(cost.notes)
+            if run.failure is None:
+                with torch.no_grad():
+                    sol = solve(system, own, picked, tolerance, dense=True)
+                rates = stiffness(system, sol, args=inputs.args, batch=batch, unit=unit)
+                try:
+                    decay = gradient_decay(sol, loss, batch, unit)
+                    if system.damped and 2 * sample <= dense_limit:
+                        limits: dict[str, Any] = {"node": False, "dense_limit": dense_limit}
+                        certificate = gradient_flow(system, sol, batch=batch, unit=unit, **limits)
+                except ValueError as error:  # of the method or the field: the arguments have been checked by now
+                    notes.append(f"gradients: {error}")
+        rows.append(Compared(name, system, run, rates, decay, certificate, tuple(notes)))
     return Comparison(tuple(rows), tolerance, unit)
-
-
-class _How(NamedTuple):
-    """How systems are compared."""
-
-    tolerance: float
-    loss: Loss
-    gradient: str
-    batch: bool | None
-    dense_limit: int
-    repeats: int
-    unit: str
-
-
-def _compared(name: str, system: System, inputs: Inputs, method: str, how: _How) -> Compared:
-    tolerance, loss, gradient, batch, dense_limit, repeats, unit = how
-    given: dict[str, Any] = {"gradient": gradient, "loss": loss, "repeats": repeats, "memory": False, "unit": unit}
-    found = profile(system, inputs, methods=[method], tolerances=[tolerance], **given)
-    run, notes = found.runs[0], list(found.notes)
-    h0, args = inputs.h0, inputs.args
-    if run.failure is not None:
-        return Compared(name, system, run, None, None, None, tuple(notes))
-    with torch.no_grad():
-        sol = solve(system, inputs, method, tolerance, dense=True)
-    rates = stiffness(system, sol, args=args, batch=batch, unit=unit)
-    decay = certificate = None
-    try:
-        decay = gradient_decay(sol, loss, batch, unit)
-        sample = math.prod(h0.shape[1:] if (h0.ndim >= 2 if batch is None else batch) else h0.shape)
-        if system.damped and 2 * sample <= dense_limit:
-            certificate = gradient_flow(system, sol, batch=batch, node=False, dense_limit=dense_limit, unit=unit)
-    except ValueError as error:  # of the method or the field: the arguments have been checked by now
-        notes.append(f"gradients: {error}")
-    return Compared(name, system, run, rates, decay, certificate, tuple(notes))

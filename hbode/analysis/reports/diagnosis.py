@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
-from ...arguments import check_state, check_times, default_method
+from ...arguments import default_method
 from ...solvers import METHODS
 from ...systems import SecondOrder, System
 from ..cost.profiling import profile
-from ..inputs import Inputs, Loss, as_inputs, checked_methods, checked_tolerances, solve
+from ..inputs import Inputs, Loss, checked_methods, checked_tolerances, inputs_of, solve
 from ..stiffness.measure import stiffness
 from .comparison import compare, same_field
 from .diagnosis_result import FOR_STIFF, HELD_BACK, Diagnosis
@@ -78,13 +78,10 @@ def diagnose(
     """
     if not isinstance(system, System):
         raise TypeError(f"system must be a System such as HeavyBall or FirstOrder, got {type(system).__name__}")
-    h0, t, m0, args = inputs = as_inputs(inputs)
-    check_state(h0, m0, system)
-    if h0.is_complex():
-        raise TypeError(f"h0 must be real, got {h0.dtype}")
-    if check_times(t, h0, False).ndim != 1:
-        raise ValueError("t of inputs must have shape (T,), got times per sample")
-    least = LEAST * torch.finfo(h0.dtype).eps
+    inputs = inputs_of(system, inputs)
+    if inputs.h0.is_complex():
+        raise TypeError(f"h0 must be real, got {inputs.h0.dtype}")
+    least = LEAST * torch.finfo(inputs.h0.dtype).eps
     names = checked_methods(methods, system)
     ladder = checked_tolerances([x for x in TOLERANCES if x >= least] or [least] if tolerances is None else tolerances)
     tolerance = max(TOLERANCE, least) if tolerance is None else tolerance
@@ -95,7 +92,7 @@ def diagnose(
     with torch.no_grad():
         sol = solve(system, inputs, method, tolerance)
     say(f"Measuring stiffness at {len(sol.t)} times …")
-    rates = stiffness(system, sol, args=args, batch=batch, unit=unit)
+    rates = stiffness(system, sol, args=inputs.args, batch=batch, unit=unit)
     if _is_stiff(system, inputs, names, max(ladder)):
         names = tuple(dict.fromkeys((*names, *FOR_STIFF)))
     say(f"Profiling {', '.join(names)} at tolerances {', '.join(f'{x:.3g}' for x in ladder)} …")

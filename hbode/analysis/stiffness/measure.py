@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -103,24 +102,10 @@ def stiffness(
     """
     if not isinstance(sol, Solution):
         raise TypeError(f"sol must be the Solution of hbodeint, got {type(sol).__name__}; see stiffness_at for states")
-    found = stiffness_at(
-        system,
-        sol.t,
-        sol.h,
-        sol.m,
-        args=args,
-        batch=batch,
-        closed_form=closed_form,
-        dense_limit=dense_limit,
-        tol=tol,
-        most=most,
-        unit=unit,
-    )
-    return replace(found, steps=sol.stats.dt)
+    states = _trajectory(system, sol.t, sol.h, sol.m, args, batch)
+    return _measured(states, sol.stats.dt, closed_form, dense_limit, tol, most, unit)
 
 
-@torch.inference_mode(False)
-@torch.no_grad()
 def stiffness_at(
     system: System,
     t: Tensor | list[float] | tuple[float, ...],
@@ -157,7 +142,21 @@ def stiffness_at(
     >>> round(float(stiffness_at(system, [0.0], torch.ones(1, 1, 2)).largest.max()), 2)
     50.0
     """
-    trajectory = _trajectory(system, t, h, m, args, batch)
+    states = _trajectory(system, t, h, m, args, batch)
+    return _measured(states, None, closed_form, dense_limit, tol, most, unit)
+
+
+@torch.inference_mode(False)
+@torch.no_grad()
+def _measured(
+    trajectory: SystemStates,
+    steps: Tensor | None,
+    closed_form: bool,
+    dense_limit: int,
+    tol: float,
+    most: int,
+    unit: str,
+) -> Stiffness:
     for key, value, least in (("dense_limit", dense_limit, 0), ("most", most, 1)):
         if value < least:
             raise ValueError(f"{key} must be at least {least}, got {value}")
@@ -178,7 +177,7 @@ def stiffness_at(
     times = trajectory.t
     gamma, xi = trajectory.coefficients() if reduced else (None, None)
     return Stiffness(
-        system=type(system).__name__,
+        system=type(trajectory.system).__name__,
         t=times,
         eigenvalues=None if values is None else shaped(values),
         span=(times[-1] - times[0]).abs(),
@@ -186,11 +185,13 @@ def stiffness_at(
         xi=None if xi is None or xi.ndim else float(xi),
         how=how,
         notes=tuple(notes),
+        steps=steps,
         unit=unit,
         **vars(rates.each(shaped)),
     )
 
 
+@torch.inference_mode(False)
 def _trajectory(
     system: System, t: Any, h: Tensor, m: Tensor | None, args: tuple[Any, ...], batch: bool | None
 ) -> SystemStates:
