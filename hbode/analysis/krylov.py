@@ -161,11 +161,8 @@ def arnoldi(product: Product, start: Tensor, keys: Sequence[Key], tol: float, ke
 
     Parameters
     ----------
-    product
-        Multiplies by the matrices.
-    start
-        Where to start, shape (B, P), float32 or float64, not zero. Only eigenvectors with a share in it are found:
-        take random numbers.
+    product, start
+        As for `lanczos`.
     keys
         What to maximise. Where the scores of several Ritz values differ by less than the allowed error changes them,
         one that converged serves for all. Of a pair with equal scores, the value with positive imaginary part is

@@ -96,19 +96,10 @@ def _vjp(out: Tensor, of: Tensor, bars: Tensor) -> Tensor:
     return torch.stack([_grad(out, of, bar) for bar in bars]).detach()
 
 
-def _grad(out: Tensor, of: Tensor, bar: Tensor, create_graph: bool = False, is_grads_batched: bool = False) -> Tensor:
+def _grad(out: Tensor, of: Tensor, bar: Tensor, **more: bool) -> Tensor:
     if not out.requires_grad:
         return torch.zeros_like(of)
-    (found,) = torch.autograd.grad(
-        out,
-        of,
-        bar,
-        retain_graph=True,
-        create_graph=create_graph,
-        is_grads_batched=is_grads_batched,
-        materialize_grads=True,
-    )
-    return found
+    return torch.autograd.grad(out, of, bar, retain_graph=True, materialize_grads=True, **more)[0]
 
 
 def asymmetry(right: Tensor, left: Tensor) -> float:

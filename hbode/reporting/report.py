@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import html
+import importlib
 from abc import ABC, abstractmethod
 from dataclasses import fields, is_dataclass
 from typing import Any
 
 from matplotlib.figure import Figure
+from torch import Tensor
 
-from .tables import Columns, aligned, data_frame, markdown_table, plain
+from .tables import Columns, aligned, markdown_table, plain
 
 Rows = list[tuple[str, ...]]
 
@@ -78,7 +80,13 @@ class Report(ABC):
         ImportError
             Without pandas, which is not a dependency.
         """
-        return data_frame(self.columns())
+        try:
+            pandas = importlib.import_module("pandas")
+        except ImportError as error:
+            raise ImportError("to_dataframe needs pandas: pip install pandas") from error
+        return pandas.DataFrame(
+            {key: x.cpu().numpy() if isinstance(x, Tensor) else list(x) for key, x in self.columns().items()}
+        )
 
     def _repr_html_(self) -> str:
         head, *rows = [[html.escape(cell) for cell in row] for row in self.table()]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
@@ -88,18 +87,3 @@ def per_sample(t: Tensor, values: Mapping[str, Tensor]) -> Columns:
     t = t if t.shape == shape else t.reshape(-1, *[1] * (len(shape) - 1)).expand(shape)
     samples = {"sample": torch.arange(shape[1]).repeat(shape[0])} if len(shape) == 2 else {}
     return {"t": t.reshape(-1), **samples, **{name: x.reshape(-1) for name, x in values.items()}}
-
-
-def data_frame(columns: Columns) -> Any:
-    """Return a `pandas.DataFrame`.
-
-    Raises
-    ------
-    ImportError
-        Without pandas, which is not a dependency.
-    """
-    try:
-        pandas = importlib.import_module("pandas")
-    except ImportError as error:
-        raise ImportError("to_dataframe needs pandas: pip install pandas") from error
-    return pandas.DataFrame({k: v.cpu().numpy() if isinstance(v, Tensor) else list(v) for k, v in columns.items()})

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -129,13 +130,23 @@ def gradient_flow(
         raise ValueError("gamma must be the same for all samples; pass batch=False where it is not")
     one = float(channels[0, 0]) if bool((channels[0] == channels[0, 0]).all()) else None
 
-    analysis = _Analysis(loss, propagator.size <= dense_limit, nodes, probes)
-    spectrum = analysis.spectrum(propagator, one)
-    chosen = analysis.chosen(propagator)
-    gap = eigenvalue_pairs(propagator, one, chosen) if analysis.matrices and one is not None else None
+    matrices = propagator.size <= dense_limit
+
+    def chosen(steps: int) -> list[int]:
+        """Return the nodes where not all of them are looked at."""
+        return sorted({round(i) for i in torch.linspace(0, steps, nodes).tolist()})
+
+    def spectrum_of(propagator: Propagator, gamma: float | None) -> Spectrum:
+        gradient = None if loss is None else propagator.loss_gradient(loss)
+        if matrices:
+            return dense_spectrum(propagator, gradient, gamma)
+        return matrix_free_spectrum(propagator, gradient, gamma, chosen(propagator.count), probes)
+
+    spectrum, some = spectrum_of(propagator, one), chosen(propagator.count)
+    gap = eigenvalue_pairs(propagator, one, some) if matrices and one is not None else None
     eps = torch.finfo(propagator.dtype).eps
     if gradient_field is None:
-        gradient_field = propagator.asymmetry(chosen, analysis.matrices) <= max(1e-8, 100 * eps)
+        gradient_field = propagator.asymmetry(some, matrices) <= max(1e-8, 100 * eps)
     paired = gradient_field and one is not None
 
     left = (propagator.t[-1] - propagator.t).unsqueeze(1)
@@ -150,7 +161,7 @@ def gradient_flow(
         largest = max(float(torch.as_tensor(x).max()) for x in (steps.rtol, steps.atol))
         tol = max(eps**0.5, 10 * propagator.count * largest if steps.adaptive else 0.0)
 
-    flow = _node_flow(propagator, analysis, spectrum.notes) if node else None
+    flow = _node_flow(propagator, spectrum_of, loss, spectrum.notes) if node else None
     shaped = propagator.layout.per_sample
     errors = {"log_det": shaped(spectrum.log_det_error), "rms": shaped(spectrum.log_rms_error)}
     return GradientFlow(
@@ -164,30 +175,10 @@ def gradient_flow(
         gradient_field=gradient_field,
         node=flow,
         notes=tuple(spectrum.notes),
-        standard_errors=None if analysis.matrices else errors,
+        standard_errors=None if matrices else errors,
         unit=unit,
         **_sizes(propagator, spectrum, loss),
     )
-
-
-class _Analysis(NamedTuple):
-    """How a propagator is looked at."""
-
-    loss: Loss | None
-    matrices: bool
-    nodes: int
-    probes: int
-
-    def chosen(self, propagator: Propagator) -> list[int]:
-        """Return the nodes where not all of them are looked at."""
-        return sorted({round(i) for i in torch.linspace(0, propagator.count, self.nodes).tolist()})
-
-    def spectrum(self, propagator: Propagator, gamma: float | None) -> Spectrum:
-        gradient = None if self.loss is None else propagator.loss_gradient(self.loss)
-        inverse = propagator.second_order
-        if self.matrices:
-            return dense_spectrum(propagator, gradient, gamma, inverse)
-        return matrix_free_spectrum(propagator, gradient, gamma, inverse, self.chosen(propagator), self.probes)
 
 
 def _check_system(system: System, steps: Trajectory) -> None:
@@ -214,7 +205,12 @@ def _undershot(spectrum: Spectrum, log_bound: Tensor) -> float:
     return max(0.0, -math.expm1(min(float(lowest), 0.0)))
 
 
-def _node_flow(propagator: Propagator, analysis: _Analysis, notes: list[str]) -> NodeFlow | None:
+def _node_flow(
+    propagator: Propagator,
+    spectrum_of: Callable[[Propagator, None], Spectrum],
+    loss: Loss | None,
+    notes: list[str],
+) -> NodeFlow | None:
     """Solve the NODE of the same f over the same span and analyse it; on failure add a note."""
     steps, batched = propagator.steps, propagator.layout.axis is not None
 
@@ -231,14 +227,12 @@ def _node_flow(propagator: Propagator, analysis: _Analysis, notes: list[str]) ->
     given: dict[str, Any] = {"method": "dopri5", "rtol": rtol, "atol": atol, "dense": True, "options": options}
     try:
         other = Propagator(hbodeint(FirstOrder(force), steps.h0.clone(), span, **given), batched)
-        spectrum = analysis.spectrum(other, None)
+        spectrum = spectrum_of(other, None)
     except (SolverError, PropagatorError) as error:
         notes.append(f"NODE: {error}")
         return None
     notes += [f"NODE: {note}" for note in spectrum.notes]
-    return NodeFlow(
-        t=other.t, log_det=other.layout.per_sample(spectrum.log_det), **_sizes(other, spectrum, analysis.loss)
-    )
+    return NodeFlow(t=other.t, log_det=other.layout.per_sample(spectrum.log_det), **_sizes(other, spectrum, loss))
 
 
 def _sizes(propagator: Propagator, spectrum: Spectrum, loss: Loss | None) -> dict[str, Any]:

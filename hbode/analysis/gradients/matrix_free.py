@@ -27,7 +27,6 @@ def matrix_free_spectrum(
     propagator: Propagator,
     gradient: Tensor | None,
     gamma: float | None,
-    inverse: bool,
     nodes: Sequence[int],
     probes: int,
 ) -> Spectrum:
@@ -38,7 +37,7 @@ def matrix_free_spectrum(
 
     Parameters
     ----------
-    propagator, gradient, gamma, inverse
+    propagator, gradient, gamma
         As for `dense_spectrum`.
     nodes
         Indices of nodes, increasing.
@@ -65,7 +64,7 @@ def matrix_free_spectrum(
     out.log_largest[-1] = out.log_smallest[-1] = 0.0
     if not converged:
         out.notes.append(f"largest singular values: a lower bound, {MAX_VECTORS} Lanczos vectors did not suffice")
-    if inverse:
+    if propagator.second_order:
         try:
             smallest, converged = largest_eigenvalue(inverse_gram, first, tol)
             out.log_smallest[starts] = -0.5 * smallest

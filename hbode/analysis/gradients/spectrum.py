@@ -59,8 +59,8 @@ def symplectic(x: Tensor) -> Tensor:
     return torch.cat((m, -h), -1)
 
 
-def dense_spectrum(propagator: Propagator, gradient: Tensor | None, gamma: float | None, inverse: bool) -> Spectrum:
-    """Measure Φ(T, t_n) at every node, from the matrices of its steps.
+def dense_spectrum(propagator: Propagator, gradient: Tensor | None, gamma: float | None) -> Spectrum:
+    """Measure Φ(T, t_n) at every node, from the matrices of its steps; small singular values of second-order systems.
 
     Parameters
     ----------
@@ -70,15 +70,13 @@ def dense_spectrum(propagator: Propagator, gradient: Tensor | None, gamma: float
         Of a loss with respect to the state at T, shape (1, B, P).
     gamma
         The damping, where one number is the damping of all channels.
-    inverse
-        Whether the small singular values are wanted.
 
     Raises
     ------
     PropagatorError
-        If the Jacobian of a step is not finite, or is singular and `inverse` is set.
+        If the Jacobian of a step is not finite, or is singular where small singular values are wanted.
     """
-    samples, size = propagator.samples, propagator.size
+    samples, size, inverse = propagator.samples, propagator.size, propagator.second_order
     out = Spectrum(propagator)
     # Kept with unit norm and the logarithm of their scale: over long horizons the products leave the range of floats.
     eye = torch.eye(size, dtype=torch.float64)
