@@ -145,6 +145,30 @@ def test_auto_goes_there_and_back():
     assert (spent["auto"].h[-1] - exact).abs().max() < 1e-4
 
 
+@pytest.mark.parametrize("per_sample", [False, True])
+def test_auto_sees_stiffness_at_loose_tolerances(per_sample):
+    """Diffusion that saturates, on a random graph: stages that differ by the size of the state show half of |λ|.
+
+    Explicit steps stay on the boundary of stability, for 1,196 evaluations; auto, which asks the linearised field,
+    takes 350, at an error of the size of the tolerance.
+    """
+    rng = torch.Generator().manual_seed(0)
+    a, b = torch.randint(0, 50, (2, 250), generator=rng)
+    strength = 10 ** (3 * torch.rand(250, 1, generator=rng, dtype=torch.float64) - 1)
+
+    def flow(t, h):
+        gap = h[..., b, :] - h[..., a, :]
+        flow = strength * gap / (1 + gap.square())
+        return torch.zeros_like(h).index_add(-2, a, flow).index_add(-2, b, -flow)
+
+    h0 = torch.randn(1, 50, 4, generator=rng, dtype=torch.float64)
+    call = {"rtol": 1e-2, "atol": 1e-2, "per_sample": per_sample}
+    explicit, auto = (hbodeint(FirstOrder(flow), h0, [0.0, 1.0], method=name, **call) for name in ("dopri5", "auto"))
+    assert np.sum(auto.stats.nfe) < 0.5 * np.sum(explicit.stats.nfe)
+    exact = hbodeint(FirstOrder(flow), h0, [0.0, 1.0], method="prox_bdf4", rtol=1e-4, atol=1e-4).h[-1]
+    assert (auto.h[-1] - exact).square().mean().sqrt() < 0.1
+
+
 @pytest.mark.slow
 def test_auto_on_a_stiff_heavy_ball():
     """h'' + 40 h' = -1e6 (h - cos t): the reduced equation takes over from dprkn6 when the oscillation has died away.

@@ -17,6 +17,8 @@ from .nystrom import Nystrom
 from .runge_kutta import RungeKutta
 from .stiffness import BOUNDARY
 
+DOUBT = 0.4
+"""From which share of the boundary on, if stages show no more, the linearised field is asked."""
 TO_IMPLICIT = 8
 """After how many more steps held back by stability than others the method becomes implicit."""
 TO_EXPLICIT = 4
@@ -37,10 +39,12 @@ class AutoStages(NamedTuple):
 class Auto(Method):
     """An explicit method, and an implicit one for the samples or the time in which it is held back by stability.
 
-    The explicit method tells from its stages. In implicit steps, the largest |λ| is followed by a power
-    iteration, two evaluations a step, as in Sommeijer, Shampine, Verwer (J. Comput. Appl. Math. 88, 1998); the method
-    becomes explicit when as many explicit steps as stability would ask for cost fewer evaluations than the implicit
-    step did. What is decided in a step holds from the next one on.
+    The explicit method tells from its stages. They show too little of |λ| where several stiff modes are mixed in them,
+    or where, at loose tolerances, they differ by so much that a saturating field does not follow: from some share of
+    the boundary on, the linearised field is asked, by one step of a power iteration, one evaluation, that goes on from
+    step to step. In implicit steps the largest |λ| is followed so, two evaluations a step, as in Sommeijer, Shampine,
+    Verwer (J. Comput. Appl. Math. 88, 1998); the method becomes explicit when as many explicit steps as stability would
+    ask for cost fewer evaluations than the implicit step did. What is decided in a step holds from the next one on.
 
     The carry is (y, what the explicit method reuses, direction of the power iteration, lean). Lean is at least one in
     implicit steps, and moves towards the other kind of step with each that speaks for it.
@@ -78,19 +82,25 @@ class Auto(Method):
         explicit: Any = None
         implicit: Any = None
         if not bool(chosen.all()):
-            (y1, f1), explicit = self.explicit.step(field, t, torch.where(chosen, 0.0, dt), (y, f))
-            held = self.explicit.stiffness(explicit).reshape(lean.shape) > BOUNDARY
+            length = torch.where(chosen, 0.0, dt)
+            (y1, f1), explicit = self.explicit.step(field, t, length, (y, f))
+            ratio = self.explicit.stiffness(explicit).reshape(lean.shape)
+            doubtful = (ratio > DOUBT) & (ratio <= BOUNDARY) & ~chosen
+            if bool(doubtful.any()):
+                image, linear = self._followed(field, t + length, length, y1, f1, v)
+                ratio, v = torch.where(doubtful, torch.maximum(ratio, linear), ratio), torch.where(doubtful, image, v)
+            held = ratio > BOUNDARY
             lean1 = torch.where(held, lean + 1 / TO_IMPLICIT, torch.clamp(lean - 1 / TO_IMPLICIT, min=0.0))
-            turns = lean1 >= 1
-            v1 = torch.where(turns, self._position(self.explicit.error(explicit)).detach(), v) if turns.any() else v
+            turns, v1 = lean1 >= 1, v
+            if bool((turns & ~doubtful).any()):
+                v1 = torch.where(turns & ~doubtful, self._position(self.explicit.error(explicit)).detach(), v)
             ends.append((y1, f1, v1, torch.where(turns, 2.0, lean1)))
         if bool(chosen.any()):
             calls, length = field.calls, torch.where(chosen, dt, 0.0)
             (y1, k1), implicit = self.implicit.step(field, t, length, (y, self.slope(field, carry)))
             spent = field.calls - calls
             f1 = self._reused(field, y1, k1)
-            v1, rate = self._followed(field, t + dt, self._position(y1), f1, v, dt.ndim)
-            ratio = length.detach().abs() ** (2 if self.damped else 1) * rate / self.explicit.probe.boundary
+            v1, ratio = self._followed(field, t + length, length, y1, None, v)
             needed = (ratio.sqrt() if self.damped else ratio).div(BOUNDARY).clamp(min=1.0) * self.explicit.evaluations
             lean1 = torch.where(needed < spent, lean - 1 / TO_EXPLICIT, torch.clamp(lean + 1 / TO_EXPLICIT, max=2.0))
             afterwards = torch.where(ratio < BOUNDARY, 0.0, 1.0 - PAUSE)
@@ -143,16 +153,23 @@ class Auto(Method):
         return force if field.damping.xi_h is None else torch.addcmul(force, field.damping.xi_h, h)
 
     @torch.no_grad()
-    def _followed(self, field: Field, t: Tensor, x: Tensor, f: Tensor, v: Tensor, axes: int) -> tuple[Tensor, Tensor]:
-        """Return ∂f/∂x v, up to its length, and the ratio of their lengths, in the shape of a dt."""
+    def _followed(
+        self, field: Field, t: Tensor, dt: Tensor, y: Tensor, f: Tensor | None, v: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return ∂f/∂x v, up to its length, and dt |λ| or dt² |μ| along v in units of the explicit boundary.
+
+        `f` is the field at the state if it is known: the slope of an implicit step is not that near to it.
+        """
 
         def lengths(x: Tensor) -> Tensor:
-            size = norms(x, axes).to(x.real.dtype)
-            return size.reshape(-1, *[1] * (axes - 1)) if axes else size
+            size = norms(x, dt.ndim).to(x.real.dtype)
+            return size.reshape(-1, *[1] * (dt.ndim - 1)) if dt.ndim else size
 
+        x = self._position(y)
+        f = field(t, x) if f is None else f
         v = torch.where(lengths(v) > 0, v, f)
         size = lengths(x)
         reach = torch.finfo(size.dtype).eps ** 0.5 * torch.where(size > 0, size, 1.0)
-        shift = reach / lengths(v).clamp(min=torch.finfo(size.dtype).tiny) * v
-        image = field(t, x + shift) - field(t, x)  # the slope of an implicit step is not that near to f
-        return image, (lengths(image) / reach).double()
+        image = field(t, x + reach / lengths(v).clamp(min=torch.finfo(size.dtype).tiny) * v) - f
+        rate = (lengths(image) / reach).double()
+        return image, dt.abs() ** (2 if self.damped else 1) * rate / self.explicit.probe.boundary
