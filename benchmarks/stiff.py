@@ -1,4 +1,4 @@
-"""Work on stiff problems at equal error: every scheme and inner solver, beside torchdiffeq and scipy.
+"""Work on stiff problems at equal error: schemes and inner solvers, beside torchdiffeq and scipy.
 
 Evaluations of the field count products with its Jacobian, and those that scipy spends on difference quotients. The
 error is the largest over the outputs of the root-mean-square error relative to the largest values of each component;
@@ -23,10 +23,12 @@ from functools import partial
 import torch
 import torchdiffeq
 from _common import header, table
+from _inner_solvers import OTHERS
 from torch import Tensor, nn
 
 from hbode import FirstOrder, HeavyBall, SolverError, hbodeint
 from hbode.analysis import WorkPrecision
+from hbode.solvers.implicit.inner import Inner
 from hbode.systems import System
 
 ERRORS = [1e-2, 1e-3, 1e-4, 1e-5, 1e-6]
@@ -36,7 +38,7 @@ SECONDS = 8.0
 MOST = 30_000
 DEFAULT = "prox_bdf3"
 SCHEMES = ("prox_euler", "prox_cn", "prox_multistage3", "prox_bdf2", "prox_bdf3", "prox_bdf4", "kvaerno3", "kvaerno5")
-INNER = ("newton_krylov", "fletcher_reeves", "barzilai_borwein", "lbfgs", "nesterov", "gradient_descent")
+INNER = {name: name for name in ("newton_krylov", "fletcher_reeves", "barzilai_borwein", "lbfgs")} | OTHERS
 SCIPY = ("BDF", "Radau", "LSODA")
 PEER = "torchdiffeq dopri5"
 
@@ -199,7 +201,7 @@ class Counted:
 Run = Callable[[float], tuple[Tensor, float]]
 
 
-def ours(problem: Problem, method: str, inner: str | None, tol: float) -> tuple[Tensor, float]:
+def ours(problem: Problem, method: str, inner: str | Inner | None, tol: float) -> tuple[Tensor, float]:
     """Return the states and the evaluations of a solve by hbode; scipy's methods too."""
     options: dict[str, object] = {} if inner is None else {"inner": inner}
     atol = tol * problem.scale
@@ -234,8 +236,8 @@ def runs(problem: Problem) -> dict[str, Run]:
     found["torchdiffeq implicit_adams"] = partial(theirs, problem, "implicit_adams")
     for name in dict.fromkeys(("dopri5", explicit, "auto", *SCHEMES)):
         found[name] = partial(ours, problem, name, None)
-    for inner in INNER if problem.inner else ():
-        found[f"{DEFAULT}, {inner}"] = partial(ours, problem, DEFAULT, inner)
+    for name, inner in INNER.items() if problem.inner else ():
+        found[f"{DEFAULT}, {name}"] = partial(ours, problem, DEFAULT, inner)
     for name in SCIPY if problem.y0.numel() < 5000 else ():  # their Jacobians would be dense
         found[f"scipy {name}"] = partial(ours, problem, f"scipy:{name}", None)
     return found

@@ -5,8 +5,7 @@ over the outputs of the root-mean-square error relative to the largest values of
 method is the loosest of 10^-2, 10^-2.25, … whose error is at most 1e-4; evaluations and time are those of that run, the
 time the median of three in turn with torchdiffeq's. imex_ark3 and 4 take the field as one (all of it stiff), and with
 "split" in two parts. Bars, on the three diffusions: the better of rkc and imex needs at most 0.6 of the evaluations of
-prox_bdf3, and at most 0.1 of the time of torchdiffeq's dopri5. `python benchmarks/stiff_parts.py --inner` measures the
-inner solvers of prox_bdf3 and esdirk4 instead.
+prox_bdf3, and at most 0.1 of the time of torchdiffeq's dopri5. Inner solvers: `inner_solvers.py`.
 """
 
 from __future__ import annotations
@@ -24,32 +23,37 @@ import torchdiffeq
 from _common import header, table
 from torch import Tensor, nn
 
-from hbode import FirstOrder, SolverError, SplitField, hbodeint
-from hbode.solvers import INNER
+from hbode import FirstOrder, HeavyBall, SolverError, SplitField, hbodeint
+from hbode.systems import System
 
 ERROR = 1e-4
 TOLERANCES = [10 ** -(2 + 0.25 * k) for k in range(25)]
 METHODS = ("rkc", "imex_ark3", "imex_ark4", "prox_bdf2", "prox_bdf3", "prox_bdf4", "kvaerno5", "esdirk4", "auto")
 BETTER = ("rkc", "imex_ark3", "imex_ark4", "imex_ark3, split", "imex_ark4, split")
 PEER = "torchdiffeq dopri5"
-MOST = 20_000
-"""Evaluations after which an inner solver is given up."""
 
 Field = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class Problem:
-    """y' = stiff + nonstiff, from a start; the exact solution at the times, or None for one by dopri8 at 1e-12."""
+    """y' = stiff + nonstiff, from a start; the exact solution at the times, or None for one by dopri8 at 1e-12.
+
+    With a damping, y'' + γ y' = stiff + nonstiff, from rest.
+    """
 
     stiff: Field
     nonstiff: Field
     y0: Tensor
     times: Tensor
     exact: Callable[[Tensor], Tensor] | None = None
+    damping: float | None = None
 
     def whole(self, t: Tensor, y: Tensor) -> Tensor:
         return self.stiff(t, y) + self.nonstiff(t, y)
+
+    def system(self, f: Field | SplitField) -> System:
+        return FirstOrder(f) if self.damping is None else HeavyBall(f, self.damping, trainable=False)
 
 
 def diffusion(rate: float, reaction: Callable[[Tensor], Tensor], end: float, n: int = 128) -> Problem:
@@ -116,7 +120,7 @@ def ours(problem: Problem, method: str, split: bool = False, options: Mapping[st
 
     def run(tol: float) -> tuple[Tensor, float]:
         call = {"rtol": tol, "atol": tol, "method": method, "options": dict(options or {})}
-        sol = hbodeint(FirstOrder(f), problem.y0, problem.times, **call)
+        sol = hbodeint(problem.system(f), problem.y0, problem.times, **call)
         return sol.h, float(sol.stats.nfe)
 
     return run
@@ -136,24 +140,10 @@ def theirs(problem: Problem) -> Run:
     return run
 
 
-def counted(problem: Problem) -> Problem:
-    """Return the problem with a field that gives up."""
-    calls = 0
-
-    def stiff(t: Tensor, y: Tensor) -> Tensor:
-        nonlocal calls
-        calls += 1
-        if calls > MOST:
-            raise OverflowError
-        return problem.stiff(t, y)
-
-    return Problem(stiff, problem.nonstiff, problem.y0, problem.times, problem.exact)
-
-
 def error_of(problem: Problem) -> Callable[[Tensor], float]:
     if problem.exact is None:
         call = {"rtol": 1e-12, "atol": 1e-12, "method": "dopri8"}
-        exact = hbodeint(FirstOrder(problem.whole), problem.y0, problem.times, **call).h
+        exact = hbodeint(problem.system(problem.whole), problem.y0, problem.times, **call).h
     else:
         exact = problem.exact(problem.times).reshape(-1, 1, 1)
     size = exact.abs().amax(0).clamp(min=1e-300)
@@ -167,8 +157,6 @@ def loosest(run: Run, error: Callable[[Tensor], float]) -> tuple[float, float] |
             states, nfe = run(tol)
         except (SolverError, AssertionError):
             continue
-        except OverflowError:
-            return None
         if error(states) <= ERROR:
             return tol, nfe
     return None
@@ -220,37 +208,18 @@ def methods() -> None:
         print(table(["problem", "evaluations / prox_bdf3 (bar 0.6)", f"time / {PEER} (bar 0.1)"], bars))
 
 
-def inner_solvers() -> None:
-    """Print evaluations and time of every inner solver, in a proximal and in a Runge-Kutta method."""
-    for name, make in PROBLEMS.items():
-        problem = make()
-        error = error_of(problem)
-        rows = []
-        for inner in INNER:
-            cells = []
-            for method in ("prox_bdf3", "esdirk4"):
-                at = loosest(ours(counted(problem), method, options={"inner": inner}), error)
-                run = ours(problem, method, options={"inner": inner})
-                cells += ["–", "–"] if at is None else [f"{at[1]:,.0f}", f"{1e3 * seconds(run, at[0]):.0f}"]
-            rows.append([inner, *cells])
-        print(f"{name}: to an error of 1e-4; – stands for more than {MOST:,} evaluations over the tolerances, or never")
-        print(table(["inner solver", "prox_bdf3", "ms", "esdirk4", "ms"], rows), end="\n\n", flush=True)
-
-
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--inner", action="store_true", help="measure the inner solvers")
     parser.add_argument("--only", default="", help="problems whose names contain this")
-    given = parser.parse_args()
-    inner, left = given.inner, [name for name in PROBLEMS if given.only not in name]
-    for name in left:
+    only = parser.parse_args().only
+    for name in [name for name in PROBLEMS if only not in name]:
         del PROBLEMS[name]
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     with torch.no_grad():
-        print(header("Inner solvers" if inner else "Stiff parts"))
-        (inner_solvers if inner else methods)()
+        print(header("Stiff parts"))
+        methods()
 
 
 if __name__ == "__main__":

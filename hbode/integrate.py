@@ -156,8 +156,8 @@ def hbodeint(
         gains (p, i, d)), max_steps. Points: step_ts (to step to), jump_ts (discontinuities). Fixed grids, on any
         method: step_size or grid_constructor(func, h0, t); methods without an error estimate otherwise step from
         one requested time to the next. Adams methods: max_order, max_iters. Implicit methods and auto: inner, the
-        solver of their equations ("anderson", "newton_krylov", "fletcher_reeves", "barzilai_borwein", "lbfgs",
-        "nesterov", "gradient_descent", or one of them with settings; by default "newton_krylov" for radauIIA3, 5, gl4
+        solver of their equations ("anderson", "newton_krylov", "fletcher_reeves", "barzilai_borwein", "lbfgs", or
+        an object such as `hbode.solvers.implicit.inner.Anderson()`; by default "newton_krylov" for radauIIA3, 5, gl4
         and gl6, else "anderson"), and inner_share, the share of the tolerances that it may leave in each step that is
         chosen, and in the whole span where steps are given (0.01 for diagonally implicit methods and auto, else 0.1).
         Others: coupling, for the scheme of `Reversible`. Settings of the gradient mode.

@@ -74,6 +74,8 @@ def configured(
         if not 0 < share <= 1:
             raise ValueError(f"options['inner_share'] must be in (0, 1], got {share:g}")
         solver = INNER[inner] if isinstance(inner, str) else inner
+        if isinstance(solver, type) or not callable(solver):
+            raise TypeError(f"options['inner'] must be a name or a solver such as Anderson(), got {inner!r}")
         lengths = (times[..., -1] - times[..., 0]).detach().abs()
         span = None if is_adaptive(method, options) else float(lengths.max()) or None
         settings = Settings(solver, rtol, atol, share, reduced, span)

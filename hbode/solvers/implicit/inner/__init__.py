@@ -1,19 +1,19 @@
-"""Solvers of the equations that implicit steps leave: matrix-free, row by row, the host looking once an iteration."""
+"""Solvers of the equations that implicit steps leave: matrix-free, row by row, the host looking once an iteration.
 
-from ..equation import Inner
+Any function like `Inner` is one, as options={"inner": function}; `Progress` keeps its best point and says when to stop.
+"""
+
+from ..equation import Answer, Equation, Inner
 from .anderson import Anderson
 from .barzilai_borwein import BarzilaiBorwein
 from .fletcher_reeves import FletcherReeves
-from .gradient_descent import GradientDescent
 from .lbfgs import LBFGS
-from .nesterov import Nesterov
 from .newton_krylov import NewtonKrylov
+from .progress import Progress
 
 INNER: dict[str, Inner] = {
     "anderson": Anderson(),
     "newton_krylov": NewtonKrylov(),
-    "gradient_descent": GradientDescent(),
-    "nesterov": Nesterov(),
     "fletcher_reeves": FletcherReeves(),
     "barzilai_borwein": BarzilaiBorwein(),
     "lbfgs": LBFGS(),
@@ -23,10 +23,11 @@ __all__ = [
     "INNER",
     "LBFGS",
     "Anderson",
+    "Answer",
     "BarzilaiBorwein",
+    "Equation",
     "FletcherReeves",
-    "GradientDescent",
     "Inner",
-    "Nesterov",
     "NewtonKrylov",
+    "Progress",
 ]

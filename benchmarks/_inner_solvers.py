@@ -1,4 +1,9 @@
-"""Nesterov's accelerated gradient method with adaptive restart."""
+"""Inner solvers that the proximal paper names and that measurement found to serve nobody (see `inner_solvers.py`).
+
+Baker, Xia, Wang, Cherkaev, Narayan, Chen, Xin, Bertozzi, Osher, Wang (2022) solve implicit steps by gradient descent,
+Nesterov's method with restart, Fletcher-Reeves, Barzilai-Borwein and L-BFGS. The last three are in the package; these
+two are passed as objects: options={"inner": Nesterov()}.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +12,33 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..equation import Answer, Equation, dot
-from .progress import Progress
+from hbode.solvers.implicit.equation import dot, exact_length
+from hbode.solvers.implicit.inner import Answer, Equation, Inner, Progress
+
+
+@dataclass(frozen=True)
+class GradientDescent:
+    """z ← z - α g(z), with the α that is exact where g is linear.
+
+    Parameters
+    ----------
+    iterations
+        The most steps; each costs an evaluation and a product.
+    """
+
+    iterations: int = 1000
+
+    def __call__(self, equation: Equation, z: Tensor, scale: Tensor, limit: float) -> Answer:
+        at = equation.linearised(z)
+        progress = Progress(equation, scale, limit, z, at.value)
+        for _ in range(self.iterations):
+            open_rows = progress.open(at.value)
+            if open_rows is None:
+                break
+            z = z - open_rows * exact_length(at.value, at.value, at.product(at.value)) * at.value
+            at = equation.linearised(z)
+            progress.add(z, at.value)
+        return progress.answer()
 
 
 @dataclass(frozen=True)
@@ -21,16 +51,6 @@ class Nesterov:
     ----------
     iterations
         The most steps; each costs an evaluation and a product.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from hbode import hbodeint
-    >>> from hbode.solvers.implicit.inner import Nesterov
-    >>> options = {"inner": Nesterov()}
-    >>> sol = hbodeint(lambda t, h: -100 * h, torch.ones(2), [0.0, 1.0], method="prox_bdf2", options=options)
-    >>> sol.stats.success
-    True
     """
 
     iterations: int = 1000
@@ -57,3 +77,6 @@ class Nesterov:
             at = equation.linearised(ahead)
             progress.add(ahead, at.value)
         return progress.answer()
+
+
+OTHERS: dict[str, Inner] = {"nesterov": Nesterov(), "gradient_descent": GradientDescent()}
