@@ -107,7 +107,7 @@ def sdeint(
     times = check_times(t, h0, False)
     if bool((times.detach().diff() < 0).any()):
         raise ValueError("t must be increasing: noise has a direction of time")
-    counts = _counts(times, step_size, halvings)
+    counts = step_counts(times, step_size, halvings)
     if seed is None:
         seed = int(torch.randint(2**62, ()))
     if not isinstance(seed, int):
@@ -124,7 +124,7 @@ def sdeint(
     mode, _ = gradient_mode(gradient, {})
     if isinstance(mode, ContinuousAdjoint):
         raise ValueError("gradient must be discrete_adjoint, reversible or backprop with baoab, got continuous_adjoint")
-    nodes, places = _divided(times, counts)
+    nodes, places = divided(times, counts)
     path = BrownianPath(seed, h0, halvings)
     solver = Baoab(path, nodes.detach())
     own_grid = times.ndim == 1 and not times.requires_grad
@@ -196,7 +196,7 @@ def _fitting(value: Tensor, h: Tensor) -> Tensor:
     return value
 
 
-def _counts(times: Tensor, step_size: float | None, halvings: int) -> list[int]:
+def step_counts(times: Tensor, step_size: float | None, halvings: int = 0) -> list[int]:
     """Return the number of steps between requested times."""
     if step_size is not None and not step_size > 0:
         raise ValueError(f"step_size must be positive, got {step_size}")
@@ -208,7 +208,7 @@ def _counts(times: Tensor, step_size: float | None, halvings: int) -> list[int]:
     return [n << halvings for n in whole]
 
 
-def _divided(times: Tensor, counts: Sequence[int]) -> tuple[Tensor, Tensor]:
+def divided(times: Tensor, counts: Sequence[int]) -> tuple[Tensor, Tensor]:
     """Return the ends of all steps, (N,) or (B, N), and the places of the requested times among them, (T,)."""
     number = torch.tensor(counts, dtype=torch.long, device=times.device)
     places = torch.cat((number.new_zeros(1), number.cumsum(0)))

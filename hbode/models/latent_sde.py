@@ -7,11 +7,13 @@ momentum equation, where the noise of a heavy ball acts.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from ..stochastic import sdeint
+from ..stochastic import divided, sdeint, step_counts
 from ..systems import System
 from .continuous.networks import dense_network
 from .latent_ode import Decoded, GRURecognition, LatentODE, Reading
@@ -46,31 +48,26 @@ class _GRUContexts(GRURecognition):
 
 
 class _Controlled(System):
-    """A heavy ball that its posterior steers, with the divergence from its prior as the momentum of one more channel.
-
-    m' = f - γ m - ξ h + σ u and, in the last channel, m' = |u|² / 2, for u(t, h) between the times of observations.
-    """
+    """A heavy ball that its posterior steers: m' = f - (γ + κ) m - ξ h + σ u(t, h)."""
 
     damped = True
 
-    def __init__(self, system: System, control: nn.Module, strength: Tensor) -> None:
+    def __init__(self, system: System, control: nn.Module, strength: Tensor, friction: Tensor) -> None:
         super().__init__(self._steered)
         self.system, self.control, self.activation = system, control, system.activation
-        self.strength = strength
+        self.strength, self.friction = strength, friction
 
     def coefficients(self, t: Tensor | None = None) -> tuple[Tensor | None, Tensor | None]:
-        given = (None if c is None else c.expand(self.strength.shape) for c in self.system.coefficients(t))
-        gamma, xi = (None if c is None else torch.cat((c, c.new_zeros(1))) for c in given)
-        return gamma, xi
+        gamma, xi = self.system.coefficients(t)
+        return self.friction if gamma is None else gamma + self.friction, xi
 
-    def _steered(self, t: Tensor, state: Tensor, *context: Tensor) -> Tensor:
-        h = state[:, :-1]
-        u = self.control(torch.cat((h, _between(t, *context)), -1)) * (t < context[2])
-        return torch.cat((self.system.force(t, h) + self.strength * u, 0.5 * u.square().sum(-1, keepdim=True)), -1)
+    def _steered(self, t: Tensor, h: Tensor, *context: Tensor) -> Tensor:
+        u: Tensor = self.control(torch.cat((h, _between(t, *context)), -1))
+        return self.system.force(t, h) + self.strength * u
 
 
-def _between(t: Tensor, times: Tensor, told: Tensor, last: Tensor) -> Tensor:
-    """Return the contexts at times (B, 1), on lines between observations, constant before the first, shape (B, E)."""
+def _between(t: Tensor, times: Tensor, told: Tensor) -> Tensor:
+    """Return the contexts at times () or (B, 1), on lines between observations, constant outside, (B, E)."""
     ahead = (times < t).sum(-1, keepdim=True).clamp(max=times.shape[1] - 1)
     before = (ahead - 1).clamp(min=0)
     t0, t1 = times.gather(1, before), times.gather(1, ahead)
@@ -85,9 +82,10 @@ class LatentSDE(LatentODE):
 
     Where a `LatentODE` is as sure of the far future as of its initial state, here the process itself is uncertain, and
     forecasts spread with the lead: draws of `predict` are bands that come from process noise. The posterior adds
-    σ u(t, h, context) to the force of the prior up to the last observation of a sample, with a context that a GRU reads
-    off the observations ahead; the divergence of the paths is the mean of ∫ |u|² / 2 dt (Girsanov), which is added to
-    that of z₀ in the bound. u does not see m, which a heavy ball's force cannot: the bound is the looser for it.
+    σ u(t, h, context) - κ m to the force of the prior up to the last observation of a sample: a network with a context
+    that a GRU reads off the observations ahead, and a friction κ of each channel, which lets it follow a path without
+    swinging about it. The divergence of the paths is the mean of ∫ |u - κ m / σ|² / 2 dt (Girsanov), by the
+    trapezoidal rule over the steps, which is added to that of z₀ in the bound.
 
     Parameters
     ----------
@@ -99,7 +97,7 @@ class LatentSDE(LatentODE):
     diffusion
         σ at the start, trained for each channel, in units of h / time^(3/2).
     step_size
-        Longest step of the solve, in units of t. Default: one step from one time to the next.
+        Longest step of the solve, in units of t. Default: one step from one time to the next, observed or asked for.
     contexts
         Numbers E of the context.
 
@@ -151,24 +149,48 @@ class LatentSDE(LatentODE):
         self.step_size = step_size
         self.log_diffusion = nn.Parameter(torch.full((size,), math.log(diffusion)))
         self.control = dense_network([size + contexts, hidden, hidden, size], nn.Tanh)
+        self.friction = nn.Parameter(torch.zeros(size))
         for parameter in self.control[-1].parameters():  # the posterior of the noise starts from its prior
             nn.init.zeros_(parameter)
 
     def _decoded(self, z: Tensor, read: Reading, t: Tensor, noisy: bool = True) -> Decoded:
         count = len(z)
-        times = torch.cat((read.start, t), -1).repeat(count, 1)
-        h0, m0 = (torch.nn.functional.pad(x, (0, 1)) for x in z.flatten(0, 1).chunk(2, -1))
+        *context, last = (x.repeat(count, *[1] * (x.ndim - 1)) for x in self.recognition.contexts(read))
+        start, t = read.start.repeat(count, 1), t.repeat(count, 1)
+        h0, m0 = z.flatten(0, 1).chunk(2, -1)
         strength = self.log_diffusion.exp()
-        contexts = (x.repeat(count, *[1] * (x.ndim - 1)) for x in self.recognition.contexts(read))
-        solution = sdeint(
-            _Controlled(self.system, self.control, strength),
-            torch.nn.functional.pad(strength, (0, 1)) if noisy else 0.0,
-            h0,
-            times,
-            m0=m0,
-            args=tuple(contexts),
-            step_size=self.step_size,
-        )
+        noise = strength if noisy else 0.0
+        solve = partial(sdeint, step_size=self.step_size, gradient="backprop")
+        # the posterior steps from one observation to the next, whatever is asked for
+        seen = torch.minimum(context[0].to(t), last.to(t))
+        times, order = torch.cat((start.to(t), seen, torch.minimum(t, last.to(t))), -1).sort(stable=True)
+        steps = _shared(times)
+        controlled = _Controlled(self.system, self.control, strength, self.friction)
+        nodes, places = divided(steps, step_counts(steps, self.step_size))
+        nodes = _shared(nodes)
+        solution = solve(controlled, noise, h0, nodes, m0=m0, args=tuple(context))
         self.stats = solution.stats
-        h, m = (torch.as_tensor(state).unflatten(1, z.shape[:2]) for state in solution)
-        return Decoded(self.decoder(h[1:, ..., :-1]).movedim(0, 2), m[-1, ..., -1].mean(0))
+        h, m = (torch.as_tensor(state) for state in solution)
+        kl = self._divergence(nodes, h, m, context).unflatten(0, z.shape[:2]).mean(0)
+        back = order.argsort()[:, -t.shape[1] :].T.unsqueeze(-1).expand(-1, -1, self.size)
+        reached = h[places].gather(0, back)
+        if bool((t > last).any()):
+            ahead = _shared(torch.cat((last.to(t), torch.maximum(t, last.to(t))), -1))
+            free = solve(self.system, noise, h[-1], ahead, m0=m[-1])
+            reached = torch.where((t > last).T.unsqueeze(-1), torch.as_tensor(free.h)[1:], reached)
+        return Decoded(self.decoder(reached.unflatten(1, z.shape[:2])).movedim(0, 2), kl)
+
+    def _divergence(self, t: Tensor, h: Tensor, m: Tensor, context: Sequence[Tensor]) -> Tensor:
+        """Return ∫ |u - κ m / σ|² / 2 dt of paths (N, B, D), by the trapezoidal rule, (B,)."""
+        if len(h) < 2:
+            return h.new_zeros(h.shape[1])
+        at = t.view(-1, 1, 1) if t.ndim == 1 else t.T.unsqueeze(-1)
+        told = torch.stack([_between(now, *context) for now in at.to(h)])
+        drive = self.control(torch.cat((h, told), -1)) - self.friction / self.log_diffusion.exp() * m
+        found: Tensor = torch.trapezoid(0.5 * drive.square().sum(-1), at.squeeze(-1).expand(h.shape[:2]).to(h), dim=0)
+        return found
+
+
+def _shared(times: Tensor) -> Tensor:
+    """Return times (B, T), as (T,) where they are the same for all."""
+    return times[0] if times.ndim == 2 and bool((times == times[:1]).all()) else times
