@@ -23,6 +23,7 @@ __all__ = [
     "ForecastSettings",
     "HeavyBallForecaster",
     "History",
+    "LatentSDEForecaster",
     "Learned",
     "MissingExtra",
     "Part",
@@ -50,9 +51,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in ("HeavyBallForecaster", "SystemIdentifier"):  # which need scikit-learn
+    if name not in ("HeavyBallForecaster", "LatentSDEForecaster", "SystemIdentifier"):  # which need scikit-learn
         return submodule(__name__, name)
-    from .forecasting import HeavyBallForecaster
-    from .identification import SystemIdentifier
+    from . import forecasting, identification
 
-    return HeavyBallForecaster if name == "HeavyBallForecaster" else SystemIdentifier
+    return getattr(identification if name == "SystemIdentifier" else forecasting, name)

@@ -12,7 +12,7 @@ from ..records import Records
 from ..simulation import Compared, FreeRun
 from ..simulation.figures import GREY, NETWORK, OTHER, OURS, PANELS, SEEN
 from .backtest import errors_by_lead
-from .forecaster import Forecast
+from .forecasts import Forecast
 
 COLORS = {"last value": GREY, "linear ARX": OTHER, "linear ODE": OTHER, "LSTM": NETWORK}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -11,36 +11,14 @@ from ..identification import SystemIdentifier
 from ..identification.fitting.member import smoothed
 from ..identification.held_out import Cut, measured
 from ..identification.runs.stretches import stretches
-from ..records import Array, DataError, Records, Run
+from ..records import Array, Records, Run
+from .forecasts import Forecast, Forecaster
 
 ORIGINS = 40
 """Rows of a validation run from which forecasts calibrate the bands."""
 
 
-@dataclass(frozen=True, eq=False)
-class Forecast:
-    """What is said of one run, in the units of the records, at times t (H,): y (H, Cy) ± half_width, `coverage` of it.
-
-    Attributes
-    ----------
-    members
-        Of each model of the ensemble, (M, H, Cy).
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from hbode.timeseries.forecasting import Forecast
-    >>> Forecast(np.arange(3.0), np.zeros((3, 1)), np.ones((3, 1)), np.zeros((2, 3, 1))).y.shape
-    (3, 1)
-    """
-
-    t: Array
-    y: Array
-    half_width: Array
-    members: Array
-
-
-class HeavyBallForecaster(SystemIdentifier):
+class HeavyBallForecaster(SystemIdentifier, Forecaster):
     """Forecast records that nothing is known to drive, or that are driven by inputs which are known ahead.
 
     A state-space model, h'' = f(h, h') or with inputs f(h, h', u), is identified as `SystemIdentifier` does it, with
@@ -62,70 +40,6 @@ class HeavyBallForecaster(SystemIdentifier):
 
     needs_inputs = False
     _by_lead = True
-
-    def forecast(
-        self,
-        records: Records,
-        horizon: int | None = None,
-        *,
-        times: Array | Sequence[float] | None = None,
-        ahead: Records | None = None,
-    ) -> list[Forecast]:
-        """Forecast each run from its last `initial` rows.
-
-        Parameters
-        ----------
-        records
-            With the channels of training.
-        horizon
-            So many rows, the median step of the records apart.
-        times
-            Or these times, (H,), increasing, in the unit of the records, behind the end of all runs.
-        ahead
-            Or the rows of these records, as many runs, with the inputs that are known ahead; their outputs are not
-            looked at. A model with inputs needs them.
-
-        Raises
-        ------
-        DataError, ValueError
-            Unless just one of the three is given; for times that are not behind the end; for other channels than those
-            of training, and for runs that are too short.
-        """
-        self._check_simulation(records, min(self.initial, min(map(len, records))))
-        if sum(x is not None for x in (horizon, times, ahead)) != 1:
-            raise ValueError("give just one of horizon, times and ahead")
-        if ahead is None and self.inputs_:
-            raise ValueError(f"ahead must give the inputs {', '.join(map(str, self.inputs_))}, got None")
-        if ahead is not None and (ahead.inputs != self.inputs_ or len(ahead) != len(records)):
-            raise DataError(f"ahead must have the inputs of training and {len(records)} runs")
-        if horizon is not None and horizon < 1:
-            raise ValueError(f"horizon must be at least 1, got {horizon}")
-        found = []
-        for number, run in enumerate(records):
-            if ahead is not None:
-                t, u = ahead[number].t, ahead[number].u
-            else:
-                t = run.t[-1] + records.median_step * np.arange(1, 1 + (horizon or 0))
-                t = t if times is None else np.asarray(times, np.float64)
-                u = np.empty((len(t), 0))
-            if t.ndim != 1 or not len(t) or not (np.diff(t, prepend=run.t[-1]) > 0).all():
-                raise ValueError(f"times must increase from behind the end of run {run.name or number}, {run.t[-1]:g}")
-            last = run.take(slice(-self.initial, None))
-            for channel, known in zip(self.outputs_, last.y_mask.sum(0), strict=True):
-                if known < 2:
-                    raise DataError(
-                        f"column {channel.name!r} has {known} values in the last {len(last)} rows of run "
-                        f"{run.name or number}, from which it is forecast; it needs 2 at least"
-                    )
-            joined = Run(
-                np.append(last.t, t),
-                np.pad(last.y, ((0, len(t)), (0, 0)), constant_values=np.nan),
-                np.concatenate((last.u, u)),
-                run.name,
-            )
-            (members,) = self._of_members(replace(records, runs=(joined,)), len(last))
-            found.append(self._with_bands(t, members[:, len(last) :], (t - run.t[-1]) / records.median_step))
-        return found
 
     def interpolate(self, records: Records, times: Array | Sequence[float] | None = None) -> list[Forecast]:
         """Fill in what was not measured, from the rows on both sides.

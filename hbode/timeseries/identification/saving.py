@@ -48,6 +48,11 @@ def save(identifier: Any, folder: Path) -> None:
         for i, model in enumerate(identifier.members_)
         for name, x in model.state_dict().items()
     }
+    write_files(folder, found, weights)
+
+
+def write_files(folder: Path, found: dict[str, Any], weights: dict[str, Tensor]) -> None:
+    """Write what a model is, and its weights."""
     folder.mkdir(parents=True, exist_ok=True)
     made = folder / f"{WEIGHTS}.part", folder / f"{MODEL}.part"
     optional("safetensors.torch").save_file(weights, made[0])
@@ -56,8 +61,8 @@ def save(identifier: Any, folder: Path) -> None:
     os.replace(made[1], folder / MODEL)
 
 
-def load(kind: Any, folder: Path, known: Callable[..., Tensor] | None) -> Any:
-    """Return the identifier that `save` wrote."""
+def read_files(folder: Path, form: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return what `write_files` wrote, of this format; a DataError for anything else."""
     for name in (MODEL, WEIGHTS):
         if not (folder / name).is_file():
             raise DataError(f"{folder}: no model, {name} is missing")
@@ -68,8 +73,14 @@ def load(kind: Any, folder: Path, known: Callable[..., Tensor] | None) -> Any:
         raise
     except Exception as error:
         raise DataError(f"{folder}: the model cannot be read, it is not whole or not one ({error})") from None
-    if not isinstance(found, dict) or found.get("format") != FORMAT:
-        raise DataError(f"{folder}: not a model of this version of hbode")
+    if not isinstance(found, dict) or found.get("format") != form:
+        raise DataError(f"{folder}: not a model of this version of hbode, and of this kind")
+    return found, weights
+
+
+def load(kind: Any, folder: Path, known: Callable[..., Tensor] | None) -> Any:
+    """Return the identifier that `save` wrote."""
+    found, weights = read_files(folder, FORMAT)
     if (found["known"] is None) != (known is None):
         what = f"give its known part {found['known']!r} again by known=" if known is None else "known= is no part of it"
         raise DataError(f"{folder}: {what}")
