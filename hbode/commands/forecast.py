@@ -7,7 +7,7 @@ import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,6 +17,9 @@ from ..timeseries import DataError, Records, read_records
 from .arguments import add_table, names, positive_int, reading
 from .law import add_law, asked, fit_or_say, identifier_of
 from .simulate import with_bands
+
+if TYPE_CHECKING:
+    from ..timeseries import LatentSDEForecaster
 
 MADE_BY = "hbode forecast"
 FORECAST = """\
@@ -28,6 +31,9 @@ model saw, from many of its rows, beside simpler models.
   hbode forecast pendulum.csv --output angle --horizon 50 --out forecast
 
 What drives the series and is known ahead goes in by --input, and by --ahead for the rows that are to be forecast."""
+LATENT_SDE = {"latent-sde": "second order, shaken by noise of the process, from which its bands come"}
+NOT_FOR_IT = ("optimizer", "states", "readout", "limits", "stretch", "evaluations", "seeds", "jobs", "resume")
+"""What a latent SDE has not, of what `add_law` adds."""
 HELD = 0.2
 """The share of each run, at its end, that is forecast for the report."""
 
@@ -46,7 +52,7 @@ def add(commands: Any) -> None:
     add("--input", type=names, action="extend", default=[], metavar="A,B", help="columns that are known ahead")
     add("--ahead", type=Path, metavar="FILE", help="a table of the inputs, whose rows are forecast")
     add("--horizon", type=positive_int, metavar="N", help="samples to forecast (default: those of --ahead, or 50)")
-    add_law(parser)
+    add_law(parser, LATENT_SDE)
     add(
         "--out",
         type=Path,
@@ -70,7 +76,7 @@ def run(a: argparse.Namespace, started: float) -> None:
     ahead = None if a.ahead is None else _ahead(a, records)
     horizon = a.horizon or (50 if ahead is None else min(map(len, ahead)))
     kept = a.resume or a.out.with_name(f"{a.out.name}.unfinished")
-    forecaster = identifier_of(HeavyBallForecaster, a, kept)
+    forecaster = _latent_sde(a) if a.model in LATENT_SDE else identifier_of(HeavyBallForecaster, a, kept)
     print(f"{records!r}\n", flush=True)
     with results_folder(a.out, MADE_BY, NUMBERS) as folder:
         initial = forecaster.initial
@@ -106,6 +112,19 @@ def run(a: argparse.Namespace, started: float) -> None:
     print("", *aligned(table(compared, free_run)), *remarks, "", forecaster.describe(), "", *notes, sep="\n")
     print(f"Forecast and report: {a.out}/ (forecast.csv, {', '.join(files)}), after ", end="")
     print(f"{time.perf_counter() - started:.0f} s.")
+
+
+def _latent_sde(a: argparse.Namespace) -> LatentSDEForecaster:
+    """Return what is to be fitted; what was not asked for is left at its default."""
+    from ..timeseries.forecasting import LatentSDEForecaster
+
+    for name in NOT_FOR_IT:
+        if getattr(a, name) is not None:
+            raise DataError(f"--{name} is not for --model {a.model}")
+    if not isinstance(a.hidden, int | None):
+        raise DataError(f"--hidden must be one number for --model {a.model}, got {','.join(map(str, a.hidden))}")
+    given = {name: getattr(a, name) for name in ("degree", "hidden", "initial") if getattr(a, name) is not None}
+    return LatentSDEForecaster(**given, random_state=a.seed, verbose=not a.quiet)
 
 
 def _ahead(a: argparse.Namespace, records: Records) -> Records:

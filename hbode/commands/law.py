@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -11,7 +12,7 @@ from ..timeseries import DataError, Records
 from .arguments import NOT_ASKED, at_least, cores, positive_int, seed
 
 if TYPE_CHECKING:
-    from ..timeseries import SystemIdentifier
+    from ..timeseries import LatentSDEForecaster, SystemIdentifier
 
 Kind = TypeVar("Kind", bound="SystemIdentifier")
 MODELS = ("auto", "hbnode", "node", "port")
@@ -20,16 +21,19 @@ READOUTS = ("position", "absolute", "linear", "square")
 BASELINES = ("none", "linear", "auto", "all")
 
 
-def add_law(parser: Any) -> None:
-    """Add what is fitted, and how."""
+def add_law(parser: Any, also: Mapping[str, str] | None = None) -> None:
+    """Add what is fitted, and how; `also` are further models, with what they are for."""
+    others = dict(also or {})
     add = parser.add_argument
     add(
         "--model",
-        choices=MODELS,
+        choices=(*MODELS, *others),
         default="auto",
         help="hbnode: second order in time, for what moves or swings; node: first order, levels, temperatures; port: "
-        "second order with a potential and damping, no energy from nowhere; auto: of the first two, the one that "
-        "simulates best the rows that choose, hidden states included (default: auto)",
+        "second order with a potential and damping, no energy from nowhere; "
+        + "".join(f"{name}: {what}; " for name, what in others.items())
+        + "auto: of the first two, the one that simulates best the rows that choose, hidden states included "
+        "(default: auto)",
     )
     add(
         "--hidden",
@@ -114,7 +118,7 @@ def _limits(text: str) -> tuple[float | None, float | None]:
     return low, high
 
 
-def fit_or_say(identifier: SystemIdentifier, train: Records, kept: Path, out: Path) -> float:
+def fit_or_say(identifier: SystemIdentifier | LatentSDEForecaster, train: Records, kept: Path, out: Path) -> float:
     """Fit, and return the seconds; say from which record an error is, and where an interrupted fit goes on."""
     began = time.perf_counter()
     try:

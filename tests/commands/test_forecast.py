@@ -79,6 +79,26 @@ def test_inputs_go_in_ahead(home: Path, tmp_path: Path) -> None:
     assert len(rows) == 40
 
 
+@pytest.mark.slow
+def test_bands_from_noise_of_the_process(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ("--output", "x", "--horizon", 25, "--baselines", "linear", "--model", "latent-sde", "--degree", 1)
+    assert run("forecast", home / "record.csv", *options, "--quiet", "--out", tmp_path / "forecast") == 0
+    rows = list(csv.DictReader((tmp_path / "forecast" / "forecast.csv").open(encoding="utf-8")))
+    assert len(rows) == 25 and all(float(row["x_low"]) < float(row["x_high"]) for row in rows)
+    assert "LATENT-SDE" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "option, value", [("--states", 2), ("--seeds", 2), ("--readout", "linear"), ("--hidden", "8,8")]
+)
+def test_what_a_latent_sde_has_not_is_refused(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str, value: object
+) -> None:
+    given = ("--output", "x", "--model", "latent-sde", option, value, "--quiet", "--out", tmp_path / "forecast")
+    assert run("forecast", home / "record.csv", *given) == 2
+    assert option in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "options, message",
     [

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+from sklearn.base import clone
 from torch import Tensor
 
 from ...extras import optional
@@ -340,6 +341,12 @@ class SystemIdentifier(Simulator):
     def _simulate(self, run: Run, initial: int) -> Array:
         records = Records((run,), self.outputs_, self.inputs_, self.time_)
         return self.simulate_with_bands(records, initial).y[0]
+
+    def linear(self) -> SystemIdentifier:
+        """Return the linear law to compare with, of one seed, not fitted."""
+        law = {"model": "hbnode", "states": None, "readout": "position", "degree": 1, "hidden": 0, "seeds": 1}
+        made: SystemIdentifier = clone(self.law_).set_params(**law, checkpoint=None, verbose=False)
+        return made
 
     def describe(self) -> Description:
         """Return what the best model learned, in physical units: modes, stiffness curve."""

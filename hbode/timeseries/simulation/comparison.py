@@ -7,16 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from sklearn.base import clone
-
 from ...models import parameter_count
 from ...reporting.tables import plain
 from ..baselines import LinearARX, LinearStateSpace, LSTMSimulator, Persistence, Simulator
-from ..identification import SystemIdentifier
 from ..records import Array, DataError, Records
 from ..scores import SimulationScores, simulation_scores
 from ..training import Diverged
-from .free_run import FreeRun
+from .free_run import FreeRun, Identified
 
 BASELINES = ("none", "linear", "auto", "all")
 """Which are fitted: auto is all that take less than a minute."""
@@ -52,7 +49,7 @@ class Compared:
 
 
 def compare(
-    identifier: SystemIdentifier,
+    identifier: Identified,
     train: Records,
     free_run: FreeRun,
     seconds: float,
@@ -105,8 +102,7 @@ def compare(
         "linear state space": LinearStateSpace(initial=initial),
     }
     if train.step is None:  # the other linear ones need equal steps
-        law = {"model": "hbnode", "states": None, "readout": "position", "degree": 1, "hidden": 0, "seeds": 1}
-        models["linear ODE"] = clone(identifier.law_).set_params(**law, checkpoint=None, verbose=False)
+        models["linear ODE"] = identifier.linear()
     for name, model in models.items():
         say(f"Fitting for comparison: {name} …")
         found.append(_fitted(name, model, train, free_run))

@@ -3,14 +3,34 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 
 from ...reporting.tables import plain
-from ..identification import Simulated, SystemIdentifier
+from ..identification import Description, Simulated, SystemIdentifier
 from ..records import Array, DataError, Records
 from ..scores import BandScores, SimulationScores, band_scores, simulation_scores
+
+
+class Identified(Protocol):
+    """A model of a record that a report is on: `SystemIdentifier` and all forecasters."""
+
+    coverage: float
+    members_: Any
+
+    @property
+    def law_(self) -> Any:
+        """What was fitted; its `model` is the name."""
+
+    def simulate_with_bands(self, records: Records, initial: int | None = None) -> Simulated:
+        """Return its free runs."""
+
+    def linear(self) -> SystemIdentifier:
+        """Return the linear law to compare with, not fitted."""
+
+    def describe(self) -> Description:
+        """Return what it learned."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,9 +71,7 @@ class FreeRun:
     bands: BandScores
 
     @classmethod
-    def of(
-        cls, identifier: SystemIdentifier, records: Records, initial: int, simulated: Simulated | None = None
-    ) -> Self:
+    def of(cls, identifier: Identified, records: Records, initial: int, simulated: Simulated | None = None) -> Self:
         """Simulate records that hold what was measured; a DataError where an output has no value to score."""
         measured = [run.y for run in records]
         known = np.concatenate([run.y_mask[initial:] for run in records])

@@ -15,7 +15,7 @@ from ..identification import SystemIdentifier
 from ..records import Array
 from .comparison import Compared
 from .figures import comparison_figure, curves_figure, energy_figure, headline, residual_figure, simulation_figure
-from .free_run import FreeRun
+from .free_run import FreeRun, Identified
 
 NUMBERS = "report.json"
 BALANCED = 1000
@@ -43,7 +43,7 @@ def write_report(
     folder: Path,
     made_by: str,
     title: str,
-    identifier: SystemIdentifier,
+    identifier: Identified,
     free_run: FreeRun,
     compared: Sequence[Compared] = (),
     notes: Sequence[str] = (),
@@ -93,7 +93,7 @@ def write_report(
     }
     if found.curves:
         figures["curves.png"] = curves_figure(found, stiffness)
-    if found.energy is not None:
+    if found.energy is not None and isinstance(identifier, SystemIdentifier):
         longest = free_run.records[free_run.longest : free_run.longest + 1].rows(0, BALANCED)
         try:
             (balance,) = identifier.energy_balance(longest, free_run.initial)
