@@ -29,22 +29,39 @@ class _GRUContexts(GRURecognition):
 
     def __init__(self, channels: int, hidden: int, outputs: int, contexts: int) -> None:
         super().__init__(channels, hidden, outputs)
-        self.tell = nn.Linear(hidden, contexts)
+        self.tell = nn.Linear(hidden + 2 * channels + 1, contexts)
 
     def contexts(self, read: Reading) -> Context:
         """Return the contexts of samples."""
         present = read.observed.any(-1)
-        states, lengths = nn.utils.rnn.pad_packed_sequence(
-            self.gru(self.packed(read.t, read.x, read.observed, read.start))[0],
-            batch_first=True,
-            total_length=present.shape[1],
-        )
+        given = self.packed(read.t, read.x, read.observed, read.start)
+        unpacked = partial(nn.utils.rnn.pad_packed_sequence, batch_first=True, total_length=present.shape[1])
+        (states, lengths), (rows, _) = unpacked(self.gru(given)[0]), unpacked(given)
         place = torch.arange(present.shape[1], device=present.device)
         back = (lengths.to(place).unsqueeze(-1) - 1 - place).clamp(min=0)  # the GRU reads the last observation first
-        told = self.tell(states).gather(1, back.unsqueeze(-1).expand(-1, -1, self.tell.out_features))
+        told = self.tell(torch.cat((states, rows), -1)).gather(
+            1, back.unsqueeze(-1).expand(-1, -1, self.tell.out_features)
+        )
         times = torch.where(present, read.t, math.inf).sort(-1).values.to(read.x)
         last = torch.where(present, read.t, -math.inf).amax(-1, keepdim=True).to(read.x)
         return times, told, torch.maximum(last, read.start.to(read.x))
+
+
+class _Control(nn.Module):
+    """u of positions and contexts: linear, as where the law is, and a network that corrects it; 0 at the start."""
+
+    def __init__(self, inputs: int, hidden: int, outputs: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(inputs, outputs)
+        self.network = dense_network([inputs, hidden, hidden, outputs], nn.Tanh)
+        for last in (self.linear, self.network[-1]):  # the posterior of the noise starts from its prior
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Return u, (..., outputs)."""
+        out: Tensor = self.linear(z) + self.network(z)
+        return out
 
 
 class _Controlled(System):
@@ -148,10 +165,8 @@ class LatentSDE(LatentODE):
             raise ValueError(f"system must be a heavy ball with constant γ and ξ, got {type(self.system).__name__}")
         self.step_size = step_size
         self.log_diffusion = nn.Parameter(torch.full((size,), math.log(diffusion)))
-        self.control = dense_network([size + contexts, hidden, hidden, size], nn.Tanh)
+        self.control = _Control(size + contexts, hidden, size)
         self.friction = nn.Parameter(torch.zeros(size))
-        for parameter in self.control[-1].parameters():  # the posterior of the noise starts from its prior
-            nn.init.zeros_(parameter)
 
     def _decoded(self, z: Tensor, read: Reading, t: Tensor, noisy: bool = True) -> Decoded:
         count = len(z)

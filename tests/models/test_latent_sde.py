@@ -83,7 +83,7 @@ def test_a_constant_control_has_its_divergence():
     t[1] *= 2
     with torch.no_grad():
         flat = model.elbo(t, x).kl
-        model.control[-1].bias.fill_(0.8)
+        model.control.linear.bias.fill_(0.8)
         steered = model.elbo(t, x).kl
     # the trapezoidal rule is exact for a constant, but for the rounding of float32
     assert torch.allclose(steered - flat, 0.32 * t[:, -1], atol=1e-4)
@@ -132,7 +132,7 @@ def test_series_with_gaps_and_gradients():
     model = LatentSDE("ghbnode", size=3, channels=2, hidden=8)
     t, x = torch.rand(5, 7).cumsum(1), torch.randn(5, 7, 2)
     x[0, 2], x[1, 5:], x[2, :, 0] = math.nan, math.nan, math.nan
-    torch.nn.init.normal_(model.control[-1].weight)
+    torch.nn.init.normal_(model.control.linear.weight)
     bound = model.elbo(t, x, samples=2)
     assert bound.loss.isfinite() and bound.kl.shape == (5,)
     bound.loss.backward()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +26,8 @@ from .forecasts import Forecast, Forecaster
 FORMAT = "hbode latent SDE forecaster 1"
 STEP = 0.5
 """The longest step of BAOAB, in the unit of time in which the slopes of the standardised outputs have unit size."""
+DAMPING, NOISE = 0.2, 0.15
+"""At the start of the training: γ in that unit, and the noise of the measurement of standardised outputs."""
 WINDOWS = 512
 """Windows of training, at most, evenly spread over the records."""
 UNITS = 32
@@ -135,10 +138,19 @@ class LatentSDEForecaster(Forecaster):
 
     def _untrained(self) -> LatentSDE:
         count = len(self.outputs_)
-        law = HeavyBall(
-            Force(count, 0, self.degree, self.hidden, momentum=False), torch.full((count,), 0.2), epsilon=4.0
+        gamma = torch.full((count,), DAMPING)
+        law = HeavyBall(Force(count, 0, self.degree, self.hidden, momentum=False), gamma, epsilon=4.0)
+        model = LatentSDE(
+            law,
+            count,
+            count,
+            hidden=UNITS,
+            diffusion=math.sqrt(2 * DAMPING),  # a unit spring has unit variance then, as the outputs have
+            noise=NOISE,
+            step_size=STEP,
+            decoder=nn.Identity(),
         )
-        return LatentSDE(law, count, count, hidden=UNITS, step_size=STEP, decoder=nn.Identity()).double()
+        return model.double()
 
     def _windows(self, records: Records) -> tuple[Tensor, Tensor] | None:
         """Return times (W, initial) since the first row, and standardised outputs (W, initial, Cy)."""
