@@ -54,9 +54,9 @@ class _Control(nn.Module):
         super().__init__()
         self.linear = nn.Linear(inputs, outputs)
         self.network = dense_network([inputs, hidden, hidden, outputs], nn.Tanh)
-        for last in (self.linear, self.network[-1]):  # the posterior of the noise starts from its prior
-            nn.init.zeros_(last.weight)
-            nn.init.zeros_(last.bias)
+        # the posterior of the noise starts from its prior
+        for parameter in (*self.linear.parameters(), *self.network[-1].parameters()):
+            nn.init.zeros_(parameter)
 
     def forward(self, z: Tensor) -> Tensor:
         """Return u, (..., outputs)."""
