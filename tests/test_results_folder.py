@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from hbode.reporting.results_folder import OutputError, results_folder
+from hbode.reporting.results_folder import OutputError, results_in
 
 
 def results(target: Path) -> AbstractContextManager[Path]:
-    return results_folder(target, "hbode demo", "metrics.json")
+    return results_in(target, "hbode demo", "metrics.json")
 
 
 def test_folder_appears_whole(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from ..analysis.reports.diagnosis_result import MADE_BY, NUMBERS
 from ..arguments import as_coefficient
 from ..gradients.captured import reachable
 from ..jobs import LOGGER
-from ..reporting.results_folder import OutputError, results_folder
+from ..reporting.results_folder import OutputError, results_in
 from ..solution import SolverError
 from ..solvers import METHODS
 from ..systems import FAMILY, System
@@ -147,7 +147,7 @@ def run(arguments: argparse.Namespace, started: float) -> None:
     except ValueError as error:
         raise LoadError(f"--methods: {error}") from None
     _try(system, inputs, a.target)
-    with results_folder(a.out, MADE_BY, NUMBERS) as folder:
+    with results_in(a.out, MADE_BY, NUMBERS) as folder:
         try:
             found = diagnose(
                 system,

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..reporting.results_folder import results_folder
+from ..reporting.results_folder import results_in
 from ..reporting.tables import aligned
 from ..timeseries import DataError, Records, read_records
 from .arguments import add_table, names, reading, row_range
@@ -84,7 +84,7 @@ def run(a: argparse.Namespace, started: float) -> None:
     except ValueError as error:
         raise DataError(f"{records.source}: {error}") from None
     print(f"{records!r}\n", flush=True)
-    with results_folder(a.out, MADE_BY, NUMBERS) as folder:
+    with results_in(a.out, MADE_BY, NUMBERS) as folder:
         seconds = fit_or_say(identifier, parts.train, kept, a.out)
         identifier.save(folder)
         free_run = FreeRun.of(identifier, parts.test, parts.initial)

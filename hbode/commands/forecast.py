@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..reporting.results_folder import results_folder
+from ..reporting.results_folder import results_in
 from ..reporting.tables import aligned
 from ..timeseries import DataError, Records, read_records
 from .arguments import add_table, names, positive_int, reading
@@ -78,7 +78,7 @@ def run(a: argparse.Namespace, started: float) -> None:
     kept = a.resume or a.out.with_name(f"{a.out.name}.unfinished")
     forecaster = _latent_sde(a) if a.model in LATENT_SDE else identifier_of(HeavyBallForecaster, a, kept)
     print(f"{records!r}\n", flush=True)
-    with results_folder(a.out, MADE_BY, NUMBERS) as folder:
+    with results_in(a.out, MADE_BY, NUMBERS) as folder:
         initial = forecaster.initial
         try:
             train, _ = split_runs(records, 1 - HELD)

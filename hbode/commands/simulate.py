@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..reporting.results_folder import results_folder
+from ..reporting.results_folder import results_in
 from ..reporting.tables import aligned
 from ..timeseries import Channel, DataError, Records, read_records
 from .arguments import add_table, at_least, names, reading, row_range
@@ -70,7 +70,7 @@ def run(a: argparse.Namespace, started: float) -> None:
         return
     free_run = FreeRun.of(identifier, records, initial, simulated)
     folder = a.out.with_name(f"{a.out.name.partition('.')[0]}-report")
-    with results_folder(folder, MADE_BY, NUMBERS) as part:
+    with results_in(folder, MADE_BY, NUMBERS) as part:
         title = f"{identifier.law_.model.upper()} of {a.model.name} on {records.source}"
         files = write_report(part, MADE_BY, title, identifier, free_run, notes=records.notes)
         table.write(a.out)

@@ -18,7 +18,7 @@ from torch import nn
 
 from ..jobs import Board, Reporter, run_all
 from ..models import parameter_count
-from ..reporting.results_folder import results_folder
+from ..reporting.results_folder import results_in
 from ..reporting.tables import aligned
 from ..solution import SolverError
 from ..timeseries import DataError
@@ -106,7 +106,7 @@ def reproduce(
     splits = Splits(*moved, notes=splits.notes)
     kept = out.with_name(f"{out.name}.unfinished")
     started = time.perf_counter()
-    with results_folder(out, MADE_BY, NUMBERS) as folder:
+    with results_in(out, MADE_BY, NUMBERS) as folder:
         seeds = range(seed, seed + settings.seeds)
         tasks = [
             (experiment, name, one, splits, settings, code, kept, engine, devices) for one in seeds for name in models

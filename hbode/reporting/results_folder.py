@@ -16,7 +16,7 @@ class OutputError(ValueError):
 
 
 @contextmanager
-def results_folder(target: Path, made_by: str, numbers: str) -> Iterator[Path]:
+def results_in(target: Path, made_by: str, numbers: str) -> Iterator[Path]:
     """Give a folder to fill beside its target, which it takes the place of when all went well.
 
     If the block raises, nothing is left behind and a former result stays as it was. A former result, which is known by

@@ -72,9 +72,11 @@ BAND_LABEL = "5 to 95 % of the samples; lines: medians"
 def draw_band(panel: Axes, t: Any, values: Any, look: dict[str, Any]) -> None:
     """Draw the medians of positive values (T, ...) over what is not T, and the band around them, on a log scale.
 
-    What is not finite or not positive counts as unknown; where nothing is known, nothing is drawn.
+    So are times (T, B) drawn at their medians. What is not finite or not positive counts as unknown; where nothing is
+    known, nothing is drawn.
     """
-    rows = np.asarray(values.detach().double().cpu() if isinstance(values, Tensor) else values).reshape(len(t), -1)
+    t, rows = (np.asarray(x.detach().double().cpu() if isinstance(x, Tensor) else x) for x in (t, values))
+    t, rows = np.median(t.reshape(len(t), -1), 1), rows.reshape(len(t), -1)
     rows = np.where(np.isfinite(rows) & (rows > 0), rows, math.nan)
     known = ~np.isnan(rows).all(1)
     if not known.any():

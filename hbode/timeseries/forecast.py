@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..models import SYSTEMS, SolverSettings, equal_sizes
-from ..reporting.results_folder import results_folder
+from ..reporting.results_folder import results_in
 from ..reporting.tables import aligned
 from .evaluation import forecast_error, persistence
 from .figures import save_figures
@@ -116,7 +116,7 @@ def run_forecast(
         data = make_dataset(records, settings.protocol, settings.seed)
     except DataError as error:
         raise DataError(f"{records.source}: {error}") from None
-    with results_folder(settings.out, MADE_BY, METRICS) as folder:
+    with results_in(settings.out, MADE_BY, METRICS) as folder:
         tasks = make_tasks(settings, len(data.records.outputs))
         _introduce(data, tasks, say)
         learned = learn_all(tasks, data, settings.jobs)

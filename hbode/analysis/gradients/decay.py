@@ -66,7 +66,7 @@ class GradientDecay(Report):
         """Draw the size over t: medians over the samples, and bands from 5 to 95 %."""
         figure = Picture(7, 4)
         panel = figure.subplots()
-        draw_band(panel, self.t.numpy(), self.norm, LINES[3])
+        draw_band(panel, self.t, self.norm, LINES[3])
         size = r"$\|\partial L / \partial y(t)\|$"
         finish(panel, f"t ({self.unit})", size, log="y", title=self.headline())
         return figure

@@ -176,4 +176,4 @@ def _draw(panel: Axes, name: str, flow: GradientFlow | NodeFlow, color: str, of_
         if values is not None:
             marker = "o" if bool(values.isnan().any()) else None
             look = {"color": shade, "linestyle": style, "marker": marker, "markevery": 1}
-            draw_band(panel, flow.t.numpy(), values, {**look, "label": f"{name}, {label}"})
+            draw_band(panel, flow.t, values, {**look, "label": f"{name}, {label}"})

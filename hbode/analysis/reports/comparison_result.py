@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from itertools import cycle
 from typing import Any
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -165,10 +164,9 @@ class Comparison(Report):
         looks = self._looks()
         for row, look in zip(self.rows, looks, strict=True):
             if row.stiffness is not None:
-                t = row.stiffness.t.detach().cpu().numpy()
-                draw_band(rates, np.median(t, 1) if t.ndim == 2 else t, row.stiffness.largest, look)
+                draw_band(rates, row.stiffness.t, row.stiffness.largest, look)
             if row.gradient is not None:
-                draw_band(gradients, row.gradient.t.numpy(), row.gradient.norm / row.gradient.norm[-1:], look)
+                draw_band(gradients, row.gradient.t, row.gradient.norm / row.gradient.norm[-1:], look)
         time, rate = f"t ({self.unit})", rf"max $|\lambda|$ (1 / {self.unit})"
         size = r"$\|\partial L / \partial y(t)\|\ /\ \|\partial L / \partial y(T)\|$"
         finish(rates, time, rate, log="y", title="Fastest mode")

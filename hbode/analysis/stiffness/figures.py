@@ -26,13 +26,11 @@ def time_figure(title: str, t: Tensor, rates: tuple[Tensor, Tensor, Tensor], rat
     """Draw max |λ|, max |Re λ| and min |Re λ| over time, (T, ...) each, and the stiffness ratio."""
     figure = Picture(11, 4.8)
     left, right = figure.subplots(1, 2)
-    x = t.cpu().numpy()
-    x = x if x.ndim == 1 else np.median(x, 1)
     labels = (r"max $|\lambda|$", r"max $|$Re $\lambda|$", r"min $|$Re $\lambda|$")
     # max |λ| may be the same line as max |Re λ|, which then shows on top of it.
     for label, values, look, width in zip(labels, rates, (LINES[3], LINES[0], LINES[2]), (4.5, 1.9, 1.9), strict=True):
-        draw_band(left, x, values, {**look, "label": label, "linewidth": width})
-    draw_band(right, x, ratio, LINES[3])
+        draw_band(left, t, values, {**look, "label": label, "linewidth": width})
+    draw_band(right, t, ratio, LINES[3])
     ratio_label = r"stiffness ratio max $|$Re $\lambda|$ / min $|$Re $\lambda|$"
     for panel, label in ((left, f"rate (1 / {unit})"), (right, ratio_label)):
         finish(panel, f"t ({unit})", label, log="y", empty="not known")

@@ -11,7 +11,7 @@ from typing import Any
 
 from ...models import SYSTEMS
 from ...reporting.provenance import computed_with
-from ...reporting.results_folder import results_folder
+from ...reporting.results_folder import results_in
 from ...reporting.tables import aligned, markdown_table
 from ..report import MADE_BY, valley
 from ..stiffness import momentum
@@ -77,7 +77,7 @@ def run_demo(
 
     started = time.perf_counter() if started is None else started
     s = settings
-    with results_folder(s.out, MADE_BY, METRICS) as folder:
+    with results_in(s.out, MADE_BY, METRICS) as folder:
         identified = simulate_structure(folder / SIMULATION, s.seed, s.jobs, say)
         say("\n".join(identified.lines))
         train, test = identified.train, identified.test
