@@ -136,6 +136,10 @@ class Profile(Report):
         work = (float(run.nfe or 0) + (run.nfe_backward or 0 if backward else 0) for run in good)
         return WorkPrecision(tuple(work), tuple(run.error for run in good))
 
+    def most_accurate(self) -> Run | None:
+        """Return the run with the least error that is known."""
+        return min((run for run in self.runs if run.error > 0), key=attrgetter("error"), default=None)
+
     def at_equal_error(self) -> tuple[float, dict[str, float]] | None:
         """Return an error that most methods reach, and the evaluations at it, read off their curves, fewest first.
 
@@ -235,10 +239,9 @@ class Profile(Report):
         if not curves:
             return "Every solve failed"
         tail = f"; {' and '.join(failed)} failed" if failed else ""
-        measured = [run for run in self.runs if run.error > 0]
-        if not measured:
+        best = self.most_accurate()
+        if best is None:
             return f"Evaluations over the tolerance: no errors are known{tail}"
-        best = min(measured, key=attrgetter("error"))
         if len(curves) == 1:
             return f"{best.method} reaches an error of {_power(best.error)} with {best.nfe} evaluations{tail}"
         found = self.at_equal_error()

@@ -6,7 +6,6 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -201,11 +200,10 @@ from vanishing was found to hold.
         rates = self.stiffness
         if not bool(rates.largest.isfinite().any()):
             return "No mode is known: the Jacobian is not finite anywhere."
-        n, sample = rates.stiffest()
-        where = f"t = {rates.time(n, sample):.4g}" + ("" if sample is None else f", sample {sample}")
         size = float(rates.largest.nan_to_num(0.0).max())
         index = float(rates.index.nan_to_num(0.0).max())
-        return f"The fastest mode has |λ| = {short(size)} / {self.unit}, at {where}; stiffness index {short(index)}."
+        fastest = f"|λ| = {short(size)} / {self.unit}, at {rates.where()}"
+        return f"The fastest mode has {fastest}; stiffness index {short(index)}."
 
     def _stability(self) -> list[str]:
         """Say where stability, not accuracy, sets the steps."""
@@ -252,10 +250,9 @@ from vanishing was found to hold.
         """Compare methods at equal error."""
         found = self.profile.at_equal_error()
         if found is None:
-            good = [run for run in self.profile.runs if run.error > 0]
-            if not good:
+            best = self.profile.most_accurate()
+            if best is None:
                 return []
-            best = min(good, key=attrgetter("error"))
             cost = f"{best.nfe} evaluations forward and {best.nfe_backward} backward, at {in_words(best.tolerance)}"
             return [f"The least error is {best.error:.1e}, of {best.method}, which takes {cost}."]
         error, work = found

@@ -121,6 +121,11 @@ class Stiffness(Rates, Report):
         """Return time `n` of a sample."""
         return float(self.t[n] if self.t.ndim == 1 else self.t[n, sample or 0])
 
+    def where(self) -> str:
+        """Return where the stiffest state is, in words."""
+        n, sample = self.stiffest()
+        return f"t = {self.time(n, sample):.4g}" + ("" if sample is None else f", sample {sample}")
+
     def quantities(self) -> dict[str, Tensor]:
         """Return what is measured per time and sample, by name."""
         found = {
@@ -146,9 +151,7 @@ class Stiffness(Rates, Report):
         return rows + [(name, *map(short, _spread(values))) for name, values in self.quantities().items()]
 
     def remarks(self) -> list[str]:
-        n, sample = self.stiffest()
-        where = "" if sample is None else f", sample {sample}"
-        found = f"stiffest at t = {self.time(n, sample):.6g}{where}: max |λ| = {short(float(self.largest.max()))}"
+        found = f"stiffest at {self.where()}: max |λ| = {short(float(self.largest.max()))}"
         return [found, *super().remarks()]
 
     def columns(self) -> Columns:
@@ -178,14 +181,10 @@ class Stiffness(Rates, Report):
 
     def plot(self) -> Figure:
         """Draw the rates and the stiffness ratio over time: medians over the samples, and bands from 5 to 95 %."""
-        n, sample = self.stiffest()
-        place = f"t = {self.time(n, sample):.4g}"
-        if sample is not None and self.largest.shape[1] > 1:
-            place += f", sample {sample}"
         middle = median(self.index)
         typical = "unknown" if math.isnan(middle) else short(middle)
-        fastest = short(float(self.largest.nan_to_num(0.0).max()))
-        title = f"{self.system}: stiffness index {typical} (median), fastest mode {fastest} / {self.unit} at {place}"
+        fastest = f"{short(float(self.largest.nan_to_num(0.0).max()))} / {self.unit} at {self.where()}"
+        title = f"{self.system}: stiffness index {typical} (median), fastest mode {fastest}"
         return time_figure(title, self.t, (self.largest, self.fastest, self.slowest), self.ratio, self.unit)
 
     def plot_spectrum(self, n: int | None = None, *, method: str | None = None, dt: float | None = None) -> Figure:
