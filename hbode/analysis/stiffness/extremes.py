@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,27 +16,11 @@ KEPT = 40
 """Vectors that Arnoldi's method keeps."""
 
 
-class Ends(NamedTuple):
-    """Of the Jacobians of one state: the least and the largest Re λ, the largest |λ|, and that of (A + Aᵀ) / 2.
-
-    Attributes
-    ----------
-    values
-        (4, B); what did not converge is the best that was found.
-    converged
-        Whether each did, (4, B).
-    by
-        Whose method found the eigenvalues.
-    """
-
-    values: Tensor
-    converged: Tensor
-    by: str
-
-
 @torch.no_grad()
-def ends(trajectory: SystemStates, n: int, reduced: bool, tol: float, most: int) -> Ends:
-    """Return the ends of the spectrum at state n.
+def ends(trajectory: SystemStates, n: int, reduced: bool, tol: float, most: int) -> tuple[Tensor, Tensor, str]:
+    """Return the least and the largest Re λ, the largest |λ| and that of (A + Aᵀ) / 2 at state n.
+
+    What did not converge is the best that was found.
 
     If `reduced`, a damped system with one γ is looked at through (∂f/∂h - ξ) diag σ'(m), of half the size, whose
     eigenvalues μ belong to λ² + γ λ = μ. The sets {max Re λ ≤ c}, {min Re λ ≥ c} and {|λ| ≤ c} of such μ are convex,
@@ -51,6 +34,11 @@ def ends(trajectory: SystemStates, n: int, reduced: bool, tol: float, most: int)
         Whether the system is damped, with one γ, and to be looked at so.
     tol, most
         Relative error asked for, and the most products of each search.
+
+    Returns
+    -------
+    tuple
+        The four (4, B); whether each converged (4, B); whose method found the eigenvalues.
     """
     first_order = trajectory.linearised(n)
     whole = partial(_push, first_order)
@@ -65,7 +53,7 @@ def ends(trajectory: SystemStates, n: int, reduced: bool, tol: float, most: int)
         values = torch.stack((-best[0], best[1], best[2]))
         converged = found.converged.expand(3, -1, -1).gather(2, end.unsqueeze(2)).squeeze(2)
         if not reduced:
-            return Ends(torch.cat((values, values[1:2])), torch.cat((converged, converged[1:2])), by)
+            return torch.cat((values, values[1:2])), torch.cat((converged, converged[1:2])), by
     else:
         keys: list[Key] = [partial(_score, end=end, gamma=gamma) for end in ("left", "right", "size")]
         found, by = arnoldi(product, start, keys, tol, KEPT, most), "Arnoldi"
@@ -75,7 +63,7 @@ def ends(trajectory: SystemStates, n: int, reduced: bool, tol: float, most: int)
     norm = lanczos(
         partial(_symmetrised, first_order), _start(trajectory, trajectory.size), tol, most, largest_only=True
     )
-    return Ends(torch.cat((values, norm.values[:, 1:].real.T)), torch.cat((converged, norm.converged[:, 1:].T)), by)
+    return torch.cat((values, norm.values[:, 1:].real.T)), torch.cat((converged, norm.converged[:, 1:].T)), by
 
 
 def is_symmetric(linear: Linearised) -> bool:

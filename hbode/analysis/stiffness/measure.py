@@ -238,9 +238,10 @@ def _dense(trajectory: SystemStates, closed_form: bool) -> tuple[Rates, Tensor, 
 
 
 def _matrix_free(trajectory: SystemStates, reduced: bool, tol: float, most: int) -> tuple[Rates, list[str], str]:
-    found = [ends(trajectory, n, reduced, tol, most) for n in range(len(trajectory.y))]
-    left, right, size, norm = torch.stack([one.values for one in found], 1)
-    good = torch.stack([one.converged for one in found], 1)
+    found = (ends(trajectory, n, reduced, tol, most) for n in range(len(trajectory.y)))
+    values, converged, by = zip(*found, strict=True)
+    left, right, size, norm = torch.stack(values, 1)
+    good = torch.stack(converged, 1)
     rounding = 8 * torch.finfo(size.dtype).eps * size
     one_sided = torch.where(right < -rounding, -right, torch.where(left > rounding, left, math.nan))
     known = torch.where(right < 0, good[1], good[0])
@@ -261,4 +262,4 @@ def _matrix_free(trajectory: SystemStates, reduced: bool, tol: float, most: int)
         abscissa=right,
         log_norm=norm,
     )
-    return rates, notes, "products, " + " and ".join(sorted({one.by for one in found}))
+    return rates, notes, "products, " + " and ".join(sorted(set(by)))
