@@ -102,6 +102,20 @@ def _grad(out: Tensor, of: Tensor, bar: Tensor, **more: bool) -> Tensor:
     return torch.autograd.grad(out, of, bar, retain_graph=True, materialize_grads=True, **more)[0]
 
 
+def of_channels(name: str, c: Tensor | None, h: Tensor, samples: int) -> Tensor:
+    """Return a coefficient of states h as it acts on the entries of a sample: shape () if it is one number, else (N,).
+
+    Raises
+    ------
+    ValueError
+        If it differs between samples.
+    """
+    rows = (h.new_zeros(()) if c is None else c.detach()).expand(h.shape).reshape(samples, -1)
+    if bool((rows != rows[0]).any()):
+        raise ValueError(f"{name} must be the same for all samples; pass batch=False where it is not")
+    return rows[0] if bool((rows[0] != rows[0, 0]).any()) else rows[0, 0]
+
+
 def asymmetry(right: Tensor, left: Tensor) -> float:
     """Return the largest ‖K v - Kᵀ v‖ / ‖K v‖ of products K v and Kᵀ v (..., P); zero where K v is, NaN if any is."""
     size = torch.linalg.vector_norm(right, dim=-1)

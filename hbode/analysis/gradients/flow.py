@@ -16,6 +16,7 @@ from ...solution import Solution, SolverError
 from ...systems import FirstOrder, System
 from ...trajectory import Trajectory
 from ..inputs import Loss
+from ..linearised import of_channels
 from .flow_result import GradientFlow, NodeFlow
 from .matrix_free import matrix_free_spectrum
 from .propagator import Propagator, PropagatorError
@@ -124,11 +125,9 @@ def gradient_flow(
     propagator = Propagator(sol, batch)
     steps = propagator.steps
     _check_system(system, steps)
-    gamma = torch.zeros((), dtype=torch.float64) if steps.gamma is None else steps.gamma
-    channels = gamma.expand(steps.h0.shape).reshape(propagator.samples, -1).cpu()
-    if bool((channels != channels[0]).any()):
-        raise ValueError("gamma must be the same for all samples; pass batch=False where it is not")
-    one = float(channels[0, 0]) if bool((channels[0] == channels[0, 0]).all()) else None
+    gamma = of_channels("gamma", steps.gamma, steps.h0, propagator.samples).cpu()
+    one = float(gamma) if gamma.ndim == 0 else None
+    total = float(gamma.expand(propagator.size // 2).sum())
 
     matrices = propagator.size <= dense_limit
 
@@ -150,9 +149,9 @@ def gradient_flow(
     paired = gradient_field and one is not None
 
     left = (propagator.t[-1] - propagator.t).unsqueeze(1)
-    log_bound = -0.5 * float(channels[0].mean()) * left
+    log_bound = -total / propagator.size * left
     residuals = {
-        "determinant": _determinant_miss(spectrum, -float(channels[0].sum()) * left),
+        "determinant": _determinant_miss(spectrum, -total * left),
         "eigenvalue_pairing": gap,
         "singular_value_pairing": float(spectrum.conformal.max()) if paired else None,
         "lower_bound": _undershot(spectrum, log_bound),

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...arguments import as_coefficient
 from ...systems import System
-from ..linearised import Apply, Linearised, StateAxes
+from ..linearised import Apply, Linearised, StateAxes, of_channels
 
 CPU_ENTRIES = 2**20
 """Entries of the matrices that are formed at once on a CPU: as many as stay in its cache with what makes them."""
@@ -105,23 +105,10 @@ class SystemStates:
         return Linearised(partial(self._force, self._times()[n]), self.y[n, 0], self.force_layout)
 
     def coefficients(self) -> tuple[Tensor, Tensor]:
-        """Return γ and ξ of a damped system as they act on the entries of a sample: shape () or (N,).
-
-        Raises
-        ------
-        ValueError
-            If they differ between samples.
-        """
-        h, found = self.y[0, 0], []
-        for name, c in zip(("gamma", "xi"), self._coefficients(), strict=True):
-            value = h.new_zeros(()) if c is None else c.detach()
-            if value.ndim:
-                rows = value.expand(h.shape).reshape(self.samples, -1)
-                if bool((rows != rows[0]).any()):
-                    raise ValueError(f"{name} must be the same for all samples; pass batch=False where it is not")
-                value = rows[0] if bool((rows[0] != rows[0, 0]).any()) else rows[0, 0]
-            found.append(value)
-        return found[0], found[1]
+        """Return γ and ξ of a damped system, as `of_channels` does."""
+        gamma, xi = self._coefficients()
+        h = self.y[0, 0]
+        return of_channels("gamma", gamma, h, self.samples), of_channels("xi", xi, h, self.samples)
 
     def activation_slope(self, n: int | slice) -> Tensor | None:
         """Return σ'(m) of states n as rows, (…, B, N); None for σ = id."""
