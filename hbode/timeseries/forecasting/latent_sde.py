@@ -41,8 +41,8 @@ class LatentSDEForecaster(Forecaster):
     its damping γ, the noise σ of the process and that of the measurement are learned together, as a `LatentSDE` of as
     many channels as outputs. f is linear with a polynomial stiffness, and a small network corrects both. A forecast
     draws paths: each goes on from a state that fits the last `initial` rows of a run, with noise of its own. Rows may
-    be at any times, and values may be missing. The bands are the model's own, not calibrated: training by a bound learns
-    too little noise of the process, and on a record of known law 72 % were inside 90 % bands (`docs/results.md`).
+    be at any times, and values may be missing. The bands are the model's own, not calibrated: on a record of known law
+    it learned too little noise of the process, and 72 % were inside 90 % bands (`docs/results.md`).
 
     Parameters
     ----------
