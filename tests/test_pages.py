@@ -1,8 +1,11 @@
 """The pages of docs/ do what they say: all their code runs, in order, and what it makes is as told."""
 
 import math
+import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,30 +20,67 @@ from hbode.models import PUBLISHED
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 
 
+def blocks(page: str) -> list[tuple[str, str]]:
+    """Language and text of what a page has to copy."""
+    text = (DOCS / page).read_text(encoding="utf-8")
+    return re.findall(r"^```(python|console)\n(.*?)^```", text, re.M | re.S)
+
+
+def command(line: str) -> None:
+    """Run a line of a console, but what installs."""
+    program, *arguments = shlex.split(line)
+    if program == "hbode":
+        assert main(arguments) == 0
+    elif program == "python":
+        paths = os.pathsep.join((str(DOCS.parent), os.environ.get("PYTHONPATH", "")))
+        subprocess.run([sys.executable, *arguments], env=os.environ | {"PYTHONPATH": paths}, check=True, timeout=300)
+    else:
+        assert program == "pip"
+
+
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    """Return a function that runs a page in an empty folder, with its commands if asked, and returns its names."""
+    """Return a function that runs a page in an empty folder, with its commands if asked, and returns its names.
+
+    Code that begins by the name of a file, ``# model.py``, is written there and not run.
+    """
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
 
     def run(page: str, commands: bool = False) -> dict[str, Any]:
         names: dict[str, Any] = {}
-        text = (DOCS / page).read_text(encoding="utf-8")
-        for language, code in re.findall(r"^```(python|console)\n(.*?)^```", text, re.M | re.S):
-            if language == "python":
+        for language, code in blocks(page):
+            file = re.match(r"# (\w+\.py)\n", code)
+            if file:
+                Path(file[1]).write_text(code, encoding="utf-8")
+            elif language == "python":
                 exec(compile(code, page, "exec"), names)
             elif commands:
-                assert all(main(shlex.split(line)[1:]) == 0 for line in code.splitlines())
+                for line in code.splitlines():
+                    command(line)
         return names
 
     return run
 
 
-WHOLE = (
-    "tutorial",
-    "coming_from",
-    "extending",
-    *(f"howto/{path.stem}" for path in sorted((DOCS / "howto").glob("*.md"))),
+OWN = {
+    "clustering",
+    "flows",
+    "forecasting",
+    "graphs",
+    "identification",
+    "layers",
+    "sequences",
+    "stochastic",
+    "training",
+}
+"""Pages that have tests of their own below."""
+WHOLE = sorted(
+    name
+    for path in DOCS.rglob("*.md")
+    if (name := path.relative_to(DOCS).with_suffix("").as_posix()) not in OWN
+    and "_build" not in path.parts
+    and any(language == "python" for language, _ in blocks(f"{name}.md"))
 )
 """Pages whose code says by itself what is right, in that it runs."""
 LONG = ("howto/compiling",)
@@ -114,6 +154,21 @@ def test_clustering(run):
     assert names["variables"].labels_.tolist() == [0, 0, 0, 1, 1]
     assert np.allclose(names["back"], names["sensors"], atol=1e-12, rtol=0)
     assert names["regimes"].labels_.tolist() == [0] * 10 + [1] * 10 + [2] * 10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [p for p in WHOLE if any(kind == "console" for kind, _ in blocks(f"{p}.md"))])
+def test_the_commands_of_a_page_run(run, page):
+    run(f"{page}.md", commands=True)
+
+
+@pytest.mark.slow
+def test_forecasting(run):
+    """Noise of 0.01; over a hundred rows ahead, and over the gap, a fitted law adds about as much."""
+    names = run("forecasting.md", commands=True)
+    assert names["error"] < 0.03 and names["inside"] > 0.7
+    assert np.abs(names["gap"]).max() < 0.03
+    assert all(Path("forecast", file).is_file() for file in ("forecast.csv", "report.md", "forecast.png"))
 
 
 @pytest.mark.slow

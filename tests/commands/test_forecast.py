@@ -2,7 +2,6 @@
 
 import csv
 import json
-import re
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,6 @@ import pytest
 
 from hbode.cli import main
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "forecasting.md"
 COMMON = (
     "--seeds",
     1,
@@ -121,13 +119,3 @@ def test_bad_input_is_said_in_a_line(
     assert run("forecast", "record.csv", *COMMON, *options, "--out", tmp_path / "forecast") == 2
     said = capsys.readouterr().err
     assert message in said and said.count("\n") == 1 and not list(tmp_path.iterdir())
-
-
-@pytest.mark.slow
-def test_the_page_says_what_happens() -> None:
-    names: dict[str, np.ndarray] = {}
-    for code in re.findall(r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.M | re.S):
-        exec(compile(code, PAGE.name, "exec"), names)
-    # Noise of 0.01; over a hundred rows ahead, and over the gap, a fitted law adds about as much.
-    assert names["error"] < 0.03 and names["inside"] > 0.7
-    assert np.abs(names["gap"]).max() < 0.03

@@ -121,7 +121,7 @@ class Comparison(Report):
         raise KeyError(f"name must be one of {', '.join(row.name for row in self.rows)}, got {name!r}")
 
     def headline(self) -> str:
-        return f"Comparison at rtol = atol = {self.tolerance:g}; rates in 1 / {self.unit}"
+        return f"Comparison at rtol = atol = {self.tolerance:.2g}; rates in 1 / {self.unit}"
 
     def table(self) -> Rows:
         """Return one row a system, its head first; medians over times and samples."""

@@ -88,7 +88,7 @@ def diagnose(
     say = say or _nobody
     method = default_method(system)
 
-    say(f"Solving by {method} at tolerance {tolerance:.3g} …")
+    say(f"Solving by {method} at tolerance {tolerance:.2g} …")
     with torch.no_grad():
         sol = solve(system, inputs, method, tolerance)
     say(f"Measuring stiffness at {len(sol.t)} times …")
