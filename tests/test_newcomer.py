@@ -57,14 +57,21 @@ def test_what_is_not_there_is_no_attribute():
 
 @pytest.mark.slow
 def test_import_takes_little_more_than_that_of_torch():
+    # Bytecode is kept, as where packages are installed: without it the sources are compiled at each import.
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+
     def seconds(package):
+        command = [sys.executable, "-c", f"import {package}"]
         before = os.times()
-        subprocess.run([sys.executable, "-c", f"import {package}"], cwd=ROOT, check=True, timeout=300)
+        subprocess.run(command, cwd=ROOT, env=environment, check=True, timeout=300)
         after = os.times()
         return after.children_user + after.children_system - before.children_user - before.children_system
 
+    seconds("hbode")
     ratios = sorted(seconds("hbode") / seconds("torch") for _ in range(5))
-    assert ratios[1] < 1.3, ratios  # 1.1 where nothing else runs
+    assert ratios[1] < 1.25, (
+        ratios
+    )  # 1.13, of which .05 is a collection of all of torch's objects that comes due meanwhile
 
 
 # messages -------------------------------------------------------------------------------------------------------------
