@@ -102,11 +102,12 @@ def add_table(parser: Any) -> None:
     add("--rate", type=positive, metavar="HZ", help="samples per second of a file without times")
     add("--delimiter", type=delimiter, metavar="C", help=r"what separates the cells of a text file: , ; | or \t")
     add("--decimal", choices=(".", ","), help="decimal mark of a text file")
+    add("--encoding", default="utf-8-sig", metavar="NAME", help="of a text file, such as latin-1 (default: UTF-8)")
 
 
 def reading(a: argparse.Namespace) -> dict[str, Any]:
     """Return what `add_table` added, as keywords of `read_records`."""
-    table = ("time", "columns", "rate", "delimiter", "decimal")
+    table = ("time", "columns", "rate", "delimiter", "decimal", "encoding")
     return {name: getattr(a, name) for name in table} | {"run": a.runs}
 
 

@@ -105,6 +105,7 @@ def test_what_a_latent_sde_has_not_is_refused(
         (("--output", "x", "--horizon", "0"), "must be a positive whole number"),
         (("--output", "x", "--initial", "190"), "too few rows"),
         (("--output", "y"), "no column 'y'"),
+        (("--output", "x", "--encoding", "latin-one"), "encoding must be one that Python knows"),
     ],
 )
 def test_bad_input_is_said_in_a_line(

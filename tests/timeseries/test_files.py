@@ -252,6 +252,8 @@ def test_files_that_are_none(tmp_path: Path) -> None:
         read_records(tmp_path)
     path = written(tmp_path, "Temp (°C);y\n1,5;2\n".encode("latin-1"))
     assert read_records(path, encoding="latin-1").outputs[0] == Channel("Temp", "°C")
+    with pytest.raises(DataError, match="encoding must be one that Python knows"):
+        read_records(path, encoding="latin-one")
 
 
 def test_archives(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
 import zipfile
@@ -65,7 +66,11 @@ def read_records(
     Examples
     --------
     >>> from hbode.timeseries import read_records
-    >>> records = read_records("pump.csv", outputs=["level"], inputs=["voltage"])  # doctest: +SKIP
+    >>> with open("pump.csv", "w") as file:
+    ...     _ = file.write("time_s,voltage,level\\n0,1,2.5\\n1,1,2.75\\n")
+    >>> records = read_records("pump.csv", outputs=["level"], inputs=["voltage"])
+    >>> records[0].y.tolist()
+    [[2.5], [2.75]]
     """
     path = Path(path)
     place: Callable[[int], str] = "row {}".format
@@ -80,6 +85,7 @@ def read_records(
             optional("pyarrow")
             frame = optional("pandas").read_parquet(path)
         else:
+            _check_encoding(encoding)
             data = path.read_bytes()
             text = (gzip.decompress(data) if path.suffix.lower() == ".gz" else data).decode(encoding)
             frame = text_table(text, delimiter, decimal)
@@ -91,6 +97,13 @@ def read_records(
     return Records.from_frame(
         frame, outputs, inputs, time=time, run=run, columns=columns, rate=rate, source=path.name, where=place
     )
+
+
+def _check_encoding(encoding: str) -> None:
+    try:
+        codecs.lookup(encoding)
+    except LookupError:
+        raise DataError(f"encoding must be one that Python knows, such as 'latin-1', got {encoding!r}") from None
 
 
 def _line(text: str, row: int) -> str:
