@@ -301,7 +301,7 @@ def _power(value: float) -> str:
 
 def in_words(tolerance: float) -> str:
     """Return how steps were chosen; a method without an error estimate has NaN for a tolerance."""
-    return "fixed steps" if math.isnan(tolerance) else f"tolerance {tolerance:.3g}"
+    return "fixed steps" if math.isnan(tolerance) else f"tolerance {tolerance:.2g}"
 
 
 def _number(value: float | None, form: str) -> str:

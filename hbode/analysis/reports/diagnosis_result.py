@@ -66,7 +66,7 @@ class Diagnosis(Report):
         return self.stiffness.unit
 
     def headline(self) -> str:
-        return f"Diagnosis of {self.stiffness.system}, along a solve by {self.method} at {self.tolerance:.3g}"
+        return f"Diagnosis of {self.stiffness.system}, along a solve by {self.method} at {self.tolerance:.2g}"
 
     def table(self) -> Rows:
         """Return the same field in other systems."""
@@ -138,7 +138,7 @@ class Diagnosis(Report):
 
 {found}
 
-Looked at along a solve by {self.method} at rtol = atol = {self.tolerance:.3g}. Rates are in 1 / {self.unit}.
+Looked at along a solve by {self.method} at rtol = atol = {self.tolerance:.2g}. Rates are in 1 / {self.unit}.
 {f"Asked for: {wish}." if wish else ""}
 {shown}
 ## Stiffness
@@ -164,7 +164,7 @@ in the solve and in its gradient. stiffness: the share of steps that stability h
 
 {self.comparison.markdown()}
 
-At rtol = atol = {self.comparison.tolerance:.3g}; medians over times and samples, rates in 1 / {self.unit}. NFE:
+At rtol = atol = {self.comparison.tolerance:.2g}; medians over times and samples, rates in 1 / {self.unit}. NFE:
 evaluations of f, forward and backward. Gradient decay: the norm of the gradient of the sum of the squares of h(T) at
 the start of the solve over that at its end. Certificate: whether the bound that keeps the gradients of a heavy ball
 from vanishing was found to hold.
@@ -268,7 +268,7 @@ from vanishing was found to hold.
             return []
         node, ball = (rows[name].numbers() for name in ("node", "hbnode"))
         return [
-            f"With this f, at tolerance {self.comparison.tolerance:.3g}, a NODE has max |λ| = {short(node['max |λ|'])} "
+            f"With this f, at tolerance {self.comparison.tolerance:.2g}, a NODE has max |λ| = {short(node['max |λ|'])} "
             f"(median) and takes {rows['node'].run.nfe} evaluations ({rows['node'].run.method}); a heavy ball "
             f"{short(ball['max |λ|'])} and {rows['hbnode'].run.nfe} ({rows['hbnode'].run.method})."
         ]
