@@ -10,6 +10,7 @@ from torch import Tensor
 
 from hbode import METHODS, FirstOrder, GeneralizedHeavyBall, SecondOrder, hbodeint
 from hbode.solvers import Implicit
+from hbode.solvers.methods.chebyshev import Chebyshev
 
 A = torch.tensor([[-1.0, 2.0, 0.1], [-2.0, -0.5, 0.3], [0.2, -0.3, -1.5]], dtype=torch.float64)
 GAMMA, XI = 0.4, 0.7
@@ -30,12 +31,12 @@ def allowed(name: str, steps: int, growth: float) -> float:
 
     Local errors add up and grow with the matrix exponential, of size ten. Measured, in units of the tolerance: at most
     9 for orders above three and 65 for orders two and three. The estimate of fehlberg2 is a 512th of a stage
-    difference by construction (Fehlberg 1969) and lets the error be 3200 times the tolerance. Implicit methods step
-    with the very solution whose error they estimate: each step may leave an error of the tolerance in the mean square,
+    difference by construction (Fehlberg 1969) and lets the error be 3200 times the tolerance. Implicit methods and
+    rkc step with the very solution whose error they estimate: each step may leave an error of the tolerance in the mean square,
     thrice as much in a component, which then grows.
     """
     tol = accuracy(name)
-    if isinstance(METHODS[name], Implicit):
+    if isinstance(METHODS[name], Implicit | Chebyshev):
         return 3 * growth * steps * tol
     if METHODS[name].order > 3:
         return 20 * tol
