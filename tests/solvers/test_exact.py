@@ -32,8 +32,8 @@ def allowed(name: str, steps: int, growth: float) -> float:
     Local errors add up and grow with the matrix exponential, of size ten. Measured, in units of the tolerance: at most
     9 for orders above three and 65 for orders two and three. The estimate of fehlberg2 is a 512th of a stage
     difference by construction (Fehlberg 1969) and lets the error be 3200 times the tolerance. Implicit methods and
-    rkc step with the very solution whose error they estimate: each step may leave an error of the tolerance in the mean square,
-    thrice as much in a component, which then grows.
+    rkc step with the very solution whose error they estimate: each step may leave an error of the tolerance in the mean
+    square, thrice as much in a component, which then grows.
     """
     tol = accuracy(name)
     if isinstance(METHODS[name], Implicit | Chebyshev):
