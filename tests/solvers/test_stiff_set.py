@@ -11,14 +11,15 @@ medazko and e5; and of scipy's BDF and Radau with the exact Jacobian.
     orego     2.9e-6    1.7e-2   3.8e-4   1.1e-5    3.3e-9    3.3e-5   1.0e-5   2.7e-9
     vdpol     5.1e-7    2.6e-4   5.7e-4   4.7e-7    2.5e-10   1.1e-6   1.2e-6   2.7e-10
     pollu     9.9e-6    1.9e-4   2.6e-5   1.8e-6    8.8e-9    4.2e-7   8.0e-8   1.9e-9
-    ring      4.1e-6    2.8e-5   1.3e-4   2.7e-6    1.6e-8    2.7e-6   7.5e-8   3.9e-10
+    ring      4.1e-6    2.8e-5   1.3e-4   2.7e-6    1.6e-8    5.8e-5   7.5e-8   3.9e-10
     medazko             2.8e-5   2.2e-5   4.8e-7                       1.0e-7   6.8e-10
     e5        1.5e-18   5.1e-17  2.7e-20  1.4e-20   1.1e-20, absolute
 
 The others fall short on hires, orego, and, by a factor of two or three, on rober, vdpol, pollu at 1e-4 (scipy's BDF on
 hires, orego, vdpol); on hires, orego and ring at 1e-7 (its BDF on hires, orego, vdpol). The Oregonator does by most:
 while it rests, errors of y2 add up, and its next pulse makes them eight times as large. The ring modulator is solved
-over its first 1e-5. E5 has y2 = y3 + y4, which is all that holds y2 at the end: an inner solver keeps that to its
+over its first 1e-5; prox_bdf4, which is not stable near the imaginary axis, has errors of 6e-7 to 4e-4 of its
+oscillation at tolerances of 1e-6 to 3e-8, in no order. E5 has y2 = y3 + y4, which is all that holds y2 at the end: an inner solver keeps that to its
 tolerance of what y2 was before, Newton's method with the exact Jacobian to rounding.
 """
 
@@ -43,7 +44,7 @@ WORST = {
     ("rober", 1e-7): 7.2e-7,
     ("vdpol", 1e-7): 1.1e-6,
     ("pollu", 1e-7): 4.2e-7,
-    ("ring", 1e-7): 2.7e-6,
+    ("ring", 1e-7): 5.8e-5,
 }
 """The errors of the table, those of E5 in units of 1.7e-20."""
 EXACT = ("hires", "rober", "orego", "vdpol", "pollu", "ring")
