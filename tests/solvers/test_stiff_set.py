@@ -15,12 +15,12 @@ medazko and e5; and of scipy's BDF and Radau with the exact Jacobian.
     medazko             2.8e-5   2.2e-5   4.8e-7                       1.0e-7   6.8e-10
     e5        1.5e-18   5.1e-17  2.7e-20  1.4e-20   1.1e-20, absolute
 
-The others fall short on hires, orego, and, by a factor of two or three, on rober, vdpol, pollu at 1e-4 (scipy's BDF on
-hires, orego, vdpol); on hires, orego and ring at 1e-7 (its BDF on hires, orego, vdpol). The Oregonator does by most:
-while it rests, errors of y2 add up, and its next pulse makes them eight times as large. The ring modulator is solved
-over its first 1e-5; prox_bdf4, which is not stable near the imaginary axis, has errors of 6e-7 to 4e-4 of its
-oscillation at tolerances of 1e-6 to 3e-8, in no order. E5 has y2 = y3 + y4, which is all that holds y2 at the end: an inner solver keeps that to its
-tolerance of what y2 was before, Newton's method with the exact Jacobian to rounding.
+The others fall short on hires, orego, and, by a factor of two or three, on rober, vdpol, pollu at 1e-4 (scipy's BDF
+on hires, orego, vdpol); on hires, orego and ring at 1e-7 (its BDF on hires, orego, vdpol). The Oregonator does by
+most: while it rests, errors of y2 add up, and its next pulse makes them eight times as large. The ring modulator is
+solved over its first 1e-5; prox_bdf4, which is not stable near the imaginary axis, has errors of 6e-7 to 4e-4 of its
+oscillation at tolerances of 1e-6 to 3e-8, in no order. E5 has y2 = y3 + y4, which is all that holds y2 at the end: an
+inner solver keeps that to its tolerance of what y2 was before, Newton's method with the exact Jacobian to rounding.
 """
 
 import pytest
