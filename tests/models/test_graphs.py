@@ -112,6 +112,29 @@ def test_linear_diffusion_is_the_matrix_exponential(edges, x):
     assert layer.stats.nfe > 0 and (got.std(0) < x.std(0)).all()
 
 
+def test_diffusion_with_a_source_is_the_matrix_exponential(edges, x):
+    """Of [[A - I, β I], [0, 0]], which carries the start along."""
+    layer, x = made(GraphDiffusion, source=0.3), x.requires_grad_()
+    A = dense_attention(layer.attention, x, edges)
+    eye = torch.eye(NODES, dtype=torch.float64)
+    both = torch.cat((torch.cat((A - eye, 0.3 * eye), 1), x.new_zeros(NODES, 2 * NODES)))
+    expected = (torch.matrix_exp(3.0 * both) @ torch.cat((x, x)))[:NODES]
+    got = layer(x, edges)
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-7)  # some tens of local errors of 1e-10
+    (by_layer,), (by_formula,) = (torch.autograd.grad(h.square().sum(), x) for h in (got, expected))
+    torch.testing.assert_close(by_layer, by_formula, rtol=0, atol=1e-6)
+
+
+def test_a_heavy_ball_with_a_source_comes_to_rest_at_a_pagerank(edges, x):
+    layer = made(GraphHeavyBall, gamma=0.9, xi=1.3, source=0.3, activation=None, mix=False)
+    A = dense_attention(layer.attention, x, edges)
+    rest = torch.linalg.solve(1.3 * torch.eye(NODES, dtype=torch.float64) - A, 0.3 * x)
+    # the slowest of h'' + γ h' + (ξ - λ) h, λ ≤ 1, falls as e^{-.45 t}: 1e-16 after 80
+    h = layer(x, edges, torch.tensor([0.0, 80.0, 160.0]))
+    # at rest steps grow to the edge of stability, where errors of 1e-10 a step add up
+    torch.testing.assert_close(h[1:], rest.expand(2, -1, -1), rtol=0, atol=3e-6)
+
+
 @pytest.mark.parametrize("nonlinear", [False, True])
 @pytest.mark.parametrize("kind", [GraphDiffusion, GraphHeavyBall])
 def test_layers_are_the_dense_equation(edges, x, kind, nonlinear):
@@ -232,6 +255,8 @@ def test_errors_of_layers(edges, x):
         GraphDiffusion(6, channels=6)
     with pytest.raises(ValueError, match="activation must be one of"):
         GraphHeavyBall(6, activation="sine")
+    with pytest.raises(ValueError, match=r"source must be at least 0, got -1\.0"):
+        GraphDiffusion(6, source=-1.0)
     layer = made(GraphDiffusion)
     with pytest.raises(ValueError, match=r"x must have shape \(N, 6\), got \(12, 5\)"):
         layer(x[:, :5], edges)

@@ -6,6 +6,7 @@ networks" (GraphCON), ICML 2022.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -35,30 +36,35 @@ class Neighbours(nn.Module):
 
 
 class Diffusion(nn.Module):
-    """f(t, h) = A h - h."""
+    """f(t, h) = A h - h + β x."""
 
-    def __init__(self, neighbours: Neighbours) -> None:
+    def __init__(self, neighbours: Neighbours, source: float) -> None:
         super().__init__()
-        self.neighbours = neighbours
+        self.neighbours, self.source = neighbours, source
 
-    def forward(self, t: Tensor, h: Tensor, graph: Graph, *weights: Tensor) -> Tensor:
-        return torch.as_tensor(self.neighbours(h, graph, *weights)) - h
+    def forward(self, t: Tensor, h: Tensor, graph: Graph, x: Tensor | None, *weights: Tensor) -> Tensor:
+        return with_source(self.neighbours(h, graph, *weights) - h, x, self.source)
 
 
 class Coupling(nn.Module):
-    """f(t, h) = σ(A h W + b)."""
+    """f(t, h) = σ(A h W + b) + β x."""
 
-    def __init__(self, neighbours: Neighbours, mix: nn.Module, activation: Activation | None) -> None:
+    def __init__(self, neighbours: Neighbours, mix: nn.Module, activation: Activation | None, source: float) -> None:
         super().__init__()
-        self.neighbours, self.mix, self.activation = neighbours, mix, activation
+        self.neighbours, self.mix, self.activation, self.source = neighbours, mix, activation, source
 
-    def forward(self, t: Tensor, h: Tensor, graph: Graph, *weights: Tensor) -> Tensor:
+    def forward(self, t: Tensor, h: Tensor, graph: Graph, x: Tensor | None, *weights: Tensor) -> Tensor:
         mixed = self.mix(self.neighbours(h, graph, *weights))
-        return torch.as_tensor(mixed if self.activation is None else self.activation(mixed))
+        return with_source(mixed if self.activation is None else self.activation(mixed), x, self.source)
+
+
+def with_source(f: Tensor, x: Tensor | None, source: float) -> Tensor:
+    """Return f + β x, or f without x."""
+    return f if x is None else torch.add(f, x, alpha=source)
 
 
 class GraphODE(nn.Module):
-    """The solve of a system on the nodes of a graph, whose field is ``f(t, h, graph)`` or ``f(t, h, graph, weights)``.
+    """The solve of a system on the nodes of a graph, whose field is ``f(t, h, graph, x, *weights)``.
 
     Attributes
     ----------
@@ -68,10 +74,14 @@ class GraphODE(nn.Module):
         The `GraphAttention` that weighs the edges.
     """
 
-    def __init__(self, system: System, attention: GraphAttention, nonlinear: bool, layer: dict[str, Any]) -> None:
+    def __init__(
+        self, system: System, attention: GraphAttention, nonlinear: bool, source: float, layer: dict[str, Any]
+    ) -> None:
         super().__init__()
+        if not (math.isfinite(source) and source >= 0):
+            raise ValueError(f"source must be at least 0, got {source}")
         self.layer = ODELayer(system, **layer)
-        self.attention, self.nonlinear = attention, nonlinear
+        self.attention, self.nonlinear, self.source = attention, nonlinear, source
 
     def forward(self, x: Tensor, edges: Tensor | Graph, t: Tensor | Sequence[float] | None = None) -> Tensor:
         """Return the nodes at the end of the span, or at times.
@@ -103,7 +113,7 @@ class GraphODE(nn.Module):
             raise ValueError(f"t must have shape (T,): nodes share their time, got {tuple(torch.as_tensor(t).shape)}")
         graph = as_graph(edges, len(x))
         fixed = () if self.nonlinear else (self.attention(x, graph),)
-        return self.layer.solve(x, t, (graph, *fixed))
+        return self.layer.solve(x, t, (graph, x if self.source else None, *fixed))
 
     @property
     def stats(self) -> Stats | None:
@@ -112,7 +122,7 @@ class GraphODE(nn.Module):
 
 
 class GraphDiffusion(GraphODE):
-    """x' = (A - I) x on the nodes of a graph, A the attention of nodes to their neighbours (GRAND).
+    """x' = (A - I) x + β x(0) on the nodes of a graph, A the attention of nodes to their neighbours (GRAND).
 
     Parameters
     ----------
@@ -122,6 +132,8 @@ class GraphDiffusion(GraphODE):
         Of `GraphAttention`.
     nonlinear
         Recompute A(x) at every evaluation; else A is that of the start, and the solution exp(T (A - I)) x.
+    source
+        β of a term β x(0), which keeps features apart over long spans, as in the code of the authors. Default: none.
     t
         Start and end.
     solver
@@ -131,7 +143,7 @@ class GraphDiffusion(GraphODE):
     Raises
     ------
     ValueError
-        For sizes below 1, or `channels` that do not divide into `heads`.
+        For sizes below 1, `channels` that do not divide into `heads`, or a negative `source`.
 
     Examples
     --------
@@ -150,16 +162,17 @@ class GraphDiffusion(GraphODE):
         channels: int | None = None,
         *,
         nonlinear: bool = False,
+        source: float = 0.0,
         t: Sequence[float] = (0.0, 1.0),
         solver: SolverSettings | None = None,
     ) -> None:
         attention = GraphAttention(size, heads, channels)
-        field = Diffusion(Neighbours(attention if nonlinear else None))
-        super().__init__(FirstOrder(field), attention, nonlinear, {"t": t, "solver": solver})
+        field = Diffusion(Neighbours(attention if nonlinear else None), source)
+        super().__init__(FirstOrder(field), attention, nonlinear, source, {"t": t, "solver": solver})
 
 
 class GraphHeavyBall(GraphODE):
-    """x'' + γ x' + ξ x = σ(A x W + b) on the nodes of a graph (GraphCON; ξ is its α).
+    """x'' + γ x' + ξ x = σ(A x W + b) + β x(0) on the nodes of a graph (GraphCON; ξ is its α).
 
     Each node is a damped oscillator that its neighbours drive: a `GeneralizedHeavyBall`, by whose methods, Nyström ones
     among them, it is solved.
@@ -168,6 +181,9 @@ class GraphHeavyBall(GraphODE):
     ----------
     size, heads, channels, nonlinear
         As for `GraphDiffusion`.
+    source
+        β. With ξ = 1 + β, the identity as σ and no W, it comes to rest at β (ξ - A)⁻¹ x(0), the personalised PageRank
+        of Gasteiger, Bojchevski, Günnemann (ICLR 2019) with teleport probability β / ξ, however long the span.
     gamma, xi, trainable
         Damping and restoring coefficient, as for `GeneralizedHeavyBall`.
     activation
@@ -184,7 +200,8 @@ class GraphHeavyBall(GraphODE):
     Raises
     ------
     ValueError
-        For sizes below 1, `channels` that do not divide into `heads`, or coefficients that are not allowed.
+        For sizes below 1, `channels` that do not divide into `heads`, a negative `source`, or coefficients that are
+        not allowed.
 
     Examples
     --------
@@ -208,6 +225,7 @@ class GraphHeavyBall(GraphODE):
         activation: str | Activation | None = "tanh",
         mix: bool = True,
         nonlinear: bool = False,
+        source: float = 0.0,
         t: Sequence[float] = (0.0, 1.0),
         momentum: nn.Module | None = None,
         solver: SolverSettings | None = None,
@@ -215,6 +233,6 @@ class GraphHeavyBall(GraphODE):
         check_sizes(size=size)
         attention = GraphAttention(size, heads, channels)
         neighbours = Neighbours(attention if nonlinear else None)
-        field = Coupling(neighbours, nn.Linear(size, size) if mix else nn.Identity(), as_activation(activation))
+        field = Coupling(neighbours, nn.Linear(size, size) if mix else nn.Identity(), as_activation(activation), source)
         system = GeneralizedHeavyBall(field, gamma, xi, None, trainable=trainable)
-        super().__init__(system, attention, nonlinear, {"t": t, "momentum": momentum, "solver": solver})
+        super().__init__(system, attention, nonlinear, source, {"t": t, "momentum": momentum, "solver": solver})
