@@ -25,7 +25,7 @@ from hbode.training import train
 
 GRAND = EXPERIMENTS["grand"]
 SPANS, SEEDS = (5.0, 15.0, 50.0), (0, 1)
-MODELS = ("grand", "graph-heavy-ball")
+MODELS = ("grand", "grand-source", "graph-heavy-ball")
 METHODS = ("dopri5", "rkc", "prox_bdf2", "prox_bdf3", "kvaerno3", "kvaerno5", "auto")
 FIGURE = Path(__file__).parents[1] / "docs/figures/graphs.png"
 

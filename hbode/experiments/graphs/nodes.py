@@ -25,9 +25,11 @@ TIMES = 21
 DROPPED = 0.8, 0.5
 """Shares of the features, and of the channels of a node before the read-out, that a training step does without."""
 TRAIN = TrainingSettings(
-    *(50, 1000, 0.01, "constant"), monitor="error", optimizer=partial(torch.optim.Adamax, weight_decay=0.005)
+    *(100, 1000, 0.01, "constant"), monitor="error", optimizer=partial(torch.optim.Adamax, weight_decay=0.005)
 )
 SOLVER = SolverSettings(None, 1e-2, 1e-2)
+SOURCE = 0.1
+"""β of models with a source; the heavy ball has ξ = 1 + β, so that it comes to rest."""
 
 
 class NodeClassifier(nn.Module):
@@ -70,6 +72,7 @@ class Grand(Experiment):
     metric, label, higher = "accuracy", "accuracy", True
     looks: ClassVar[Mapping[str, dict[str, Any]]] = {
         "grand": SYSTEM_LINES["node"],
+        "grand-source": LINES[2],
         "grand-nonlinear": LINES[4],
         "graph-heavy-ball": SYSTEM_LINES["hbnode"],
     }
@@ -91,10 +94,18 @@ class Grand(Experiment):
         given: dict[str, Any] = {"t": (0.0, settings.span), "solver": settings.solver}
         if name == "graph-heavy-ball":
             solve: GraphDiffusion | GraphHeavyBall = GraphHeavyBall(
-                settings.width, gamma=0.99, xi=1.0, activation=None, mix=False, **given
+                settings.width,
+                gamma=0.99,
+                xi=1 + SOURCE,
+                trainable=False,
+                activation=None,
+                mix=False,
+                source=SOURCE,
+                **given,
             )
         else:
-            solve = GraphDiffusion(settings.width, nonlinear=name == "grand-nonlinear", **given)
+            source = SOURCE if name == "grand-source" else 0.0
+            solve = GraphDiffusion(settings.width, nonlinear=name == "grand-nonlinear", source=source, **given)
         x, edges = data.shared
         return NodeClassifier(x, edges, int(data.train[1].max()) + 1, solve)
 
