@@ -72,7 +72,7 @@ class Grand(Experiment):
     metric, label, higher = "accuracy", "accuracy", True
     looks: ClassVar[Mapping[str, dict[str, Any]]] = {
         "grand": SYSTEM_LINES["node"],
-        "grand-source": LINES[2],
+        "grand-source": LINES[3],
         "grand-nonlinear": LINES[4],
         "graph-heavy-ball": SYSTEM_LINES["hbnode"],
     }
