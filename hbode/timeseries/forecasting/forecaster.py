@@ -9,13 +9,10 @@ import numpy as np
 
 from ..identification import SystemIdentifier
 from ..identification.fitting.member import smoothed
-from ..identification.held_out import Cut, measured
+from ..identification.held_out import Cut, from_many_rows
 from ..identification.runs.stretches import stretches
 from ..records import Array, Records, Run
 from .forecasts import Forecast, Forecaster
-
-ORIGINS = 40
-"""Rows of a validation run from which forecasts calibrate the bands."""
 
 
 class HeavyBallForecaster(SystemIdentifier, Forecaster):
@@ -83,17 +80,6 @@ class HeavyBallForecaster(SystemIdentifier, Forecaster):
             found.append(self._with_bands(t, self.scaling_.outputs.from_standard(made[:, asked]), lead))
         return found
 
-    def _with_bands(self, t: Array, members: Array, lead: Array) -> Forecast:
-        return Forecast(t, members.mean(0), self.bands_.half_width(members.std(0), lead), members)
-
     def _cut(self, in_blocks: bool) -> Cut:
-        """Return how validation runs are cut: forecasts from many rows, over half of a run and a stretch at most."""
-
-        def parts(run: Run, initial: int) -> list[slice]:
-            ahead = max(min(self.stretch or len(run), (len(run) - initial) // 2), 1)
-            last = len(run) - initial - ahead
-            starts = [start for start in range(last + 1) if measured(run, start, initial)] or [0]
-            chosen = np.linspace(0, len(starts) - 1, min(ORIGINS, len(starts))).round().astype(int)
-            return [slice(starts[i], starts[i] + initial + ahead) for i in np.unique(chosen)]
-
-        return parts
+        """Return how validation runs are cut: forecasts from many rows."""
+        return from_many_rows(self.stretch)

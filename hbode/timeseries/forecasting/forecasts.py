@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..baselines import Simulator
+from ..identification import Bands
 from ..records import Array, DataError, Records, Run
 
 
@@ -38,7 +39,7 @@ class Forecast:
 class Forecaster(Simulator):
     """A model that goes on from the last `initial` rows of a run.
 
-    A subclass writes `_of_members` and `_with_bands`.
+    A subclass writes `_of_members`, and calibrates `bands_` when it is fitted.
 
     Examples
     --------
@@ -48,6 +49,7 @@ class Forecaster(Simulator):
     """
 
     initial: int
+    bands_: Bands
 
     def forecast(
         self,
@@ -117,6 +119,6 @@ class Forecaster(Simulator):
     def _of_members(self, records: Records, initial: int) -> list[Array]:
         """Return what each member makes of all rows of each run, (M, T, Cy), from its first `initial` rows."""
 
-    @abstractmethod
     def _with_bands(self, t: Array, members: Array, lead: Array) -> Forecast:
         """Return the forecast at times (H,), so many samples ahead, of members (M, H, Cy)."""
+        return Forecast(t, members.mean(0), self.bands_.half_width(members.std(0), lead), members)

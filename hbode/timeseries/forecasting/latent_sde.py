@@ -16,20 +16,23 @@ from ...models.continuous import NeuralStateSpace, PositionReadout
 from ...systems import HeavyBall
 from ...training import TrainingSettings
 from ..baselines.simulator import split_runs
-from ..identification import Description, Force, Simulated, describe
+from ..identification import Bands, Description, Force, Simulated, describe
+from ..identification.held_out import Trials, from_many_rows
 from ..identification.runs.derivatives import unit_of_time
 from ..identification.saving import read_files, write_files
 from ..records import Array, Channel, DataError, Records, Run, Scaling, check_for_training
 from .forecaster import HeavyBallForecaster
-from .forecasts import Forecast, Forecaster
+from .forecasts import Forecaster
 
-FORMAT = "hbode latent SDE forecaster 1"
+FORMAT = "hbode latent SDE forecaster 2"
 STEP = 0.5
 """The longest step of BAOAB, in the unit of time in which the slopes of the standardised outputs have unit size."""
 DAMPING, NOISE = 0.2, 0.15
 """At the start of the training: γ in that unit, and the noise of the measurement of standardised outputs."""
 WINDOWS = 512
 """Windows of training, at most, evenly spread over the records."""
+LEADS = 200
+"""Rows ahead, at most, that calibrate the bands; behind them these widen as the paths do."""
 UNITS = 32
 """Of the networks that read the observations and steer the posterior."""
 
@@ -41,8 +44,9 @@ class LatentSDEForecaster(Forecaster):
     its damping γ, the noise σ of the process and that of the measurement are learned together, as a `LatentSDE` of as
     many channels as outputs. f is linear with a polynomial stiffness, and a small network corrects both. A forecast
     draws paths: each goes on from a state that fits the last `initial` rows of a run, with noise of its own. Rows may
-    be at any times, and values may be missing. The bands are the model's own, not calibrated: on a record of known law
-    it learned too little noise of the process, and 72 % were inside 90 % bands (`docs/results.md`).
+    be at any times, and values may be missing. The bands are the spread of the paths, calibrated on forecasts of the
+    validation rows as those of `HeavyBallForecaster` are: where too little noise of the process was learned, they are
+    wider than the paths (`docs/results.md`).
 
     Parameters
     ----------
@@ -53,9 +57,10 @@ class LatentSDEForecaster(Forecaster):
     paths
         Drawn for a forecast.
     coverage
-        Of the bands: so many of the paths are within `half_width` of their mean.
+        Of the bands: the share of measurements that should be within `half_width` of the mean of the paths.
     validation
-        Share of the rows of each run, at its end, whose bound chooses the weights that are kept.
+        Share of the rows of each run, at its end, whose bound chooses the weights that are kept, and on which the bands
+        are calibrated.
     epochs, batch, learning_rate
         Of Adam, over up to `WINDOWS` windows, of which samples are batched.
     random_state
@@ -69,6 +74,8 @@ class LatentSDEForecaster(Forecaster):
         The `LatentSDE`, alone.
     history_
         Of its training; the loss is the negative bound of the log-likelihood of a window.
+    bands_
+        `Bands` by the number of samples ahead.
     scaling_, outputs_, inputs_, time_
         Of the training records.
 
@@ -120,9 +127,11 @@ class LatentSDEForecaster(Forecaster):
         self.scaling_ = replace(Scaling.fit(train), time_unit=unit_of_time(train))
         y = np.concatenate([run.y for run in self.scaling_.to_standard(train)])
         self.seen_ = np.stack((np.nanmin(y, 0), np.nanmax(y, 0)))
+        long = tuple(run for run in held if len(run) > self.initial)  # with a row to compare a forecast with
+        held = replace(held, runs=long or held.runs)
         windows, others = self._windows(train), self._windows(held)
-        if windows is None or others is None:
-            raise DataError(f"no run has {self.initial} rows in both its training and its validation part")
+        if windows is None or others is None or not long:
+            raise DataError(f"no run has {self.initial} rows, and one more, in its training and its validation part")
         with torch.random.fork_rng([]):
             torch.manual_seed(self.random_state)
             model = self._untrained()
@@ -136,6 +145,8 @@ class LatentSDEForecaster(Forecaster):
             progress=self._tell if self.verbose else None,
         )
         self.members_ = [model]
+        trials = Trials.of(held, self.initial, from_many_rows(LEADS), self._of_members)
+        self.bands_ = trials.bands(self.coverage, range(self.paths), by_lead=True)
 
     def _untrained(self) -> LatentSDE:
         count = len(self.outputs_)
@@ -193,17 +204,10 @@ class LatentSDEForecaster(Forecaster):
             found.append(self.scaling_.outputs.from_standard(paths.numpy()))
         return found
 
-    def _half_width(self, paths: Array) -> Array:
-        found: Array = np.quantile(np.abs(paths - paths.mean(0)), self.coverage, axis=0)
-        return found
-
-    def _with_bands(self, t: Array, members: Array, lead: Array) -> Forecast:
-        return Forecast(t, members.mean(0), self._half_width(members), members)
-
     def simulate_with_bands(self, records: Records, initial: int | None = None) -> Simulated:
         """Return the means of paths from the first `initial` rows of each run, their bands, and all paths."""
-        paths = self._of_members(records, self.initial if initial is None else initial)
-        return Simulated([x.mean(0) for x in paths], [self._half_width(x) for x in paths], paths)
+        initial = self.initial if initial is None else initial
+        return Simulated.of(self._of_members(records, initial), self.bands_, initial)
 
     def _simulate(self, run: Run, initial: int) -> Array:
         (paths,) = self._of_members(Records((run,), self.outputs_, self.inputs_, self.time_), initial)
@@ -245,6 +249,7 @@ class LatentSDEForecaster(Forecaster):
             "time": vars(self.time_),
             "scaling": self.scaling_.as_json(),
             "seen": self.seen_.tolist(),
+            "bands": self.bands_.as_json(),
             "step": self.step_,
         }
         write_files(Path(folder), found, {k: x.contiguous() for k, x in self.members_[0].state_dict().items()})
@@ -263,7 +268,11 @@ class LatentSDEForecaster(Forecaster):
             made = cls(**found["parameters"])
             made.outputs_, made.inputs_ = tuple(Channel(**c) for c in found["outputs"]), ()
             made.time_, made.scaling_ = Channel(**found["time"]), Scaling.from_json(found["scaling"])
-            made.seen_, made.step_ = np.array(found["seen"]), found["step"]
+            made.seen_, made.bands_, made.step_ = (
+                np.array(found["seen"]),
+                Bands.from_json(found["bands"]),
+                found["step"],
+            )
             made.members_ = [made._untrained()]
             made.members_[0].load_state_dict(weights)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:

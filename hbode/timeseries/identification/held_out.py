@@ -15,6 +15,8 @@ from .bands import Bands
 Mask = npt.NDArray[np.bool_]
 LIKE = 1.3
 """How much larger than the best error in free run that of a member may be."""
+ORIGINS = 40
+"""Rows of a validation run from which forecasts calibrate the bands."""
 
 
 def blocks(rows: int, initial: int, seed: int) -> Mask:
@@ -51,6 +53,19 @@ def from_several_rows(run: Run, initial: int) -> list[slice]:
     rows = len(run)
     starts = range(0, max(rows - 2 * initial, 1), max(rows // 5, 1))
     return [slice(start, rows) for start in starts if start == 0 or measured(run, start, initial)]
+
+
+def from_many_rows(stretch: int | None) -> Cut:
+    """Return the cut of forecasts from many rows, over half of what is left of a run and a stretch at most."""
+
+    def parts(run: Run, initial: int) -> list[slice]:
+        ahead = max(min(stretch or len(run), (len(run) - initial) // 2), 1)
+        last = len(run) - initial - ahead
+        starts = [start for start in range(last + 1) if measured(run, start, initial)] or [0]
+        chosen = np.linspace(0, len(starts) - 1, min(ORIGINS, len(starts))).round().astype(int)
+        return [slice(starts[i], starts[i] + initial + ahead) for i in np.unique(chosen)]
+
+    return parts
 
 
 def measured(run: Run, start: int, initial: int) -> bool:
