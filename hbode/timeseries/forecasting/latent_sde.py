@@ -24,7 +24,7 @@ from ..records import Array, Channel, DataError, Records, Run, Scaling, check_fo
 from .forecaster import HeavyBallForecaster
 from .forecasts import Forecaster
 
-FORMAT = "hbode latent SDE forecaster 2"
+FORMAT = "hbode latent SDE forecaster 1"
 STEP = 0.5
 """The longest step of BAOAB, in the unit of time in which the slopes of the standardised outputs have unit size."""
 DAMPING, NOISE = 0.2, 0.15
@@ -268,11 +268,8 @@ class LatentSDEForecaster(Forecaster):
             made = cls(**found["parameters"])
             made.outputs_, made.inputs_ = tuple(Channel(**c) for c in found["outputs"]), ()
             made.time_, made.scaling_ = Channel(**found["time"]), Scaling.from_json(found["scaling"])
-            made.seen_, made.bands_, made.step_ = (
-                np.array(found["seen"]),
-                Bands.from_json(found["bands"]),
-                found["step"],
-            )
+            made.seen_, made.step_ = np.array(found["seen"]), found["step"]
+            made.bands_ = Bands.from_json(found["bands"])
             made.members_ = [made._untrained()]
             made.members_[0].load_state_dict(weights)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
