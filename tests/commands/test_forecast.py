@@ -82,7 +82,7 @@ def test_bands_from_noise_of_the_process(home: Path, tmp_path: Path, capsys: pyt
     options = ("--output", "x", "--horizon", 25, "--baselines", "linear", "--model", "latent-sde", "--degree", 1)
     assert run("forecast", home / "record.csv", *options, "--quiet", "--out", tmp_path / "forecast") == 0
     rows = list(csv.DictReader((tmp_path / "forecast" / "forecast.csv").open(encoding="utf-8")))
-    assert len(rows) == 25 and all(float(row["x_low"]) < float(row["x_high"]) for row in rows)
+    assert len(rows) == 25 and all(float(row["x_low (mm)"]) < float(row["x_high (mm)"]) for row in rows)
     assert "LATENT-SDE" in capsys.readouterr().out
 
 

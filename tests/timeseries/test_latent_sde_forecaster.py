@@ -87,11 +87,15 @@ def test_bands_hold_their_share_of_what_was_held_out(fitted):
 
 
 def test_bands_widen_with_the_paths_and_the_calibration(fitted):
-    """q √(spread² + floor²), with the spread of the paths, and the root mean square error so many rows ahead."""
+    """q √(spread² + floor²), of the paths and of errors so many rows ahead; but as wide as 90 % of the paths need."""
     (forecast,) = fitted.forecast(record(), 10)
     bands = fitted.bands_
     expected = bands.quantile * np.sqrt(forecast.members.var(0) + bands.floor[:10] ** 2)
-    np.testing.assert_allclose(forecast.half_width, expected, rtol=1e-10)
+    own = np.quantile(np.abs(forecast.members - forecast.y), 0.9, axis=0)
+    np.testing.assert_allclose(forecast.half_width, np.maximum(expected, own), rtol=1e-10)
+    small = deepcopy(fitted)
+    small.bands_ = replace(bands, quantile=0 * bands.quantile)
+    np.testing.assert_allclose(small.forecast(record(), 10)[0].half_width, own, rtol=1e-10)
     assert (np.diff(bands.floor, axis=0) >= 0).all()
 
 

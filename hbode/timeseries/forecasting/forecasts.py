@@ -121,4 +121,8 @@ class Forecaster(Simulator):
 
     def _with_bands(self, t: Array, members: Array, lead: Array) -> Forecast:
         """Return the forecast at times (H,), so many samples ahead, of members (M, H, Cy)."""
-        return Forecast(t, members.mean(0), self.bands_.half_width(members.std(0), lead), members)
+        return Forecast(t, members.mean(0), self._half_width(members, lead), members)
+
+    def _half_width(self, members: Array, lead: Array) -> Array:
+        """Return that of the bands, (H, Cy)."""
+        return self.bands_.half_width(members.std(0), lead)

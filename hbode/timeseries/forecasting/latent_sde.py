@@ -45,8 +45,8 @@ class LatentSDEForecaster(Forecaster):
     many channels as outputs. f is linear with a polynomial stiffness, and a small network corrects both. A forecast
     draws paths: each goes on from a state that fits the last `initial` rows of a run, with noise of its own. Rows may
     be at any times, and values may be missing. The bands are the spread of the paths, calibrated on forecasts of the
-    validation rows as those of `HeavyBallForecaster` are: where too little noise of the process was learned, they are
-    wider than the paths (`docs/results.md`).
+    validation rows as those of `HeavyBallForecaster` are, and never narrower than what `coverage` of the paths need:
+    the calibration of a short record knows few rows ahead.
 
     Parameters
     ----------
@@ -207,7 +207,15 @@ class LatentSDEForecaster(Forecaster):
     def simulate_with_bands(self, records: Records, initial: int | None = None) -> Simulated:
         """Return the means of paths from the first `initial` rows of each run, their bands, and all paths."""
         initial = self.initial if initial is None else initial
-        return Simulated.of(self._of_members(records, initial), self.bands_, initial)
+        paths = self._of_members(records, initial)
+        widths = [self._half_width(x, np.arange(x.shape[1], dtype=float) - initial + 1) for x in paths]
+        return Simulated([x.mean(0) for x in paths], widths, paths)
+
+    def _half_width(self, members: Array, lead: Array) -> Array:
+        """Return the wider of what was calibrated, over few rows ahead in short records, and the law of the paths."""
+        own = np.quantile(np.abs(members - members.mean(0)), self.coverage, axis=0)
+        found: Array = np.maximum(super()._half_width(members, lead), own)
+        return found
 
     def _simulate(self, run: Run, initial: int) -> Array:
         (paths,) = self._of_members(Records((run,), self.outputs_, self.inputs_, self.time_), initial)

@@ -16,7 +16,6 @@ from ...models.continuous import EnergyBalance
 from ..baselines.simulator import Simulator, split_runs
 from ..records import Array, Records, Run, Scaling, check_for_training
 from .automatic import SMALL, choose
-from .bands import Bands
 from .checkpoints import place, read_member, write_member
 from .fitting.member import LONGEST, Fitted, Settings, fit_member, simulate
 from .fitting.multiple_shooting import GradientSettings
@@ -48,12 +47,6 @@ class Simulated:
     half_width: list[Array]
     members: list[Array]
     """Each (M, T, Cy)."""
-
-    @classmethod
-    def of(cls, members: list[Array], bands: Bands, initial: int) -> Self:
-        """Return the means of members, (M, T, Cy) for each run, with bands that grow from row `initial` on."""
-        widths = [bands.half_width(x.std(0), np.arange(x.shape[1]) - initial + 1) for x in members]
-        return cls([x.mean(0) for x in members], widths, members)
 
 
 class SystemIdentifier(Simulator):
@@ -323,7 +316,9 @@ class SystemIdentifier(Simulator):
     def simulate_with_bands(self, records: Records, initial: int | None = None) -> Simulated:
         """Return the free runs with their bands and those of all members, from the first row on."""
         initial = self.initial if initial is None else initial
-        return Simulated.of(self._of_members(records, initial), self.bands_, initial)
+        members = self._of_members(records, initial)
+        widths = [self.bands_.half_width(x.std(0), np.arange(x.shape[1]) - initial + 1) for x in members]
+        return Simulated([x.mean(0) for x in members], widths, members)
 
     def _cut(self, in_blocks: bool) -> Cut:
         """Return how validation runs are cut to be simulated."""
