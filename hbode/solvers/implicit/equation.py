@@ -29,7 +29,15 @@ class Secants:
 
 
 class Answer(NamedTuple):
-    """What an inner solver found: z, rows (B, n), and which rows converged, (B,)."""
+    """What an inner solver found: z, rows (B, n), and which rows converged, (B,).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode.solvers.implicit.inner import Answer
+    >>> Answer(torch.zeros(2, 3), torch.tensor([True, False])).converged
+    tensor([ True, False])
+    """
 
     z: Tensor
     converged: Tensor
@@ -72,6 +80,15 @@ class Equation:
         By how much z has to move for the last bit of a state to change, a state; what is not given is zero.
     secants
         Those of an equation with nearly the same Jacobian, which an inner solver may use and replace by its own.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode.solvers.implicit.inner import Equation
+    >>> equation = Equation(lambda z: 1 - z, torch.zeros(2, 1), 0, lambda products: None)
+    >>> equation.residual(torch.zeros(2, 1))  # z - r(z)
+    tensor([[-1.],
+            [-1.]])
     """
 
     def __init__(

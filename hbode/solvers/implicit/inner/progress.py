@@ -27,6 +27,19 @@ class Progress:
         The first point and its residual.
     patience
         After how many steps without a residual smaller by a tenth a row is given up.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hbode.solvers.implicit.inner import Equation, Progress
+    >>> equation = Equation(lambda z: 1 - z, torch.zeros(2, 1), 0, lambda products: None)
+    >>> z = torch.zeros(2, 1)
+    >>> progress = Progress(equation, torch.ones(2, 1), 1e-6, z, equation.residual(z))
+    >>> z = torch.full_like(z, 0.5)
+    >>> progress.add(z, equation.residual(z))
+    >>> progress.answer()
+    Answer(z=tensor([[0.5000],
+            [0.5000]]), converged=tensor([True, True]))
     """
 
     def __init__(
