@@ -133,7 +133,8 @@ class GraphDiffusion(GraphODE):
     nonlinear
         Recompute A(x) at every evaluation; else A is that of the start, and the solution exp(T (A - I)) x.
     source
-        β of a term β x(0), which keeps features apart over long spans: an option of the authors' code, trained there. Default: none.
+        β of a term β x(0), which keeps features apart over long spans: an option of the authors' code, trained there.
+        Default: none.
     t
         Start and end.
     solver
