@@ -221,8 +221,7 @@ class Field:
         """Return the field with the damping that it has at a time, for what looks at that time alone."""
         if not isinstance(self._damping, VaryingDamping):
             return self
-        own = self.dtype, self.damping_at(t), self.sigma, self.counts, self.sides
-        return Field(self.fn, *own, self.diffusion, self.split)
+        return self._with(damping=self.damping_at(t))
 
     @property
     def calls(self) -> int:
@@ -248,15 +247,13 @@ class Field:
 
     def anew(self) -> Field:
         """Return the same field as nobody has used it yet."""
-        return Field(self.fn, self.dtype, self._damping, self.sigma, diffusion=self.diffusion, split=self.split)
+        return self._with(counts=None, sides=None)
 
     def parts(self) -> tuple[Field, Field | None]:
         """Return the stiff part, with the linear part of the equation, and the other one, where it is divided."""
         if self.split is None:
             return self, None
-        stiff, nonstiff = (
-            Field(fn, self.dtype, self._damping, self.sigma, self.counts, self.sides) for fn in self.split
-        )
+        stiff, nonstiff = (self._with(fn=fn, split=None) for fn in self.split)
         stiff.results, nonstiff.results = self.prepared("results of parts", lambda: (Results(), Results()))
         return stiff, nonstiff
 
@@ -269,10 +266,23 @@ class Field:
         """Return the field as it is seen from within an open interval of time, given by its ends in either order."""
         if sides is None:
             return self
-        own = self.dtype, self._damping, self.sigma, self.counts, (min(sides), max(sides))
-        seen = Field(self.fn, *own, self.diffusion, self.split)
+        seen = self._with(sides=(min(sides), max(sides)))
         seen.memory, seen.results = self.memory, self.results
         return seen
+
+    def _with(self, **changes: Any) -> Field:
+        """Return the field with other settings, which counts its evaluations here but remembers nothing yet."""
+        own: dict[str, Any] = {
+            "fn": self.fn,
+            "dtype": self.dtype,
+            "damping": self._damping,
+            "sigma": self.sigma,
+            "counts": self.counts,
+            "sides": self.sides,
+            "diffusion": self.diffusion,
+            "split": self.split,
+        }
+        return Field(**(own | changes))
 
     def _read(self, t: Tensor | float, device: torch.device) -> Tensor:
         """Return a time as the functions of the field get it."""
