@@ -13,13 +13,13 @@ from .loops.plan import KEEP_ALL, Keep, Plan
 from .loops.run import integrate, warn_of_eager
 from .method import Carry, Invertible, Method, Uniform
 from .methods.adams import Adams
-from .methods.auto import Auto
-from .methods.coupled import Coupled
-from .methods.moving_start import MovingStart
-from .methods.normal_form import NormalForm, normal_form
-from .methods.nystrom import Nystrom
-from .methods.runge_kutta import RungeKutta
-from .methods.tableau import ButcherTableau, NystromTableau
+from .methods.explicit.normal_form import NormalForm, normal_form
+from .methods.explicit.nystrom import Nystrom
+from .methods.explicit.runge_kutta import RungeKutta
+from .methods.explicit.tableau import ButcherTableau, NystromTableau
+from .methods.wrappers.auto import Auto
+from .methods.wrappers.coupled import Coupled
+from .methods.wrappers.moving_start import MovingStart
 from .precision import Autocast, real_dtype
 from .registry import METHODS, as_method, switching
 from .status import Status

@@ -12,14 +12,14 @@ from .implicit.multistage import Multistage
 from .implicit.tables import COLLOCATION, DIRK, IMEX
 from .method import Method, Uniform
 from .methods.adams import Adams
-from .methods.auto import Auto
-from .methods.butcher_tables import BUTCHER
-from .methods.chebyshev import Chebyshev
-from .methods.nystrom import Nystrom
-from .methods.nystrom_tables import NYSTROM
-from .methods.short_runge_kutta import runge_kutta
+from .methods.explicit.butcher_tables import BUTCHER
+from .methods.explicit.chebyshev import Chebyshev
+from .methods.explicit.nystrom import Nystrom
+from .methods.explicit.nystrom_tables import NYSTROM
+from .methods.explicit.short_runge_kutta import runge_kutta
+from .methods.explicit.tableau import ButcherTableau, NystromTableau
 from .methods.symplectic import LEAPFROG, YOSHIDA4
-from .methods.tableau import ButcherTableau, NystromTableau
+from .methods.wrappers.auto import Auto
 
 _RUNGE_KUTTA = {name: runge_kutta(tableau) for name, tableau in BUTCHER.items()}
 _NYSTROM = {name: Nystrom(tableau) for name, tableau in NYSTROM.items()}

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hbode import METHODS, FirstOrder, GeneralizedHeavyBall, SecondOrder, hbodeint
 from hbode.solvers import Implicit
-from hbode.solvers.methods.chebyshev import Chebyshev
+from hbode.solvers.methods.explicit.chebyshev import Chebyshev
 
 A = torch.tensor([[-1.0, 2.0, 0.1], [-2.0, -0.5, 0.3], [0.2, -0.3, -1.5]], dtype=torch.float64)
 GAMMA, XI = 0.4, 0.7

@@ -13,7 +13,7 @@ from hbode.solvers import METHODS, Field
 from hbode.solvers.implicit.dirk import DirkTableau
 from hbode.solvers.implicit.imex import ImexTableau
 from hbode.solvers.implicit.tables import IMEX
-from hbode.solvers.methods.chebyshev import most, weights
+from hbode.solvers.methods.explicit.chebyshev import most, weights
 
 F64 = torch.float64
 START = torch.ones(1, dtype=F64)

@@ -11,7 +11,7 @@ from torch import nn
 
 from hbode import METHODS, FirstOrder, HeavyBall, hbodeint
 from hbode.solvers import Auto, Field, Nystrom, RungeKutta
-from hbode.solvers.methods.stiffness import BOUNDARY
+from hbode.solvers.methods.explicit.stiffness import BOUNDARY
 
 PROBED = [name for name, method in METHODS.items() if isinstance(method, RungeKutta | Nystrom) and method.error_order]
 RUNGE_KUTTA = [name for name in PROBED if not METHODS[name].damped]

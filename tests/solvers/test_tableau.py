@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from hbode.solvers.methods.butcher_tables import BUTCHER
-from hbode.solvers.methods.nystrom_tables import NYSTROM
-from hbode.solvers.methods.tableau import ButcherTableau, NystromTableau
+from hbode.solvers.methods.explicit.butcher_tables import BUTCHER
+from hbode.solvers.methods.explicit.nystrom_tables import NYSTROM
+from hbode.solvers.methods.explicit.tableau import ButcherTableau, NystromTableau
 
 THETAS = (0.1, 0.37, 0.55, 0.83, 1.0)
 """Not 0.5, where the velocity of the quintic Hermite interpolant happens to be one order higher."""

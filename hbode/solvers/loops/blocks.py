@@ -17,7 +17,7 @@ from torch import Tensor
 from ..field import Field
 from ..linear import norms
 from ..method import Carry, Method, Uniform
-from ..methods.stiffness import BOUNDARY
+from ..methods.explicit.stiffness import BOUNDARY
 from ..status import Status
 from ..tape.jumps import Updates
 from .block_state import BlockBuffers, BlockInputs, LoopState

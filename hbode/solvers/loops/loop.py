@@ -14,7 +14,7 @@ from torch import Tensor
 from ..clock import Clock, Node
 from ..field import Field
 from ..method import Carry, Method
-from ..methods.stiffness import BOUNDARY, EVERY
+from ..methods.explicit.stiffness import BOUNDARY, EVERY
 from ..noise import noise_state
 from ..status import Status
 from ..tape.jumps import Reset, Resets

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..clock import Nodes, SampleClock
 from ..field import Field
 from ..method import Carry, Method
-from ..methods.stiffness import EVERY
+from ..methods.explicit.stiffness import EVERY
 from ..noise import noise_state
 from ..status import Status
 from ..tape.block import Block

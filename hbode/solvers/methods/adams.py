@@ -16,9 +16,9 @@ from ..linear import combine, lift
 from ..method import Carry, Method
 from ..precision import kept_tensors
 from ..warning import warn
-from .butcher_tables import BUTCHER
+from .explicit.butcher_tables import BUTCHER
+from .explicit.short_runge_kutta import ShortRungeKutta
 from .hermite import Hermite
-from .short_runge_kutta import ShortRungeKutta
 
 
 class AdamsStages(NamedTuple):

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..clock import Clock, Node, Nodes, SampleClock
 from ..field import Field
 from ..method import Carry, Invertible, Method
-from ..methods.moving_start import start_time
+from ..methods.wrappers.moving_start import start_time
 from ..noise import Noise, restore_noise
 from .sample_step import hold
 from .tape import Crossing, Replayed

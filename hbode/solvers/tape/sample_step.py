@@ -13,7 +13,7 @@ from ..clock import Nodes, SampleClock
 from ..field import Field
 from ..linear import lift
 from ..method import Carry, Invertible, Method
-from ..methods.moving_start import stopped
+from ..methods.wrappers.moving_start import stopped
 from ..noise import Noise, restore_noise
 from .crossings import Stretch, Zeros
 from .shared_step import moving_zero

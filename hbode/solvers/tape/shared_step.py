@@ -12,7 +12,7 @@ from torch import Tensor
 from ..clock import Clock, Node
 from ..field import Field
 from ..method import Advance, Carry, Invertible, Method
-from ..methods.moving_start import stopped
+from ..methods.wrappers.moving_start import stopped
 from ..noise import Noise, restore_noise
 from .crossings import Stretch, Zeros
 from .tape import Crossing, Replayed

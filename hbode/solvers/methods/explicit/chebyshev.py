@@ -11,10 +11,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ..field import Field
-from ..linear import norms
-from ..method import Carry, Method
-from .hermite import Hermite
+from ...field import Field
+from ...linear import norms
+from ...method import Carry, Method
+from ..hermite import Hermite
 
 DAMPING = 2 / 13
 """ε: inside the interval of stability, a step multiplies by 1 - ε/3 at most."""

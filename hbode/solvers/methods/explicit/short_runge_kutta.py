@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..field import Field
-from ..linear import along, lift, stage_times
-from ..method import Carry, Method
+from ...field import Field
+from ...linear import along, lift, stage_times
+from ...method import Carry, Method
 from .runge_kutta import RungeKutta
 from .tableau import ButcherTableau
 

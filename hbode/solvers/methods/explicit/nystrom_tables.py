@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from fractions import Fraction as F
 
-from ..coefficients import row
+from ...coefficients import row
 from .tableau import NystromTableau
 
 # Dormand, El-Mikkawy, Prince, IMA J. Numer. Anal. 7 (1987), RKN 5(4).

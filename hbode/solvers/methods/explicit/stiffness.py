@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ..linear import norms
+from ...linear import norms
 from .tableau import ButcherTableau, NystromTableau
 
 Array = npt.NDArray[np.float64]

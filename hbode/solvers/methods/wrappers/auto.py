@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..field import Field
-from ..implicit import Dirk
-from ..linear import norms
-from ..method import Carry, Method
-from .nystrom import Nystrom
-from .runge_kutta import RungeKutta
-from .stiffness import BOUNDARY
+from ...field import Field
+from ...implicit import Dirk
+from ...linear import norms
+from ...method import Carry, Method
+from ..explicit.nystrom import Nystrom
+from ..explicit.runge_kutta import RungeKutta
+from ..explicit.stiffness import BOUNDARY
 
 DOUBT = 0.4
 """From which share of the boundary on, if stages show no more, the linearised field is asked."""

@@ -7,10 +7,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..field import Field
-from ..linear import Sums, along, combine_rows, expand, lift, powers, stage_times
-from ..method import Carry, Uniform
-from ..precision import kept_tensors
+from ...field import Field
+from ...linear import Sums, along, combine_rows, expand, lift, powers, stage_times
+from ...method import Carry, Uniform
+from ...precision import kept_tensors
 from .stiffness import probe
 from .tableau import ButcherTableau
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..method import Method
+from ...method import Method
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fractions import Fraction as F
 
-from ..coefficients import row
+from ...coefficients import row
 from .tableau import ButcherTableau
 
 # Euler, Institutionum calculi integralis I (1768).

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from ..coefficients import (
+from ...coefficients import (
     Number,
     check_dense,
     check_error_weights,

@@ -19,10 +19,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..field import Damping, Field, damped_slope
-from ..linear import Sums, combine, combine_rows, powers, stage_times
-from ..method import Carry, Uniform
-from ..precision import kept_tensors
+from ...field import Damping, Field, damped_slope
+from ...linear import Sums, combine, combine_rows, powers, stage_times
+from ...method import Carry, Uniform
+from ...precision import kept_tensors
 from .stiffness import probe
 from .tableau import NystromTableau
 

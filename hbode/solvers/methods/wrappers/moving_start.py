@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..field import Field
-from ..method import Carry, Invertible, Method
+from ...field import Field
+from ...method import Carry, Invertible, Method
 from .wrapped import Wrapped
 
 

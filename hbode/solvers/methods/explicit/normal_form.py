@@ -21,10 +21,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..field import Damping, Field, acceleration
-from ..linear import Sums, combine_rows, stage_times
-from ..method import Carry, Uniform
-from ..precision import kept_tensors
+from ...field import Damping, Field, acceleration
+from ...linear import Sums, combine_rows, stage_times
+from ...method import Carry, Uniform
+from ...precision import kept_tensors
 from .nystrom import Damped, Nystrom, NystromStages, NystromWeights, damped_weights, dense_rows
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..field import Field
-from ..method import Carry, Invertible
+from ...field import Field
+from ...method import Carry, Invertible
 from .wrapped import Wrapped
 
 
