@@ -11,7 +11,7 @@ from .solution import EventRecord, Solution, SolverError, Stats
 from .solvers import METHODS, Status
 from .split import SplitField
 from .stochastic import sdeint
-from .systems import FirstOrder, GeneralizedHeavyBall, HeavyBall, SecondOrder, System, join, split
+from .systems import FirstOrder, GeneralizedHeavyBall, HeavyBall, Lienard, SecondOrder, System, join, split
 from .trajectory import Trajectory
 from .updates import Update
 from .version import __version__ as __version__
@@ -25,6 +25,7 @@ __all__ = [
     "GeneralizedHeavyBall",
     "HeavyBall",
     "HoldInput",
+    "Lienard",
     "LinearInput",
     "NesterovDamping",
     "SecondOrder",

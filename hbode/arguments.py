@@ -151,7 +151,7 @@ def default_method(system: System) -> str:
 
 def check_method(name: str, method: Method, system: System) -> None:
     """Raise unless the method integrates the system."""
-    if method.damped and not system.damped:
+    if method.damped and not (system.damped or (method.damped_by_position and system.damped_by_position)):
         raise ValueError(
             f"method {name!r} integrates h'' + γ h' = f(t, h); a {type(system).__name__} system needs another, "
             "such as dopri5"

@@ -14,7 +14,7 @@ from .piecewise import Pieces
 from .solvers import Autocast, Damping, Field, VaryingDamping, real_dtype
 from .solvers.field import Split, checked
 from .split import SplitField
-from .systems import System, VectorField
+from .systems import Lienard, System, VectorField
 
 
 def bound_field(
@@ -59,6 +59,10 @@ def _field(
         return _varying_field(system, damped, h0, gamma, xi, given, precision)
     real = real_dtype(h0)
     damping = Damping.of(gamma, xi, h0)
+    if damped and isinstance(system, Lienard):
+        forces = system.forces
+        pair = precision.around(lambda t, h: torch.stack(forces(t, h, *given(t))))
+        return Field(pair, real, damping, system.activation, damped_by_position=True)
     if damped:
         f = system.f
         force = precision.around(lambda t, h: checked(f(t, h, *given(t)), h))

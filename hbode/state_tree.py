@@ -138,15 +138,18 @@ class StateTree:
 
     def system(self, system: System, further: int) -> System:
         """Return a system whose field, of so many further arguments, works on one tensor; it shares all else."""
-        return system.around(self._field(system.f, further))
+        return system.around(self._field(system.f, further, system.damped_by_position))
 
-    def _field(self, f: VectorField, further: int) -> VectorField:
+    def _field(self, f: VectorField, further: int, pair: bool = False) -> VectorField:
         if isinstance(f, SplitField):
             return SplitField(stiff=self._field(f.stiff, further), nonstiff=self._field(f.nonstiff, further))
 
-        def field(t: Tensor, *rest: Any) -> Tensor:
+        def field(t: Tensor, *rest: Any) -> Any:
             count = len(rest) - further  # of states: h, or h and m
-            return self._returned("func(t, h)", f(t, *map(self.split, rest[:count]), *rest[count:]))
+            out = f(t, *map(self.split, rest[:count]), *rest[count:])
+            if pair and isinstance(out, tuple) and len(out) == 2:
+                return tuple(self._returned("func(t, h)", state) for state in out)
+            return out if pair else self._returned("func(t, h)", out)
 
         return field
 

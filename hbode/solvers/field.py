@@ -132,9 +132,11 @@ class Field:
         For damped methods: the function of the momentum that drives the position (None: the identity).
     diffusion
         For methods with noise: ``diffusion(t, h)``, its strength on the momentum, which broadcasts to h.
+    damped_by_position
+        For damped methods that can: ``fn(t, h)`` is the force and a damping Γ(t, h), stacked, of
+        ``m' = fn(t, h)[0] - fn(t, h)[1] m``.
     split
         The parts that ``fn`` is the sum of, for methods that treat them apart; each evaluation of a part counts as one.
-
     counts
         How often it was evaluated and how many products were made, shared with the fields that `within` returns, as
         are its results.
@@ -151,7 +153,10 @@ class Field:
     (tensor([-1., -1.]), 1)
     """
 
-    __slots__ = ("_damping", "counts", "diffusion", "dtype", "fn", "memory", "results", "sides", "sigma", "split")
+    __slots__ = (
+        *("_damping", "counts", "damped_by_position", "diffusion", "dtype", "fn", "memory", "results", "sides"),
+        *("sigma", "split"),
+    )
 
     def __init__(
         self,
@@ -163,12 +168,14 @@ class Field:
         sides: tuple[float, float] | None = None,
         diffusion: Rhs | None = None,
         split: Split | None = None,
+        damped_by_position: bool = False,
     ) -> None:
         self.fn = fn
         self.dtype = dtype
         self._damping = damping
         self.sigma = sigma
         self.diffusion = diffusion
+        self.damped_by_position = damped_by_position
         self.counts = counts or Counts()
         self.sides = sides
         self.split = split
@@ -281,6 +288,7 @@ class Field:
             "sides": self.sides,
             "diffusion": self.diffusion,
             "split": self.split,
+            "damped_by_position": self.damped_by_position,
         }
         return Field(**(own | changes))
 
@@ -311,8 +319,11 @@ def damped_slope(field: Field, carry: tuple[Tensor, ...], damping: Damping | Non
     With a damping that depends on the time, the one there is to be given.
     """
     h, m = carry[0].unbind()
-    damping = field.damping if damping is None else damping
-    return torch.stack((m if field.sigma is None else field.sigma(m), acceleration(damping, carry[1], h, m)))
+    drift = m if field.sigma is None else field.sigma(m)
+    if field.damped_by_position:
+        force, gamma = carry[1].unbind()
+        return torch.stack((drift, torch.addcmul(force, gamma, m, value=-1)))
+    return torch.stack((drift, acceleration(field.damping if damping is None else damping, carry[1], h, m)))
 
 
 def acceleration(damping: Damping, force: Tensor, h: Tensor, m: Tensor) -> Tensor:

@@ -42,6 +42,8 @@ class Method(ABC):
     """Order of the error estimates, which are O(dt^(error_order + 1)); None where there are none."""
     damped: bool = False
     """True: integrates h'' + γ h' + ξ h = field(t, h), with `field.damping_at`. False: y' = field(t, y)."""
+    damped_by_position: bool = False
+    """Of the damped methods: whether the damping may depend on the position, as `Field.damped_by_position` says."""
     identity_only: bool = False
     """Of the damped methods: whether h' = m is needed, rather than any h' = σ(m)."""
     explicit_one_step: bool = True

@@ -1,7 +1,7 @@
 """Normalising flows: densities by the heavy ball, whose volume is known beforehand, and by a first-order ODE."""
 
 from .continuous import ContinuousFlow, Regularised
-from .fields import ConcatSquashField
+from .fields import ConcatSquashField, LienardField
 from .flow import Flow
 from .heavy_ball import GaussianMomentum, HeavyBallFlow
 from .toy_densities import TOY_DENSITIES, toy_density
@@ -13,6 +13,7 @@ __all__ = [
     "Flow",
     "GaussianMomentum",
     "HeavyBallFlow",
+    "LienardField",
     "Regularised",
     "toy_density",
 ]

@@ -18,12 +18,14 @@ class Leapfrog(Uniform, Invertible):
     reversible, and for σ = id and f = -∇V conformally symplectic: Φᵀ Ω Φ = e^(-γs) Ω, step by step. The Jacobian
     determinant over N positions is e^(-γNs) for any f. `substeps` are the lengths, in steps, of the leapfrogs
     that are composed: (1,) is order 2, Yoshida's triple jump is order 4 (Yoshida, Phys. Lett. A 150, 1990).
-    Of a damping that depends on the time, a leapfrog takes the value in its middle, and keeps its order and symmetry.
+    Of a damping that depends on the time, a leapfrog takes the value in its middle, and keeps its order and symmetry;
+    of one that depends on the position, that of the kick beside it.
 
-    The carry is (y, f(t, h)) with y = (h, m) stacked.
+    The carry is (y, f(t, h)) with y = (h, m) stacked, and f and the damping stacked where that depends on the position.
     """
 
     damped = True
+    damped_by_position = True
 
     def __init__(self, order: int, substeps: tuple[float, ...]) -> None:
         self.order = order
@@ -43,11 +45,15 @@ class Leapfrog(Uniform, Invertible):
             middle = field.damping_at(t, dt, 0.5 * fraction)
             t = t + fraction * dt
             s = (fraction * dt).to(h.dtype)
-            decay = torch.exp(-0.5 * s * middle.gamma_h)
-            m = m * decay + 0.5 * s * (force if xi is None else force - xi * h)
+            push, gamma = force.unbind() if field.damped_by_position else (force, middle.gamma_h)
+            decay = torch.exp(-0.5 * s * gamma)
+            m = m * decay + 0.5 * s * (push if xi is None else push - xi * h)
             h = h + s * (m if field.sigma is None else field.sigma(m))
-            force = field(t, h)
-            m = (m + 0.5 * s * (force if xi is None else force - xi * h)) * decay
+            push = force = field(t, h)
+            if field.damped_by_position:
+                push, gamma = force.unbind()
+                decay = torch.exp(-0.5 * s * gamma)
+            m = (m + 0.5 * s * (push if xi is None else push - xi * h)) * decay
         carry1 = torch.stack((h, m)), force
         slope1 = damped_slope(field, carry1, field.damping_at(t))
         return carry1, Hermite(y, slope, carry1[0], slope1, dt.to(h.dtype))
