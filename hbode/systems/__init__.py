@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from .heavy_ball import GeneralizedHeavyBall, HeavyBall
 from .lienard import Lienard
-from .system import FirstOrder, JoinedField, LangevinField, SecondOrder, System, VectorField, join, split
+from .system import FirstOrder, SecondOrder, System, VectorField, join, split
 
 FAMILY: dict[str, Callable[..., System]] = {
     "node": FirstOrder,
@@ -19,8 +19,6 @@ __all__ = [
     "FirstOrder",
     "GeneralizedHeavyBall",
     "HeavyBall",
-    "JoinedField",
-    "LangevinField",
     "Lienard",
     "SecondOrder",
     "System",
