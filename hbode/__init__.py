@@ -7,12 +7,12 @@ from .events import Event
 from .inputs import CubicInput, HoldInput, LinearInput
 from .integrate import hbodeint
 from .lazy import submodule
+from .output.trajectory import Trajectory
 from .solution import EventRecord, Solution, SolverError, Stats
 from .solvers import METHODS, Status
 from .split import SplitField
 from .stochastic import sdeint
 from .systems import FirstOrder, GeneralizedHeavyBall, HeavyBall, Lienard, SecondOrder, System, join, split
-from .trajectory import Trajectory
 from .updates import Update
 from .version import __version__ as __version__
 

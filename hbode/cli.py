@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from .commands import completion, demo, diagnose, fit, forecast, reproduce, simulate
 from .commands.loading import LoadError
-from .jobs import LOGGER
+from .progress.jobs import LOGGER
 from .reporting.results_folder import OutputError
 from .timeseries import DataError, MissingExtra
 from .training import CheckpointError

@@ -26,14 +26,14 @@ from .arguments import (
 from .bound import bound_field
 from .coefficients import Activation, OfTime
 from .compiler import uncompiled
-from .dense import DenseOutput
 from .events import EventLike, as_events, crossing
 from .gradients import Compilation, ContinuousAdjoint, Explicit, Gradient, Problem
 from .inputs import Input
 from .knots import check_inputs, with_knots
 from .options import check_names, configured, gradient_mode, is_adaptive, plan
-from .progress import Progress
-from .reference_solvers import solve_by_reference
+from .output.dense import DenseOutput
+from .progress.bar import Progress
+from .reference.ode import solve_by_reference
 from .solution import Solution, Stats, event_records, raise_failure, stats_of
 from .solvers import (
     Autocast,

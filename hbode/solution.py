@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from .dense import DenseOutput
 from .gradients import Solved
+from .output.dense import DenseOutput
+from .output.trajectory import Trajectory
 from .solvers import Crossing, Outcome, Status
 from .state_tree import State, StateTree, halves
-from .trajectory import Trajectory
 from .updates import Sides, UpdateRecord
 
 T = TypeVar("T")

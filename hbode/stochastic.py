@@ -14,7 +14,7 @@ from .coefficients import Activation, OfTime
 from .gradients import ContinuousAdjoint, Gradient
 from .integrate import hbodeint
 from .options import gradient_mode
-from .reference_sde import solve_by_torchsde
+from .reference.sde import solve_by_torchsde
 from .solution import Solution
 from .solvers.stochastic.baoab import Baoab
 from .solvers.stochastic.brownian import BrownianPath

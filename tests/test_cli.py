@@ -11,7 +11,7 @@ import pytest
 
 import hbode
 from hbode.cli import main
-from hbode.jobs import LOGGER
+from hbode.progress.jobs import LOGGER
 from hbode.timeseries import DemoSettings, ForecastSettings, make_dataset
 from hbode.timeseries.forecast import load
 

@@ -5,8 +5,8 @@ import logging
 
 import pytest
 
-from hbode import jobs
-from hbode.jobs import Board, run_all
+from hbode.progress import jobs
+from hbode.progress.jobs import Board, run_all
 
 
 class Terminal(io.StringIO):

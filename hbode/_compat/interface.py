@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..dense import DenseOutput
 from ..gradients import Backprop
+from ..output.dense import DenseOutput
 from .adjoint_arguments import AdjointArguments, Arguments, run_adjoint
 from .events import EventFn, Func, positive_at_start, with_event_gradient
 from .methods import SCIPY, check_method

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ..arguments import lost_time, too_few_digits, too_fine
 from ..gradients import Backprop, Explicit, Problem, Solved
+from ..reference.ode import SCIPY_METHODS, solve_scipy
 from ..solvers import METHODS, Autocast, Clock, Crossing, Field, Status, Tape, real_dtype
-from ..solvers.methods.reference import SCIPY_METHODS, solve_scipy
 from ..solvers.warning import warn
 from .events import EventFn, Func, at_fixed_time, positive_at_start
 from .methods import ADAPTIVE, FIXED, SCIPY, check_method, grid_method, known_options

@@ -20,7 +20,7 @@ from ..analysis.reports.diagnosis import diagnose
 from ..analysis.reports.diagnosis_result import MADE_BY, NUMBERS
 from ..arguments import as_coefficient
 from ..gradients.captured import reachable
-from ..jobs import LOGGER
+from ..progress.jobs import LOGGER
 from ..reporting.results_folder import OutputError, results_in
 from ..solution import SolverError
 from ..solvers import METHODS

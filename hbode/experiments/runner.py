@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..jobs import Board, Reporter, run_all
 from ..models import parameter_count
+from ..progress.jobs import Board, Reporter, run_all
 from ..reporting.results_folder import results_in
 from ..reporting.tables import aligned
 from ..solution import SolverError

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import torch
 
-from ..jobs import Board, Reporter, run_all
 from ..models import ODERNN, SolverSettings, make_system, parameter_count
+from ..progress.jobs import Board, Reporter, run_all
 from ..solution import SolverError
 from .evaluation import ForecastError, forecast_error
 from .records import Array

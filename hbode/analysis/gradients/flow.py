@@ -12,9 +12,9 @@ from torch import Tensor
 
 from ...arguments import as_coefficient
 from ...integrate import hbodeint
+from ...output.trajectory import Trajectory
 from ...solution import Solution, SolverError
 from ...systems import FirstOrder, System
-from ...trajectory import Trajectory
 from ..inputs import Loss
 from ..linearised import of_channels
 from .flow_result import GradientFlow, NodeFlow

@@ -1,1 +1,1 @@
-"""Explicit, multistep and switching methods: each a pure step, most of them a table."""
+"""Methods: each a pure step, most of them a table. Those that solve equations are in `hbode.solvers.implicit`."""

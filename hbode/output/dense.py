@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .gradients import Problem, Solved
-from .solvers import Autocast, Clock, SampleClock, Status
+from ..gradients import Problem, Solved
+from ..solvers import Autocast, Clock, SampleClock, Status
 
 
 class Span(NamedTuple):

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..gradients import Problem
+from ..solvers import Adams, MovingStart, Status
 from .dense import DenseOutput
-from .gradients import Problem
-from .solvers import Adams, MovingStart, Status
 
 
 class Trajectory:

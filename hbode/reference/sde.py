@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .gradients.captured import reachable
-from .solution import Solution, Stats
-from .solvers import Status
-from .systems import System, join, split
+from ..gradients.captured import reachable
+from ..solution import Solution, Stats
+from ..solvers import Status
+from ..systems import System, join, split
 
 
 def solve_by_torchsde(

@@ -1,0 +1,1 @@
+"""How far a solve, or each of several jobs, has come."""

@@ -1,0 +1,1 @@
+"""Solves by other libraries, to compare with."""
