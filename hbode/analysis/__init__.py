@@ -3,7 +3,8 @@
 from ..reporting.report import Report
 from .cost.profiling import profile
 from .cost.recorder import CostRecorder
-from .cost.result import Profile, Run
+from .cost.result import Profile
+from .cost.run import Run
 from .cost.work_precision import WorkPrecision
 from .gradients.decay import GradientDecay, gradient_decay
 from .gradients.flow import gradient_flow

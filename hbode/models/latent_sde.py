@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from ..stochastic import divided, sdeint, step_counts
 from ..systems import System
 from .continuous.networks import dense_network
-from .latent_ode import Decoded, GRURecognition, LatentODE, Reading
+from .latent_ode import Decoded, LatentODE, Reading
+from .recognition import GRURecognition
 from .solver import SolverSettings
 
 Context = tuple[Tensor, Tensor, Tensor]

@@ -15,7 +15,8 @@ from torch import nn
 from hbode import FirstOrder, GeneralizedHeavyBall, HeavyBall, SecondOrder, hbodeint
 from hbode.analysis.cost.measuring import now, peak_memory
 from hbode.analysis.cost.profiling import profile
-from hbode.analysis.cost.result import Profile, Run
+from hbode.analysis.cost.result import Profile
+from hbode.analysis.cost.run import Run
 from hbode.analysis.inputs import Inputs, as_inputs
 
 CPU = torch.device("cpu")

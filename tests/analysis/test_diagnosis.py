@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from hbode import FirstOrder, GeneralizedHeavyBall, HeavyBall, SecondOrder, SolverError
-from hbode.analysis.cost.result import Run
+from hbode.analysis.cost.run import Run
 from hbode.analysis.reports.comparison_result import Comparison
 from hbode.analysis.reports.diagnosis import diagnose
 from hbode.analysis.reports.diagnosis_result import MADE_BY, Diagnosis

@@ -9,7 +9,7 @@ from sklearn.base import clone
 
 from hbode.timeseries import DataError, HeavyBallForecaster, Records
 from hbode.timeseries.identification.bands import Bands, growing
-from hbode.timeseries.identification.fitting.member import simulate
+from hbode.timeseries.identification.runs.simulation import simulate
 
 RATES = (0.05, 1.3), (0.02, 2.1)
 SETTINGS = {"model": "hbnode", "degree": 1, "hidden": 0, "initial": 20, "seeds": 1, "substeps": 4}

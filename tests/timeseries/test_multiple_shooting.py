@@ -13,13 +13,11 @@ from hbode.timeseries.identification.fitting.checkpoint import read_training
 from hbode.timeseries.identification.fitting.multiple_shooting import (
     GradientSettings,
     Windows,
-    encode,
-    encoded,
     fit_by_gradients,
     horizon_share,
     masked_error,
-    set_encoder,
 )
+from hbode.timeseries.identification.runs.encoder import encode, encoded, set_encoder
 from hbode.timeseries.identification.runs.stretches import stretches
 
 STIFFNESS, DAMPING, RATE = 1.3, 0.4, 0.25

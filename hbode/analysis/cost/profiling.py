@@ -34,7 +34,8 @@ from ..inputs import (
     terminal_loss,
 )
 from .measuring import now, peak_memory, untouched
-from .result import Profile, Run, in_words
+from .result import Profile, in_words
+from .run import Run
 
 EVERY = 5.0
 """Seconds between the lines that say how far a profile is."""

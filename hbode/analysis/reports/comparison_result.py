@@ -19,7 +19,7 @@ from ...reporting.report import Report, Rows
 from ...reporting.style import BAND_LABEL, LINES, SYSTEM_LINES, Picture, draw_band, finish, shown
 from ...reporting.tables import Columns, median, plain, short
 from ...systems import System
-from ..cost.result import Run
+from ..cost.run import Run
 from ..cost.work_precision import CLEAR
 from ..gradients.decay import GradientDecay
 from ..gradients.flow_result import GradientFlow

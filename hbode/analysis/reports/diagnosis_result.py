@@ -15,7 +15,8 @@ from ...reporting.provenance import computed_with
 from ...reporting.report import Report, Rows
 from ...reporting.style import shown
 from ...reporting.tables import Columns, short
-from ..cost.result import Profile, Run, in_words
+from ..cost.result import Profile, in_words
+from ..cost.run import Run
 from ..stiffness.result import Stiffness
 from .comparison_result import Comparison
 

@@ -21,9 +21,9 @@ from ...solution import of_batch
 from ...systems import FirstOrder, GeneralizedHeavyBall, HeavyBall, SecondOrder, System
 from ..baselines.simulator import split_runs
 from ..identification.fitting.least_squares import fit_least_squares
-from ..identification.fitting.member import free_run_error, simulate
 from ..identification.runs.derivatives import derivatives, unit_of_time
 from ..identification.runs.initial_states import estimate
+from ..identification.runs.simulation import free_run_error, simulate
 from ..identification.runs.stretches import stretches
 from ..records import Array, Records, Scaling
 from ..scores import SimulationScores, simulation_scores

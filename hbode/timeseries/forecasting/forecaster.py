@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 
 from ..identification import SystemIdentifier
-from ..identification.fitting.member import smoothed
 from ..identification.held_out import Cut, from_many_rows
+from ..identification.runs.simulation import smoothed
 from ..identification.runs.stretches import stretches
 from ..records import Array, Records, Run
 from .forecasts import Forecast, Forecaster

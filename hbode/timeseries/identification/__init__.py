@@ -1,11 +1,12 @@
 """Identification of driven systems: records of inputs and outputs in, models that simulate out."""
 
-from .bands import Bands
-from .fitting.member import Fitted, Settings, fit_member, free_run_error
-from .identifier import Simulated, SystemIdentifier
+from .bands import Bands, Simulated
+from .fitting.member import Fitted, Settings, fit_member
+from .identifier import SystemIdentifier
 from .laws.description import Curve, Description, Mode, describe
 from .laws.port import EnergyLaw
 from .laws.structures import Force, Structure
+from .runs.simulation import free_run_error
 
 __all__ = [
     "Bands",

@@ -95,6 +95,24 @@ class Bands:
         return cls(float(found["coverage"]), *(np.array(found[name]) for name in ("quantile", "floor", "independent")))
 
 
+@dataclass(frozen=True, eq=False)
+class Simulated:
+    """Free runs in physical units, one array an entry of each list: centre, and half the width of the bands (T, Cy).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hbode.timeseries.identification import Simulated
+    >>> len(Simulated([np.zeros((3, 1))], [np.ones((3, 1))], [np.zeros((2, 3, 1))]).y)
+    1
+    """
+
+    y: list[Array]
+    half_width: list[Array]
+    members: list[Array]
+    """Each (M, T, Cy)."""
+
+
 def growing(error: Array, lead: NDArray[np.intp]) -> Array:
     """Return root mean square errors by lead, (L, Cy), of errors (N, Cy): over leads of like length, not decreasing."""
     known = ~np.isnan(error)

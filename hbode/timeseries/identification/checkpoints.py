@@ -16,7 +16,8 @@ from ...extras import optional
 from ...reporting.results_folder import written_whole
 from ..records import Records
 from .fitting.least_squares import LeastSquaresResult
-from .fitting.member import Fitted
+from .fitting.member import Fitted, fit_member
+from .laws.known import Known
 from .laws.structures import Structure
 from .saving import put
 
@@ -57,3 +58,20 @@ def read_member(path: Path, structure: Structure, known: torch.nn.Module | None)
     put(model, weights, structure)
     stages: dict[str, Any] = {name: LeastSquaresResult(**stage) for name, stage in told["stages"].items()}
     return Fitted(model, told["seed"], told["validation"], stages, told["seconds"])
+
+
+def fit_or_read(task: Any, known: Known | None, path: Path | None, verbose: bool) -> Fitted:
+    """Fit one model, or take it from where it was kept."""
+    structure, settings, train, held, seed = task
+    if path is not None and path.exists():
+        return read_member(path, structure, known)
+
+    def tell(stage: str, number: int, error: float, against: float) -> None:
+        print(f"seed {seed}, {stage}, {number}: training {error**0.5:.4g}, validation {against**0.5:.4g}", flush=True)
+
+    training = None if path is None else path.with_suffix(".training")
+    fitted = fit_member(structure, settings, train, held, seed, known, tell if verbose else None, training)
+    if path is not None:
+        write_member(path, fitted)
+        path.with_suffix(".training").unlink(missing_ok=True)
+    return fitted

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,8 +16,9 @@ from ...models.continuous import EnergyBalance
 from ..baselines.simulator import Simulator, split_runs
 from ..records import Array, Records, Run, Scaling, check_for_training
 from .automatic import SMALL, choose
-from .checkpoints import place, read_member, write_member
-from .fitting.member import LONGEST, Fitted, Settings, fit_member, simulate
+from .bands import Simulated
+from .checkpoints import fit_or_read, place
+from .fitting.member import LONGEST, Fitted, Settings
 from .fitting.multiple_shooting import GradientSettings
 from .held_out import Cut, Mask, Trials, blocks, from_several_rows, from_the_start
 from .laws.description import Description, describe
@@ -25,28 +26,11 @@ from .laws.known import Known
 from .laws.port import energy_balance, has_energy
 from .laws.structures import Structure
 from .runs.derivatives import unit_of_time
+from .runs.simulation import simulate
 from .runs.stretches import stretches
 from .saving import load, save
 
 OPTIMIZERS = ("auto", "least_squares", "adam")
-
-
-@dataclass(frozen=True, eq=False)
-class Simulated:
-    """Free runs in physical units, one array an entry of each list: centre, and half the width of the bands (T, Cy).
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from hbode.timeseries.identification import Simulated
-    >>> len(Simulated([np.zeros((3, 1))], [np.ones((3, 1))], [np.zeros((2, 3, 1))]).y)
-    1
-    """
-
-    y: list[Array]
-    half_width: list[Array]
-    members: list[Array]
-    """Each (M, T, Cy)."""
 
 
 class SystemIdentifier(Simulator):
@@ -265,7 +249,7 @@ class SystemIdentifier(Simulator):
         known = self._known()
         joblib = optional("joblib")
         fits = joblib.Parallel(n_jobs=min(self.jobs, len(tasks)))(
-            joblib.delayed(_fit_one)(task, known, place(self.checkpoint, task, self.known), self.verbose)
+            joblib.delayed(fit_or_read)(task, known, place(self.checkpoint, task, self.known), self.verbose)
             for task in tasks
         )
         done = done | {(task[1].penalty, one.seed): one for task, one in zip(tasks, fits, strict=True)}
@@ -454,21 +438,3 @@ class SystemIdentifier(Simulator):
         share = self.validation
         if not (share is None or share == "blocks" or (not isinstance(share, str) and 0 <= share < 1)):
             raise ValueError(f"validation must be a share of the rows, 0 to 1, or 'blocks', got {share!r}")
-
-
-def _fit_one(task: Any, known: Known | None, place: Path | None, verbose: bool) -> Fitted:
-    """Fit one model, or take it from where it was kept."""
-    structure, settings, train, held, seed = task
-
-    if place is not None and place.exists():
-        return read_member(place, structure, known)
-
-    def tell(stage: str, number: int, error: float, against: float) -> None:
-        print(f"seed {seed}, {stage}, {number}: training {error**0.5:.4g}, validation {against**0.5:.4g}", flush=True)
-
-    training = None if place is None else place.with_suffix(".training")
-    fitted = fit_member(structure, settings, train, held, seed, known, tell if verbose else None, training)
-    if place is not None:
-        write_member(place, fitted)
-        place.with_suffix(".training").unlink(missing_ok=True)
-    return fitted

@@ -12,9 +12,10 @@ from torch import Tensor
 from ....models.continuous import NeuralStateSpace
 from ...records import Array, Records
 from ..laws.structures import Force
+from ..runs.encoder import encode, set_encoder
 from ..runs.free_runs import free_run, measured_states
 from ..runs.stretches import Stretches, stretches
-from .multiple_shooting import GradientResult, GradientSettings, encode, fit_by_gradients, masked_error, set_encoder
+from .multiple_shooting import GradientResult, GradientSettings, fit_by_gradients, masked_error
 
 COMPILED_FROM = 100_000
 """Samples one after the other, of all steps of a training, from which on compiling pays."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
@@ -14,16 +15,15 @@ from torch import Tensor, nn
 
 from ....models.continuous import NeuralStateSpace, StateBank, solve_all_steps
 from ....models.continuous.sensitivities import trained as trained_parameters
-from ...records import Array, Records
+from ...records import Records
 from ..held_out import without_blocks
 from ..laws.structures import LAST, NETWORK, Structure
 from ..runs.derivatives import derivatives
-from ..runs.free_runs import free_run, measured_states
-from ..runs.initial_states import estimate
+from ..runs.simulation import free_run_error, mean_square
 from ..runs.stretches import Stretches, stretches
 from . import gradient_stage
 from .least_squares import LeastSquaresResult, fit_least_squares
-from .multiple_shooting import GradientResult, GradientSettings, encode
+from .multiple_shooting import GradientResult, GradientSettings
 
 WINDOWS = (5, 9, 17)
 """Samples over which derivatives are smoothed for the start; the best of them is taken."""
@@ -210,7 +210,7 @@ def fit_member(
         stages: dict[str, LeastSquaresResult | GradientResult] = {"linear law and polynomial": result}
         error, start = min(result.validation), None if result.states is None else result.states[0]
         share = dict.fromkeys(network, settings.penalty * min(error, 1.0))
-        weights = {name: x.clone() for name, x in model.state_dict().items()}
+        weights = deepcopy(model.state_dict())
 
         def draw() -> None:
             nonlocal drawn
@@ -259,7 +259,7 @@ def best_of(
     for _ in range(starts):
         result = fit()
         error, before = min(result.validation), min((one[0] for one in tries), default=np.inf)
-        tries.append((error, result, {k: x.clone() for k, x in model.state_dict().items()}))
+        tries.append((error, result, deepcopy(model.state_dict())))
         if abs(error - before) < alike * error:
             break
     _, result, weights = min(tries, key=lambda one: one[0])
@@ -276,60 +276,6 @@ def bank(model: NeuralStateSpace, states: Tensor, y: Tensor, samples: int, most:
     return StateBank(rows[chosen], windows.flatten(0, 1)[chosen])
 
 
-def mean_square(y: Tensor, measured: Tensor) -> float:
-    """Return the mean square error where something was measured; infinite if a simulation ended early."""
-    squares = (y - measured)[~measured.isnan()].square()
-    return float(squares.mean()) if len(squares) and bool(squares.isfinite().all()) else float("inf")
-
-
-@torch.no_grad()
-def free_run_error(model: NeuralStateSpace, given: Stretches, initial: int) -> float:
-    """Return the mean square error of free runs behind the first samples, which their states are estimated from."""
-    count = given.y.shape[1]
-    initial = min(initial, count - 1)
-    start = estimate(model, given.first(initial))
-    y = free_run(model, given, start, measured_states(model, given)).y.transpose(0, 1)
-    return mean_square(y[:, initial:], given.y[:, initial:])
-
-
-def simulate(model: NeuralStateSpace, records: Records, between: str, initial: int, longest: float) -> list[Array]:
-    """Return the free runs of a model over standardised records, (T, Cy) each, from states by the first samples.
-
-    Where the model has an encoder, and all the outputs that it reads are there, it gives the state at the last of the
-    first samples; what is before that is what was measured. Else runs of one length are simulated side by side.
-    """
-    y: dict[int, Array] = {}
-    filled = [run.filled(longest) for run in records]
-    for length in sorted({len(run) for run in records}):
-        group = [i for i, run in enumerate(records) if len(run) == length]
-        for some in [group] if model.encoder is None else [[i] for i in group]:
-            given = stretches(replace(records, runs=tuple(filled[i][0] for i in some)), None, between)
-            firsts = [int(filled[i][1][initial - 1]) + 1 for i in some]
-            n = None if model.encoder is None else model.encoder.samples
-            if n is None or firsts[0] < n or bool(given.y[:, firsts[0] - n : firsts[0]].isnan().any()):
-                y |= zip(some, smoothed(model, given, firsts), strict=True)
-            else:
-                y[some[0]] = _encoded(model, given, firsts[0] - n)
-    return [y[i][rows] for i, (_, rows) in enumerate(filled)]
-
-
-@torch.no_grad()
-def smoothed(model: NeuralStateSpace, given: Stretches, initial: Sequence[int]) -> list[Array]:
-    """Return the free runs (T, Cy) from the states by which so many first samples of each fit best, these included."""
-    seen = torch.arange(given.y.shape[1]) < torch.tensor(initial).unsqueeze(1)
-    given = replace(given, y=torch.where(seen.unsqueeze(-1), given.y, torch.nan))
-    start, guess = estimate(model, given.first(max(initial))), measured_states(model, given)
-    return list(free_run(model, given, start, guess).y.transpose(0, 1).numpy())
-
-
-@torch.no_grad()
-def _encoded(model: NeuralStateSpace, given: Stretches, skipped: int) -> Array:
-    start, behind = encode(model, given.behind(skipped))
-    y = free_run(model, behind, start).y[:, 0]
-    before = given.y[0, : given.y.shape[1] - len(y)]
-    return torch.cat((torch.where(before.isnan(), y[0], before), y)).numpy()
-
-
 def _random_start(structure: Structure, model: NeuralStateSpace, given: Stretches, draws: int = 20) -> None:
     """Draw the linear law until it simulates the inputs from rest without leaving all bounds."""
     rest = model.whole(given.y.new_zeros(len(given), model.size * (1 + model.system.second_order)))
@@ -344,7 +290,7 @@ def _random_start(structure: Structure, model: NeuralStateSpace, given: Stretche
 def _start(structure: Structure, model: NeuralStateSpace, train: Records, given: Stretches, settings: Settings) -> None:
     """Set the linear law by the smoothing that simulates short stretches best."""
     short = given.first(min(given.y.shape[1], 100))
-    best, kept = float("inf"), {name: x.clone() for name, x in model.state_dict().items()}
+    best, kept = float("inf"), deepcopy(model.state_dict())
     for window in WINDOWS:
         found = [derivatives(run, window) for run in train]
         parts = [torch.from_numpy(np.concatenate([one[k] for one in found])) for k in range(4)]
@@ -353,5 +299,5 @@ def _start(structure: Structure, model: NeuralStateSpace, train: Records, given:
         structure.linear_start(model, *parts)
         error = free_run_error(model, short, min(settings.initial, 20))
         if error < best:
-            best, kept = error, {name: x.clone() for name, x in model.state_dict().items()}
+            best, kept = error, deepcopy(model.state_dict())
     model.load_state_dict(kept)

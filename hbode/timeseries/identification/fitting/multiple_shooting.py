@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,8 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ....models.continuous import NeuralStateSpace, StateEncoder, fixed_step_states
+from ....models.continuous import NeuralStateSpace
 from ...records import Array, DataError, Records
+from ..runs.encoder import check_for_encoder, encoded
 from ..runs.stretches import Stretches, pieces
 from .checkpoint import read_training, write_training
 
@@ -132,58 +134,6 @@ class Windows:
         return given, torch.where(inside, self.targets[rows], torch.nan)[:, self.samples :]
 
 
-def check_for_encoder(name: str, rows: int, samples: int) -> None:
-    """Raise `DataError` for a run that has no row behind those that an encoder reads."""
-    if rows <= samples:
-        raise DataError(
-            f"{name} has {rows} rows: the encoder reads {samples}, so that at least {samples + 1} are needed; "
-            f"take a smaller initial"
-        )
-
-
-def encoded(model: NeuralStateSpace, given: Stretches, compile: bool = False) -> Tensor:
-    """Return the outputs (T - n + 1, B, Cy) from the last of the n rows on that the encoder of a model reads."""
-    start, behind = encode(model, given)
-    return model.read(fixed_step_states(model, behind.t, behind.u, start, compile), behind.values)
-
-
-def encode(model: NeuralStateSpace, given: Stretches) -> tuple[Tensor, Stretches]:
-    """Return the states at the last of the rows that the encoder of a model reads, and the stretches from there on.
-
-    Missing outputs are read as zero, the mean.
-    """
-    if model.encoder is None:
-        raise ValueError("model must have an encoder: set_encoder, or NeuralStateSpace(encoder=...)")
-    n = model.encoder.samples
-    start: Tensor = model.encoder(given.y[:, :n].nan_to_num(0.0), given.values[:n].transpose(0, 1))
-    return start, given.behind(n - 1)
-
-
-def set_encoder(model: NeuralStateSpace, samples: int, y: Tensor, u: Tensor, states: Tensor) -> None:
-    """Give a model an encoder, whose linear part is the least-squares map from windows to states.
-
-    Parameters
-    ----------
-    samples
-        n.
-    y, u
-        Windows (N, n, Cy), (N, n, Cu); those with missing values are left out.
-    states
-        The states at the last row of each, as rows of numbers (N, d).
-    """
-    parts = 1 + model.system.second_order
-    encoder = StateEncoder(samples, y.shape[2], u.shape[2], model.size, momentum=parts == 2).to(states)
-    x = torch.cat((y.flatten(1), u.flatten(1), torch.ones_like(y[:, 0, :1])), 1)
-    known = x.isfinite().all(1) & states.isfinite().all(1)
-    if int(known.sum()) >= 2:
-        # Of the maps that fit equally well the smallest: windows of few samples a period are nearly dependent.
-        found = torch.linalg.lstsq(x[known], states[known], rcond=1e-8, driver="gelsd").solution
-        with torch.no_grad():
-            encoder.linear.weight.copy_(found[:-1].T)
-            encoder.linear.bias.copy_(found[-1])
-    model.encoder = encoder
-
-
 def fit_by_gradients(
     model: NeuralStateSpace,
     records: Records,
@@ -241,7 +191,7 @@ def fit_by_gradients(
     longest = max(map(len, records)) - model.encoder.samples
     optimizer = torch.optim.Adam(trained, lr=settings.learning_rate)
     result = GradientResult()
-    best, kept, since, failed = math.inf, _copy(model), 0, 0
+    best, kept, since, failed = math.inf, deepcopy(model.state_dict()), 0, 0
     state = None if checkpoint is None else read_training(checkpoint)
     if state is not None:
         model.load_state_dict(state["model"])
@@ -277,7 +227,7 @@ def fit_by_gradients(
         whole = horizon_share(share) == 1.0
         since = since + whole if not found < best * (1 - GAIN) else 0
         if found < best:
-            best, kept = found, _copy(model)
+            best, kept = found, deepcopy(model.state_dict())
         if checkpoint is not None:
             write_training(
                 checkpoint,
@@ -299,7 +249,3 @@ def masked_error(y: Tensor, measured: Tensor) -> Tensor:
     """Return the mean square error where something was measured, shape ()."""
     known = ~measured.isnan()
     return torch.where(known, y - measured.nan_to_num(0.0), 0.0).square().sum() / known.sum().clamp(min=1)
-
-
-def _copy(model: nn.Module) -> dict[str, Tensor]:
-    return {name: x.detach().clone() for name, x in model.state_dict().items()}
