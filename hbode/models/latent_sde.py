@@ -111,18 +111,13 @@ class LatentSDE(LatentODE):
         The latent dynamics on `size` channels: a `HeavyBall` or `GeneralizedHeavyBall` with constant γ and ξ, shape ()
         or (size,), or their names in `SYSTEMS`.
     size, channels, hidden, decoder, noise, start
-        As for `LatentODE`; the control u has `hidden` units too.
+        As for `LatentODE`, whose `stats` it has; the control u has `hidden` units too.
     diffusion
         σ at the start, trained for each channel, in units of h / time^(3/2).
     step_size
         Longest step of the solve, in units of t. Default: one step from one time to the next, observed or asked for.
     contexts
         Numbers E of the context.
-
-    Attributes
-    ----------
-    stats
-        `Stats` of the last latent solve.
 
     Raises
     ------
