@@ -22,7 +22,7 @@ from _common import SIZES, Joined, alternate, network, ratio, table
 from torch import Tensor, nn
 
 from hbode import METHODS, HeavyBall, Status, hbodeint
-from hbode.options import plan as make_plan
+from hbode.setup.options import plan as make_plan
 from hbode.solvers import TRIES, Clock, Damping, Field, solve_in_blocks
 from hbode.solvers.loops.blocks import run_tries
 

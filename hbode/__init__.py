@@ -2,18 +2,18 @@
 
 from typing import Any
 
-from .damping import NesterovDamping
-from .events import Event
 from .inputs import CubicInput, HoldInput, LinearInput
 from .integrate import hbodeint
 from .lazy import submodule
 from .output.trajectory import Trajectory
+from .setup.events import Event
+from .setup.updates import Update
 from .solution import EventRecord, Solution, SolverError, Stats
 from .solvers import METHODS, Status
-from .split import SplitField
 from .stochastic import sdeint
 from .systems import FirstOrder, GeneralizedHeavyBall, HeavyBall, Lienard, SecondOrder, System, join, split
-from .updates import Update
+from .systems.damping import NesterovDamping
+from .systems.split import SplitField
 from .version import __version__ as __version__
 
 __all__ = [

@@ -9,7 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .arguments import (
+from .gradients import Compilation, ContinuousAdjoint, Explicit, Gradient, Problem
+from .inputs import Input
+from .output.dense import DenseOutput
+from .progress.bar import progress_bar
+from .reference.ode import solve_by_reference
+from .setup.arguments import (
     as_system,
     as_times,
     check_called,
@@ -23,17 +28,13 @@ from .arguments import (
     too_few_digits,
     too_fine,
 )
-from .bound import bound_field
-from .coefficients import Activation, OfTime
-from .compiler import uncompiled
-from .events import EventLike, as_events, crossing
-from .gradients import Compilation, ContinuousAdjoint, Explicit, Gradient, Problem
-from .inputs import Input
-from .knots import check_inputs, with_knots
-from .options import check_names, configured, gradient_mode, is_adaptive, plan
-from .output.dense import DenseOutput
-from .progress.bar import Progress
-from .reference.ode import solve_by_reference
+from .setup.bound import bound_field
+from .setup.compiler import subject, uncompiled
+from .setup.events import EventLike, as_events, crossing
+from .setup.knots import check_inputs, with_knots
+from .setup.options import check_names, configured, gradient_mode, is_adaptive, plan
+from .setup.state_tree import State, StateTree, halves
+from .setup.updates import Update, merge
 from .solution import Solution, Stats, event_records, raise_failure, stats_of
 from .solvers import (
     Autocast,
@@ -48,9 +49,8 @@ from .solvers import (
     real_dtype,
 )
 from .solvers.warning import warn
-from .state_tree import State, StateTree, halves
 from .systems import System
-from .updates import Update, merge
+from .systems.coefficients import Activation, OfTime
 
 
 @uncompiled
@@ -276,18 +276,18 @@ def hbodeint(
     def on_backward(evaluations: int) -> None:
         stats[0].nfe_backward = evaluations
 
-    with precision.off(), Progress(times, progress and not samples) as bar:
+    with precision.off(), progress_bar(times, progress and not samples) as advance:
         problem = Problem(
             MovingStart(chosen) if resets else chosen,
             bind,
             y0,
             clock,
             Explicit(own_gamma, own_xi, tuple(args[slot] for slot in slots)),
-            replace(drawn, keep_interpolants=dense, sample_stops=of_samples, crossings=crossings, on_accept=bar.accept),
+            replace(drawn, keep_interpolants=dense, sample_stops=of_samples, crossings=crossings, on_accept=advance),
             damped=system.damped and not varying,
             owners=(system, *(e.fn for e in events), *resets, *(() if updates is None else (updates.fn, updates.data))),
             tied=samples and not per_sample,
-            compilation=Compilation(_subject(system.f)) if compile else None,
+            compilation=Compilation(subject(system.f)) if compile else None,
         )
         solved = mode.solve(problem, on_backward)
     stats.append(stats_of(solved, samples))
@@ -306,8 +306,3 @@ def hbodeint(
         record,
         tree,
     )
-
-
-def _subject(f: Callable[..., Tensor]) -> object:
-    """Return what stands for a field when it is compiled: a function made anew has the same code."""
-    return f if isinstance(f, torch.nn.Module) else getattr(f, "__code__", type(f))

@@ -14,9 +14,9 @@ from torch.utils._pytree import tree_map
 from .gradients import Solved
 from .output.dense import DenseOutput
 from .output.trajectory import Trajectory
+from .setup.state_tree import State, StateTree, halves
+from .setup.updates import Sides, UpdateRecord
 from .solvers import Crossing, Outcome, Status
-from .state_tree import State, StateTree, halves
-from .updates import Sides, UpdateRecord
 
 T = TypeVar("T")
 

@@ -9,16 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .arguments import as_system, check_state, check_times
-from .coefficients import Activation, OfTime
 from .gradients import ContinuousAdjoint, Gradient
 from .integrate import hbodeint
-from .options import gradient_mode
 from .reference.sde import solve_by_torchsde
+from .setup.arguments import as_system, check_state, check_times
+from .setup.options import gradient_mode
 from .solution import Solution
 from .solvers.stochastic.baoab import Baoab
 from .solvers.stochastic.brownian import BrownianPath
 from .systems import System
+from .systems.coefficients import Activation, OfTime
 
 Noise = float | Tensor | Callable[[Tensor, Tensor], Tensor]
 

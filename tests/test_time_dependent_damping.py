@@ -20,7 +20,7 @@ from hbode import (
     hbodeint,
 )
 from hbode.analysis import gradient_flow, stiffness
-from hbode.options import plan
+from hbode.setup.options import plan
 from hbode.solvers import (
     Clock,
     Field,

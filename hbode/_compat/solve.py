@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..arguments import lost_time, too_few_digits, too_fine
 from ..gradients import Backprop, Explicit, Problem, Solved
 from ..reference.ode import SCIPY_METHODS, solve_scipy
+from ..setup.arguments import lost_time, too_few_digits, too_fine
 from ..solvers import METHODS, Autocast, Clock, Crossing, Field, Status, Tape, real_dtype
 from ..solvers.warning import warn
 from .events import EventFn, Func, at_fixed_time, positive_at_start

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..arguments import check_method, check_state, check_times
 from ..integrate import hbodeint
-from ..options import GRID, POINTS, check_names
+from ..setup.arguments import check_method, check_state, check_times
+from ..setup.options import GRID, POINTS, check_names
 from ..solution import Solution, SolverError
 from ..solvers import METHODS
 from ..systems import System

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..extras import MissingExtra
+from ..lazy import MissingExtra
 from .rotations import Array, Rotations, jacobi_tree
 from .tree import linkage
 

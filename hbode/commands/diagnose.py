@@ -18,10 +18,10 @@ from torch import Tensor
 from ..analysis.inputs import Inputs, checked_methods
 from ..analysis.reports.diagnosis import diagnose
 from ..analysis.reports.diagnosis_result import MADE_BY, NUMBERS
-from ..arguments import as_coefficient
 from ..gradients.captured import reachable
 from ..progress.jobs import LOGGER
 from ..reporting.results_folder import OutputError, results_in
+from ..setup.arguments import as_coefficient
 from ..solution import SolverError
 from ..solvers import METHODS
 from ..systems import FAMILY, System

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from torch import Tensor
 
-from ..extras import optional
+from ..lazy import optional
 from .experiment import Part, Splits
 
 

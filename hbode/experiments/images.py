@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from ..extras import optional
+from ..lazy import optional
 from ..models import ODELayer, SolverSettings, parameter_count, width_of_size
 from ..systems import System
 from ..timeseries import DataError

@@ -7,8 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from ..setup.arguments import check_at_least
 from ..systems import FAMILY, FirstOrder, GeneralizedHeavyBall, HeavyBall, SecondOrder, System
-from .continuous.networks import check_sizes, dense_network
+from .continuous.networks import dense_network
 
 
 class DenseField(nn.Module):
@@ -49,7 +50,7 @@ class DenseField(nn.Module):
         activation: Callable[[], nn.Module] = nn.ReLU,
     ) -> None:
         super().__init__()
-        check_sizes(size=size, hidden=hidden, inputs=inputs, depth=depth)
+        check_at_least(size=size, hidden=hidden, inputs=inputs, depth=depth)
         self.layers = dense_network([inputs * size, *[hidden] * (depth - 1), size], activation)
 
     def forward(self, t: Tensor, *state: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..integrate import hbodeint
+from ..setup.arguments import check_at_least
 from ..solution import Stats
 from ..systems import System
 from .fields import make_system
@@ -182,8 +183,7 @@ class LatentODE(nn.Module):
         ValueError
             If the shapes or the times do not fit.
         """
-        if samples < 1:
-            raise ValueError(f"samples must be at least 1, got {samples}")
+        check_at_least(samples=samples)
         read = self._read(t, x, mask)
         present = read.observed.any(-1)
         # Where there is no observation the latent state stays at the last one, unseen.
@@ -214,8 +214,7 @@ class LatentODE(nn.Module):
             Shape (samples, B, H, C), or (B, H, C) from the mean of z₀. ``model.log_noise.exp()`` is the standard
             deviation of observations about it. Raises as `elbo`.
         """
-        if samples is not None and samples < 1:
-            raise ValueError(f"samples must be at least 1 or None, got {samples}")
+        check_at_least(samples=samples)
         if t_new.ndim not in (1, 2) or (t_new.ndim == 2 and len(t_new) != len(x)):
             raise ValueError(f"t_new must have shape (H,) or ({len(x)}, H), got {tuple(t_new.shape)}")
         read = self._read(t, x, mask)

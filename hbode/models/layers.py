@@ -12,11 +12,11 @@ from typing import Any, TypedDict, Unpack
 import torch
 from torch import Tensor, nn
 
-from ..coefficients import Activation, OfTime
-from ..damping import NesterovDamping
 from ..integrate import hbodeint
 from ..solution import Solution, Stats
 from ..systems import FirstOrder, GeneralizedHeavyBall, HeavyBall, SecondOrder, System, VectorField
+from ..systems.coefficients import Activation, OfTime
+from ..systems.damping import NesterovDamping
 from .solver import SolverSettings
 
 

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from ..integrate import hbodeint
+from ..setup.updates import Update, UpdateRecord
 from ..systems import System
-from ..updates import Update, UpdateRecord
 from .observations import Observations
 from .solver import SolveCounts, SolverSettings
 

@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from ..coefficients import Activation
 from ..systems import GeneralizedHeavyBall, System, VectorField
+from ..systems.coefficients import Activation
 
 M = TypeVar("M", bound=nn.Module)
 

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
 from torch import Tensor
 from tqdm import tqdm
 
 
-class Progress:
-    """A bar over the time of a solve, or nothing."""
+@contextmanager
+def progress_bar(times: Tensor, shown: bool) -> Iterator[Callable[[float, Tensor, float], None] | None]:
+    """Yield what advances a bar over the time of a solve by a step, or None where it is not shown."""
+    if not shown:
+        yield None
+        return
+    with tqdm(total=abs(float(times[-1] - times[0])), unit="t", leave=False) as bar:
 
-    def __init__(self, times: Tensor, shown: bool) -> None:
-        self.bar = None
-        if shown:
-            self.start = float(times[0])
-            self.bar = tqdm(total=abs(float(times[-1]) - self.start), unit="t", leave=False)
-        self.accept = self._advance if shown else None
+        def accept(t: float, _: Tensor, dt: float) -> None:
+            bar.update(abs(dt))
 
-    def _advance(self, t: float, _: Tensor, dt: float) -> None:
-        if self.bar is not None:
-            self.bar.update(abs(dt))
-
-    def __enter__(self) -> Progress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.bar is not None:
-            self.bar.close()
+        yield accept

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-from ..extras import optional
+from ..lazy import optional
 
 T = TypeVar("T")
 

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..bound import bound_field
 from ..gradients.captured import reachable
-from ..options import number
+from ..setup.bound import bound_field
+from ..setup.options import number
+from ..setup.state_tree import StateTree, halves
 from ..solution import Solution, SolverError, Stats
 from ..solvers import Autocast, Field, Status
-from ..state_tree import StateTree, halves
 from ..systems import System
 
 SCIPY_METHODS = ("RK23", "RK45", "DOP853", "Radau", "BDF", "LSODA")

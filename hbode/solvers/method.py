@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -150,3 +151,15 @@ class Invertible(Method):
     @abstractmethod
     def undo(self, field: Field, t: Tensor, dt: Tensor, carry: Carry) -> Carry:
         """Return the carry at t, from the one that the step from t to t + dt ended with."""
+
+
+@dataclass(frozen=True)
+class Wrapped(Method):
+    """A method that has the form and the orders of its base."""
+
+    base: Method
+
+    def __post_init__(self) -> None:
+        base = self.base
+        self._declare(damped=base.damped, identity_only=base.identity_only, explicit_one_step=base.explicit_one_step)
+        self._declare(order=base.order, error_order=base.error_order)

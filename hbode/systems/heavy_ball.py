@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..coefficients import Activation, OfTime, as_activation, as_value, at_time, shortened
+from .coefficients import Activation, OfTime, as_activation, as_value, at_time, shortened
 from .system import System, VectorField
 
 

@@ -9,10 +9,10 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from ..coefficients import Activation, OfTime, shortened
 from ..gradients.captured import reachable
 from ..solvers.field import checked
 from ..solvers.warning import warn
+from .coefficients import Activation, OfTime, shortened
 
 VectorField = Callable[..., Any]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..extras import MissingExtra
+from ..lazy import MissingExtra
 from .batches import Shard
 from .processes import world
 from .run import Run

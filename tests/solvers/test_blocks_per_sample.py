@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scenarios import unsynchronised
 
-from hbode.options import plan as make_plan
+from hbode.setup.options import plan as make_plan
 from hbode.solvers import (
     KEEP_ALL,
     METHODS,

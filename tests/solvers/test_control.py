@@ -11,7 +11,7 @@ from scipy.integrate import RK45
 from scipy.integrate._ivp.common import select_initial_step
 
 from hbode import METHODS, FirstOrder, Status, hbodeint
-from hbode.options import plan
+from hbode.setup.options import plan
 from hbode.solvers import (
     Clock,
     Controller,

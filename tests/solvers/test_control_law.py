@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hbode.options import plan as make_plan
+from hbode.setup.options import plan as make_plan
 from hbode.solvers import (
     METHODS,
     Clock,

@@ -9,7 +9,7 @@ import torch
 
 import hbode.compat as compat
 from hbode import METHODS, FirstOrder, SecondOrder, Status, hbodeint
-from hbode.options import plan as make_plan
+from hbode.setup.options import plan as make_plan
 from hbode.solvers import (
     Clock,
     Field,

@@ -9,13 +9,13 @@ from hbode import SecondOrder
 from hbode.models.continuous import NeuralStateSpace, PositionReadout
 from hbode.timeseries import DataError, Records
 from hbode.timeseries.identification import Force, SystemIdentifier
-from hbode.timeseries.identification.fitting.checkpoint import read_training
 from hbode.timeseries.identification.fitting.multiple_shooting import (
     GradientSettings,
     Windows,
     fit_by_gradients,
     horizon_share,
     masked_error,
+    read_training,
 )
 from hbode.timeseries.identification.runs.encoder import encode, encoded, set_encoder
 from hbode.timeseries.identification.runs.stretches import stretches

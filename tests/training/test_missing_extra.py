@@ -6,7 +6,7 @@ import pytest
 from training.problems import line, linear, settings, squared
 
 import hbode.training
-from hbode.extras import MissingExtra
+from hbode.lazy import MissingExtra
 
 
 def test_without_lightning(monkeypatch):

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...arguments import as_system
 from ...gradients import Gradient
 from ...gradients.captured import reachable
-from ...options import gradient_mode
+from ...setup.arguments import as_system
+from ...setup.options import gradient_mode
 from ...solution import Solution, SolverError, Stats, of_batch
 from ...solvers import METHODS
 from ...systems import System

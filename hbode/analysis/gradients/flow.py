@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...arguments import as_coefficient
 from ...integrate import hbodeint
 from ...output.trajectory import Trajectory
+from ...setup.arguments import as_coefficient, check_at_least
 from ...solution import Solution, SolverError
 from ...systems import FirstOrder, System
 from ..inputs import Loss
@@ -119,9 +119,8 @@ def gradient_flow(
     """
     if not (isinstance(system, System) and system.second_order and system.damped):
         raise TypeError(f"system must be a HeavyBall or GeneralizedHeavyBall, got {type(system).__name__}")
-    for key, value, least in (("nodes", nodes, 2), ("probes", probes, 2), ("dense_limit", dense_limit, 0)):
-        if value < least:
-            raise ValueError(f"{key} must be at least {least}, got {value}")
+    check_at_least(2, nodes=nodes, probes=probes)
+    check_at_least(0, dense_limit=dense_limit)
     propagator = Propagator(sol, batch)
     steps = propagator.steps
     _check_system(system, steps)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...arguments import default_method
+from ...setup.arguments import default_method
 from ...systems import FirstOrder, GeneralizedHeavyBall, HeavyBall, SecondOrder, System, VectorField
 from ..cost.measuring import untouched
 from ..cost.profiling import profile

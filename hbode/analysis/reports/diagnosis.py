@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ...arguments import default_method
+from ...setup.arguments import default_method
 from ...solvers import METHODS
 from ...systems import SecondOrder, System
 from ..cost.profiling import profile

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ...arguments import as_coefficient
+from ...setup.arguments import as_coefficient
 from ...systems import System
 from ..linearised import Apply, Linearised, StateAxes, of_channels
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...arguments import check_state, check_times
+from ...setup.arguments import check_at_least, check_state, check_times
 from ...solution import Solution
 from ...systems import System
 from ..linearised import check_independent
@@ -157,9 +157,8 @@ def _measured(
     most: int,
     unit: str,
 ) -> Stiffness:
-    for key, value, least in (("dense_limit", dense_limit, 0), ("most", most, 1)):
-        if value < least:
-            raise ValueError(f"{key} must be at least {least}, got {value}")
+    check_at_least(0, dense_limit=dense_limit)
+    check_at_least(1, most=most)
     if not 0 < tol < 1:
         raise ValueError(f"tol must be between 0 and 1, got {tol}")
     if trajectory.samples > 1:

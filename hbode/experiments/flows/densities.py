@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ...extras import optional
+from ...lazy import optional
 from ...models import SolverSettings, parameter_count, width_of_size
 from ...models.flows import TOY_DENSITIES, ConcatSquashField, ContinuousFlow, HeavyBallFlow, toy_density
 from ...reporting.style import Picture

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...extras import optional
+from ...lazy import optional
 from ...timeseries import DataError
 from ..experiment import Part, Splits
 

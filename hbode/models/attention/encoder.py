@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..continuous.networks import check_sizes
+from ...setup.arguments import check_at_least
 from .features import elu_features
 from .functional import FeatureMap, Weighting
 from .multihead import MomentumAttention
@@ -75,7 +75,7 @@ class MomentumTransformerEncoderLayer(nn.Module):
         residual_step_size: float = 1.0,
     ) -> None:
         super().__init__()
-        check_sizes(dim_feedforward=dim_feedforward)
+        check_at_least(dim_feedforward=dim_feedforward)
         if isinstance(activation, str) and activation not in ACTIVATIONS:
             raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)} or a callable, got {activation!r}")
         if residual_momentum != "adaptive" and (isinstance(residual_momentum, str) or not 0 <= residual_momentum < 1):
@@ -179,7 +179,7 @@ class MomentumTransformerEncoder(nn.TransformerEncoder):
         if not isinstance(encoder_layer, MomentumTransformerEncoderLayer):
             found = type(encoder_layer).__name__
             raise TypeError(f"encoder_layer must be a MomentumTransformerEncoderLayer, got {found}")
-        check_sizes(num_layers=num_layers)
+        check_at_least(num_layers=num_layers)
         super().__init__(encoder_layer, num_layers, norm, enable_nested_tensor=False)  # type: ignore[arg-type]
 
     def forward(

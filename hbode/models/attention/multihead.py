@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..continuous.networks import check_sizes
+from ...setup.arguments import check_at_least
 from .features import elu_features
 from .functional import (
     AttentionOptions,
@@ -84,7 +84,7 @@ class MomentumAttention(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        check_sizes(embed_dim=embed_dim, num_heads=num_heads)
+        check_at_least(embed_dim=embed_dim, num_heads=num_heads)
         if embed_dim % num_heads:
             raise ValueError(f"embed_dim must be a multiple of num_heads={num_heads}, got {embed_dim}")
         mu, gamma = _of_heads("momentum", momentum, num_heads), _of_heads("step_size", step_size, num_heads)

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from ...gradients.captured import reachable
-from .networks import check_sizes, concatenated, correction
+from ...setup.arguments import check_at_least
+from .networks import concatenated, correction
 from .potentials import Potential
 
 SPRING, FRICTION = 1.0, 0.2
@@ -63,8 +64,8 @@ class DrivenField(nn.Module):
         momentum: bool = False,
     ) -> None:
         super().__init__()
-        check_sizes(size=size, hidden=hidden, depth=depth)
-        check_sizes(0, inputs=inputs)
+        check_at_least(size=size, hidden=hidden, depth=depth)
+        check_at_least(0, inputs=inputs)
         self.widths = [size] * (2 if momentum else 1) + [inputs] * (inputs > 0)
         total = sum(self.widths)
         self.linear = nn.Linear(total, size)
@@ -101,8 +102,8 @@ class InputGain(nn.Module):
 
     def __init__(self, size: int, inputs: int, hidden: int = 0) -> None:
         super().__init__()
-        check_sizes(size=size, inputs=inputs)
-        check_sizes(0, hidden=hidden)
+        check_at_least(size=size, inputs=inputs)
+        check_at_least(0, hidden=hidden)
         self.constant = nn.Linear(inputs, size, bias=False)
         self.network = correction([size, hidden, size * inputs]) if hidden else None
 
@@ -144,7 +145,7 @@ class PotentialField(nn.Module):
         super().__init__()
         if not isinstance(potential, Potential):
             raise TypeError(f"potential must be a Potential, got {type(potential).__name__}")
-        check_sizes(0, inputs=inputs)
+        check_at_least(0, inputs=inputs)
         self.potential = potential
         self.gain = InputGain(potential.size, inputs, gain_hidden) if inputs else None
 

@@ -13,13 +13,6 @@ SMALL = 0.1
 """What the last layer of a network that corrects something else is multiplied by at the start."""
 
 
-def check_sizes(least: int = 1, **sizes: int) -> None:
-    """Raise `ValueError` for a size below the least."""
-    for key, value in sizes.items():
-        if value < least:
-            raise ValueError(f"{key} must be at least {least}, got {value}")
-
-
 def dense_network(sizes: Sequence[int], activation: Callable[[], nn.Module] = nn.Tanh) -> nn.Sequential:
     """Return dense layers of these sizes with activations between them."""
     layers: list[nn.Module] = []

@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...setup.arguments import check_at_least
 from ..scan import linear_recurrence
-from .networks import before_softplus, check_sizes
+from .networks import before_softplus
 
 TERMS = 18
 """Terms of the power series: where γ Δ and √κ Δ are at most one half, what is left out is some 0.81¹⁸ / 18! = 4e-18."""
@@ -124,7 +125,7 @@ class LinearOscillators(Oscillators):
         gamma: float | Tensor | None = None,
         kappa: float | Tensor | None = None,
     ) -> None:
-        check_sizes(size=size, inputs=inputs)
+        check_at_least(size=size, inputs=inputs)
         if kappa is None:
             kappa = torch.logspace(math.log10(0.3), math.log10(3.0), size) ** 2
         stiffness = torch.as_tensor(kappa, dtype=torch.get_default_dtype()).expand(size)

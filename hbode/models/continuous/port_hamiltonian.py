@@ -9,12 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...inputs import Input
+from ...setup.arguments import check_at_least
 from ...solution import Solution
 from ...solvers.field import checked
 from ...systems import System
 from .energy import EnergyBalance, energy_balance
 from .fields import PotentialField
-from .networks import before_softplus, check_sizes, correction, lower_triangular, scaled_identity
+from .networks import before_softplus, correction, lower_triangular, scaled_identity
 from .potentials import Potential
 
 
@@ -115,7 +116,7 @@ class PortHamiltonian(System):
             raise ValueError(f"damping must be 'scalar', 'matrix' or 'network', got {damping!r}")
         if not gamma > 0:
             raise ValueError(f"gamma must be positive, got {gamma}")
-        check_sizes(hidden=hidden)
+        check_at_least(hidden=hidden)
         self.damped = damping == "scalar"
         if masses and self.damped:
             raise ValueError("masses need damping='matrix' or 'network', got 'scalar'")

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .networks import SMALL, before_softplus, check_sizes, lower_triangular, scaled_identity
+from ...setup.arguments import check_at_least
+from .networks import SMALL, before_softplus, lower_triangular, scaled_identity
 
 MOST_MONOMIALS = 10_000
 
@@ -33,7 +34,7 @@ class Potential(nn.Module):
 
     def __init__(self, size: int) -> None:
         super().__init__()
-        check_sizes(size=size)
+        check_at_least(size=size)
         self.size = size
 
     def forward(self, h: Tensor) -> Tensor:
@@ -79,8 +80,8 @@ class NetworkPotential(Potential):
 
     def __init__(self, size: int, hidden: int, depth: int = 2, *, convex: bool = False, bounded: bool = False) -> None:
         super().__init__(size)
-        check_sizes(hidden=hidden)
-        check_sizes(2, depth=depth)
+        check_at_least(hidden=hidden)
+        check_at_least(2, depth=depth)
         self.convex, self.definite = convex, convex or bounded
         self.spring = nn.Parameter(scaled_identity(size, 1.0) if self.definite else torch.eye(size))
         self.direct = nn.ModuleList(nn.Linear(size, hidden) for _ in range(depth - 1))
@@ -177,7 +178,7 @@ class PolynomialPotential(Potential):
 
     def __init__(self, size: int, degree: int, *, separable: bool = False) -> None:
         super().__init__(size)
-        check_sizes(2, degree=degree)
+        check_at_least(2, degree=degree)
         if not separable and math.comb(size + degree, degree) > MOST_MONOMIALS:
             raise ValueError(
                 f"size and degree must give no more than {MOST_MONOMIALS} monomials, got "

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...coefficients import Activation
-from ..continuous.networks import check_sizes
+from ...setup.arguments import check_at_least
+from ...systems.coefficients import Activation
 
 
 class ConcatSquashField(nn.Module):
@@ -54,8 +54,8 @@ class ConcatSquashField(nn.Module):
     ) -> None:
         super().__init__()
         outputs = size if outputs is None else outputs
-        check_sizes(size=size, hidden=hidden, depth=depth, outputs=outputs)
-        check_sizes(0, context=context)
+        check_at_least(size=size, hidden=hidden, depth=depth, outputs=outputs)
+        check_at_least(0, context=context)
         self.activation = activation
         widths = [hidden] * (depth - 1) + [outputs]
         self.layers = nn.ModuleList(map(nn.Linear, [size, *widths[:-1]], widths))

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
 from ...integrate import hbodeint
+from ...setup.arguments import check_at_least
 from ...solution import Solution, Stats
 from ...systems import System
-from ..continuous.networks import check_sizes
 from ..solver import SolverSettings
 
 Shape = int | Sequence[int]
@@ -74,8 +74,8 @@ class Flow(nn.Module):
         width: int,
     ) -> None:
         super().__init__()
-        check_sizes(size=size, steps=1 if steps is None else steps)
-        check_sizes(0, context=context)
+        check_at_least(size=size, steps=1 if steps is None else steps)
+        check_at_least(0, context=context)
         if len(t) != 2 or not -math.inf < t[0] < t[1] < math.inf:
             raise ValueError(f"t must be a start and an end behind it, got {tuple(t)}")
         if base is not None and (base.event_shape != (width,) or base.batch_shape != ()):

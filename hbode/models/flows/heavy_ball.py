@@ -18,8 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Distribution, MultivariateNormal
 
+from ...setup.arguments import check_at_least
 from ...systems import HeavyBall, Lienard, VectorField, join, split
-from ..continuous.networks import check_sizes, correction
+from ..continuous.networks import correction
 from ..solver import SolverSettings
 from .flow import Flow, Shape
 
@@ -49,8 +50,8 @@ class GaussianMomentum(nn.Module):
 
     def __init__(self, size: int, hidden: int, context: int = 0) -> None:
         super().__init__()
-        check_sizes(size=size, hidden=hidden)
-        check_sizes(0, context=context)
+        check_at_least(size=size, hidden=hidden)
+        check_at_least(0, context=context)
         self.size = size
         self.network = correction([size + context, hidden, hidden, size * (size + 3) // 2])
 
@@ -207,7 +208,7 @@ class HeavyBallFlow(Flow):
 
     def _log_weights(self, h: Tensor, context: Tensor | None, samples: int) -> Tensor:
         """Return log p(h, m) - log q(m | h) for momenta of q, shape (samples, ...)."""
-        check_sizes(samples=samples)
+        check_at_least(samples=samples)
         batch, (h,), args = self.flattened(context, h=h)
         q = self.momentum(h, *args)
         m = q.rsample((samples,))

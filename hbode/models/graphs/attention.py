@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ..continuous.networks import check_sizes
+from ...setup.arguments import check_at_least
 from .graph import Graph
 
 
@@ -43,9 +43,9 @@ class GraphAttention(nn.Module):
 
     def __init__(self, size: int, heads: int = 4, channels: int | None = None) -> None:
         super().__init__()
-        check_sizes(size=size, heads=heads)
+        check_at_least(size=size, heads=heads)
         channels = heads * math.ceil(size / heads) if channels is None else channels
-        check_sizes(channels=channels)
+        check_at_least(channels=channels)
         if channels % heads:
             raise ValueError(f"channels must be a multiple of heads={heads}, got {channels}")
         self.heads = heads

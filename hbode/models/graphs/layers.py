@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...coefficients import Activation, OfTime, as_activation
+from ...setup.arguments import check_at_least
 from ...solution import Solution, Stats
 from ...systems import FirstOrder, GeneralizedHeavyBall, System
-from ..continuous.networks import check_sizes
+from ...systems.coefficients import Activation, OfTime, as_activation
 from ..layers import ODELayer
 from ..solver import SolverSettings
 from .attention import GraphAttention
@@ -231,7 +231,7 @@ class GraphHeavyBall(GraphODE):
         momentum: nn.Module | None = None,
         solver: SolverSettings | None = None,
     ) -> None:
-        check_sizes(size=size)
+        check_at_least(size=size)
         attention = GraphAttention(size, heads, channels)
         neighbours = Neighbours(attention if nonlinear else None)
         field = Coupling(neighbours, nn.Linear(size, size) if mix else nn.Identity(), as_activation(activation), source)

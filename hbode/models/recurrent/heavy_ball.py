@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ..continuous.networks import check_sizes
+from ...setup.arguments import check_at_least
 from ..continuous.oscillators import Oscillators
 from ..scan import linear_recurrence
 
@@ -81,7 +81,7 @@ class HeavyBallLayer(Oscillators):
         max_phase: float = math.pi,
     ) -> None:
         output_size = input_size if output_size is None else output_size
-        check_sizes(input_size=input_size, state_size=state_size, output_size=output_size)
+        check_at_least(input_size=input_size, state_size=state_size, output_size=output_size)
         if not (math.isfinite(dt) and dt > 0):
             raise ValueError(f"dt must be positive, got {dt}")
         if not 0 < radius[0] <= radius[1] < 1:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, glu
 
-from ..continuous.networks import check_sizes
+from ...setup.arguments import check_at_least
 from .heavy_ball import HeavyBallLayer, State
 
 
@@ -83,7 +83,7 @@ class HeavyBallSequenceModel(nn.Module):
         **layer: object,
     ) -> None:
         super().__init__()
-        check_sizes(input_size=input_size, output_size=output_size, size=size, num_layers=num_layers)
+        check_at_least(input_size=input_size, output_size=output_size, size=size, num_layers=num_layers)
         if pooling not in ("none", "mean", "last"):
             raise ValueError(f"pooling must be 'none', 'mean' or 'last', got {pooling!r}")
         self.pooling = pooling

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from ...analysis import stiffness_at
-from ...extras import optional
 from ...integrate import hbodeint
+from ...lazy import optional
 from ...models import equal_sizes, parameter_count
 from ...models.continuous import DrivenField, LinearReadout, NeuralStateSpace
 from ...reporting.tables import median, plain, short

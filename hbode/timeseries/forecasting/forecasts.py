@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ...setup.arguments import check_at_least
 from ..baselines import Simulator
 from ..identification import Bands
 from ..records import Array, DataError, Records, Run
@@ -86,8 +87,7 @@ class Forecaster(Simulator):
             raise ValueError(f"ahead must give the inputs {', '.join(map(str, self.inputs_))}, got None")
         if ahead is not None and (ahead.inputs != self.inputs_ or len(ahead) != len(records)):
             raise DataError(f"ahead must have the inputs of training and {len(records)} runs")
-        if horizon is not None and horizon < 1:
-            raise ValueError(f"horizon must be at least 1, got {horizon}")
+        check_at_least(horizon=horizon)
         found = []
         for number, run in enumerate(records):
             if ahead is not None:

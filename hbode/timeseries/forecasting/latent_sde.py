@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ... import training
 from ...models import LatentSDE
 from ...models.continuous import NeuralStateSpace, PositionReadout
+from ...setup.arguments import check_at_least
 from ...systems import HeavyBall
 from ...training import TrainingSettings
 from ..baselines.simulator import split_runs
@@ -289,13 +290,8 @@ class LatentSDEForecaster(Forecaster):
         if records.inputs:
             names = ", ".join(map(str, records.inputs))
             raise DataError(f"{self._name} takes no inputs, got {names}: HeavyBallForecaster does")
-        for name, value, least in (
-            ("degree", self.degree, 1),
-            ("hidden", self.hidden, 0),
-            ("initial", self.initial, 2),
-            ("paths", self.paths, 2),
-        ):
-            if value < least:
-                raise ValueError(f"{name} must be at least {least}, got {value}")
+        check_at_least(0, hidden=self.hidden)
+        check_at_least(1, degree=self.degree)
+        check_at_least(2, initial=self.initial, paths=self.paths)
         if not 0 < self.coverage < 1:
             raise ValueError(f"coverage must be between 0 and 1, got {self.coverage}")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from sklearn.base import clone
 
-from ...extras import optional
+from ...lazy import optional
 from ..records import Records
 
 SMALL = 4000

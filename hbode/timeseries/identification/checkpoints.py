@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...extras import optional
+from ...lazy import optional
 from ...reporting.results_folder import written_whole
 from ..records import Records
 from .fitting.least_squares import LeastSquaresResult

@@ -11,8 +11,9 @@ import numpy as np
 from sklearn.base import clone
 from torch import Tensor
 
-from ...extras import optional
+from ...lazy import optional
 from ...models.continuous import EnergyBalance
+from ...setup.arguments import check_at_least
 from ..baselines.simulator import Simulator, split_runs
 from ..records import Array, Records, Run, Scaling, check_for_training
 from .automatic import SMALL, choose
@@ -220,10 +221,8 @@ class SystemIdentifier(Simulator):
 
     def _fit_law(self, records: Records, done: dict[tuple[float, int], Fitted]) -> None:
         validation = self._held_out
-        small = records.total_rows <= SMALL
-        chosen_by = self.validation
-        if chosen_by is None:
-            chosen_by = "blocks" if small else 0.2
+        few = "blocks" if records.total_rows <= SMALL else 0.2
+        chosen_by = few if self.validation is None else self.validation
         train, held_out = records, validation
         if validation is None and not isinstance(chosen_by, str) and chosen_by > 0:
             train, held_out = split_runs(records, 1 - chosen_by)
@@ -310,8 +309,7 @@ class SystemIdentifier(Simulator):
 
     def _of_members(self, records: Records, initial: int) -> list[Array]:
         """Return the free runs of all members, (M, T, Cy) for each run."""
-        if initial < 2:
-            raise ValueError(f"initial must be at least 2, got {initial}")
+        check_at_least(2, initial=initial)
         self._check_simulation(records, initial)
         scaled = self.scaling_.to_standard(records)
         runs = [simulate(model, scaled, self.law_.between, initial, self.longest_) for model in self.members_]
@@ -421,16 +419,8 @@ class SystemIdentifier(Simulator):
         super()._check(records)
         if self.keep not in ("ensemble", "best"):
             raise ValueError(f"keep must be 'ensemble' or 'best', got {self.keep!r}")
-        for name, value, least in (
-            ("seeds", self.seeds, 1),
-            ("initial", self.initial, 2),
-            ("stretch", self.stretch, 2),
-            ("rows", self.rows, 1),
-            ("steps", self.steps, 1),
-            ("batch", self.batch, 1),
-        ):
-            if value is not None and value < least:
-                raise ValueError(f"{name} must be at least {least}, got {value}")
+        check_at_least(1, seeds=self.seeds, rows=self.rows, steps=self.steps, batch=self.batch)
+        check_at_least(2, initial=self.initial, stretch=self.stretch)
         if self.optimizer not in OPTIMIZERS:
             raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, got {self.optimizer!r}")
         if not self.learning_rate > 0:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from ...extras import MissingExtra, optional
+from ...lazy import MissingExtra, optional
 from ...models.continuous import NeuralStateSpace, StateBank, StateEncoder
 from ..records import Channel, DataError, Scaling
 from .bands import Bands

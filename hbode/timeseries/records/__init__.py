@@ -1,6 +1,6 @@
 """Measured runs: reading them, holding them, standardising them."""
 
-from ...extras import MissingExtra
+from ...lazy import MissingExtra
 from .container import Records
 from .files import read_records
 from .run import Array, Channel, DataError, Run

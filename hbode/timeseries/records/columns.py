@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ...extras import optional
+from ...lazy import optional
 from ...solvers.warning import warn
 from .run import Array, Channel, DataError, Run, channel_of, disorder
 from .sampling import LONG_GAP, longest_gap, median_step

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from ...extras import optional
+from ...lazy import optional
 from .arrays import Runs, channels_of, runs_of
 from .columns import Columns
 from .run import Channel, DataError, Run

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...extras import optional
+from ...lazy import optional
 from .columns import RATE_NAMES
 from .container import Records
 from .run import DataError

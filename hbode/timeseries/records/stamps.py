@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...extras import optional
+from ...lazy import optional
 from .run import Array, Channel, DataError, channel_of
 
 if TYPE_CHECKING:

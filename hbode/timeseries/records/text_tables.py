@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...extras import optional
+from ...lazy import optional
 from .run import DataError
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...extras import optional
+from ...lazy import optional
 from .run import DataError
 
 if TYPE_CHECKING:

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from ...field import Field
-from ...method import Carry, Invertible
-from .wrapped import Wrapped
+from ...method import Carry, Invertible, Wrapped
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from ...field import Field
-from ...method import Carry, Invertible, Method
-from .wrapped import Wrapped
+from ...method import Carry, Invertible, Method, Wrapped
 
 
 class MovingStages(NamedTuple):

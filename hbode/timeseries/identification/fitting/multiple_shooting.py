@@ -11,16 +11,17 @@ from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ....models.continuous import NeuralStateSpace
+from ....training.checkpoint import CheckpointError, read_state, write_state
 from ...records import Array, DataError, Records
 from ..runs.encoder import check_for_encoder, encoded
 from ..runs.stretches import Stretches, pieces
-from .checkpoint import read_training, write_training
 
 HORIZONS = ((0.0, 0.1), (0.15, 0.3), (0.4, 1.0))
 """From which share of the steps on stretches have which share of their length."""
@@ -30,6 +31,8 @@ LAST_RATE = 0.02
 """The share of the learning rate that is left at the end."""
 FAILURES = 20
 """Batches in a row without a finite loss that end a training."""
+STATE = ("model", "optimizer", "train", "validation", "best", "kept", "since", "failed")
+"""Of a training under way, on disk."""
 
 
 @dataclass(frozen=True)
@@ -229,7 +232,7 @@ def fit_by_gradients(
         if found < best:
             best, kept = found, deepcopy(model.state_dict())
         if checkpoint is not None:
-            write_training(
+            write_state(
                 checkpoint,
                 {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "best": best, "kept": kept}
                 | {"since": since, "failed": failed, "train": result.train, "validation": result.validation},
@@ -249,3 +252,17 @@ def masked_error(y: Tensor, measured: Tensor) -> Tensor:
     """Return the mean square error where something was measured, shape ()."""
     known = ~measured.isnan()
     return torch.where(known, y - measured.nan_to_num(0.0), 0.0).square().sum() / known.sum().clamp(min=1)
+
+
+def read_training(path: Path) -> dict[str, Any] | None:
+    """Return what a training that was interrupted left; None where there is nothing.
+
+    Raises
+    ------
+    DataError
+        For a file that is not whole, or none of these.
+    """
+    try:
+        return read_state(path, STATE)
+    except CheckpointError as error:
+        raise DataError(str(error)) from None

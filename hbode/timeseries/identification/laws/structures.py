@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ....models.continuous import Limited, LinearReadout, NeuralStateSpace, PositionReadout
+from ....setup.arguments import check_at_least
 from ....systems import FirstOrder, SecondOrder, System
 from . import port
 
@@ -156,13 +157,7 @@ class Structure:
         for name, given, allowed in choices:
             if given not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {given!r}")
-        for name, value, least in (
-            ("degree", self.degree, 1),
-            ("hidden", min(layers_of(self.hidden), default=1), 1),
-            ("substeps", self.substeps, 1),
-        ):
-            if value < least:
-                raise ValueError(f"{name} must be at least {least}, got {value}")
+        check_at_least(degree=self.degree, hidden=min(layers_of(self.hidden), default=1), substeps=self.substeps)
         if not set(self.corrected) <= set(port.CORRECTED):
             raise ValueError(f"corrected must be among {', '.join(port.CORRECTED)}, got {', '.join(self.corrected)}")
         if self.model == "port" and self.unit != "tanh":

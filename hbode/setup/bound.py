@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..piecewise import Pieces
+from ..solvers import Autocast, Damping, Field, VaryingDamping, real_dtype
+from ..solvers.field import Split, checked
+from ..systems import Lienard, System, VectorField
+from ..systems.coefficients import OfTime
+from ..systems.split import SplitField
 from .arguments import as_coefficient
-from .coefficients import OfTime
-from .piecewise import Pieces
-from .solvers import Autocast, Damping, Field, VaryingDamping, real_dtype
-from .solvers.field import Split, checked
-from .split import SplitField
-from .systems import Lienard, System, VectorField
 
 
 def bound_field(

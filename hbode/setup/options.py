@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .gradients import GRADIENTS, Gradient
-from .solvers import (
+from ..gradients import GRADIENTS, Gradient
+from ..solvers import (
     INNER,
     PID_COEFFICIENTS,
     Adams,

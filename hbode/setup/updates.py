@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
-from .solvers import Clock, SampleClock, Updates, real_dtype
+from ..solvers import Clock, SampleClock, Updates, real_dtype
 from .state_tree import State, StateTree, halves, replaced, told
 
 Tensors = tuple[Tensor, ...]

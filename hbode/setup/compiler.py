@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
-from typing import ParamSpec, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar, cast
 
 import torch
 
@@ -31,3 +31,8 @@ def uncompiled(function: Callable[P, R]) -> Callable[P, R]:
         return function(*args, **kwargs)
 
     return call
+
+
+def subject(f: Callable[..., Any]) -> object:
+    """Return what stands for a field when it is compiled: a function made anew has the same code."""
+    return f if isinstance(f, torch.nn.Module) else getattr(f, "__code__", type(f))

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .inputs import Input
+from ..inputs import Input
+from ..solvers import real_dtype
 from .options import with_points
-from .solvers import real_dtype
 
 SHARE = 100.0
 """How many relative tolerances of its size an input must break by at a knot, for steps to end there.

@@ -12,9 +12,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .coefficients import Activation, OfTime
-from .solvers import Auto, Implicit, Method, real_dtype
-from .systems import GeneralizedHeavyBall, HeavyBall, System
+from ..solvers import Auto, Implicit, Method, real_dtype
+from ..systems import GeneralizedHeavyBall, HeavyBall, System
+from ..systems.coefficients import Activation, OfTime
+
+
+def check_at_least(least: int = 1, **values: int | None) -> None:
+    """Raise `ValueError` for an argument below the least; None stands for no number."""
+    for name, value in values.items():
+        if value is not None and value < least:
+            raise ValueError(f"{name} must be at least {least}, got {value}")
 
 
 def as_system(

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import TreeSpec, keystr, tree_flatten_with_path, tree_structure
 
+from ..solvers.field import checked
+from ..systems import System, VectorField
+from ..systems.split import SplitField
 from .arguments import not_a_state
-from .solvers.field import checked
-from .split import SplitField
-from .systems import System, VectorField
 
 State: TypeAlias = Tensor | Any
 """A tensor, or a tuple, list or dict of states."""

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .solvers import Crossing, real_dtype
+from ..solvers import Crossing, real_dtype
 from .state_tree import StateTree, replaced
 
 
