@@ -18,9 +18,11 @@ from dataclasses import replace
 import torch
 from _common import header, table
 from _inner_solvers import OTHERS
-from stiff_parts import PROBLEMS, Problem, error_of, loosest, ours
+from stiff_parts import PROBLEMS
 from torch import Tensor
 
+from hbode.experiments.stiff.problems import Problem, error_of
+from hbode.experiments.stiff.solves import ERROR, Point, ladder, loosest, ours
 from hbode.solvers.implicit.inner import INNER, Inner
 
 MOST = 20_000
@@ -55,12 +57,10 @@ def counted(problem: Problem) -> Problem:
     return replace(problem, stiff=stiff)
 
 
-def work_of(
-    problem: Problem, method: str, inner: Inner, error: Callable[[Tensor], float]
-) -> tuple[float, float] | None:
+def work_of(problem: Problem, method: str, inner: Inner, error: Callable[[Tensor], float]) -> Point | None:
     """Return the loosest tolerance that is enough with an inner solver, and the evaluations there."""
     try:
-        return loosest(ours(counted(problem), method, options={"inner": inner}), error)
+        return loosest(ladder(ours(counted(problem), method, options={"inner": inner}), error, ERROR))
     except OverflowError:
         return None
 
@@ -78,19 +78,19 @@ def measure(problems: dict[str, Callable[[], Problem]]) -> None:
             work = {inner: found for inner in solvers if (found := work_of(problem, method, solvers[inner], error))}
             spent: dict[str, list[float]] = {inner: [] for inner in work}
             for _ in range(ROUNDS):
-                for inner, (tol, _) in work.items():
+                for inner, at in work.items():
                     begun = time.process_time()
-                    ours(problem, method, options={"inner": solvers[inner]})(tol)
+                    ours(problem, method, options={"inner": solvers[inner]})(at.tol)
                     spent[inner].append(time.process_time() - begun)
             shares = {k: [a / b for a, b in zip(v, spent["anderson"], strict=True)] for k, v in spent.items()}
             for inner in solvers:
                 if inner not in work:
                     cells[inner] += ["–", "–"]
                     continue
-                nfe, share = work[inner][1], shares[inner]
+                nfe, share = work[inner].nfe, shares[inner]
                 cells[inner] += [f"{nfe:,.0f}", f"{statistics.median(share):.2f} ({min(share):.2f}–{max(share):.2f})"]
                 ahead[inner] += not any(
-                    work[k][1] <= nfe and statistics.median(shares[k]) < statistics.median(share) for k in work
+                    work[k].nfe <= nfe and statistics.median(shares[k]) < statistics.median(share) for k in work
                 )
             pairs += 1
         print(f"{name}: to an error of 1e-4; – stands for more than {MOST:,} evaluations over the tolerances, or never")

@@ -15,58 +15,24 @@ import math
 import statistics
 import time
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import replace
 
 import torch
-import torchdiffeq
 from _common import header, table
-from torch import Tensor, nn
+from torch import Tensor
 
-from hbode import FirstOrder, HeavyBall, SolverError, SplitField, hbodeint
-from hbode.systems import System
+from hbode.experiments.stiff.problems import Problem, error_of, heat, stiff_scalar
+from hbode.experiments.stiff.solves import ERROR, Run, ladder, loosest, ours, theirs
 
-ERROR = 1e-4
-TOLERANCES = [10 ** -(2 + 0.25 * k) for k in range(25)]
 METHODS = ("rkc", "imex_ark3", "imex_ark4", "prox_bdf2", "prox_bdf3", "prox_bdf4", "kvaerno5", "esdirk4", "auto")
 BETTER = ("rkc", "imex_ark3", "imex_ark4", "imex_ark3, split", "imex_ark4, split")
 PEER = "torchdiffeq dopri5"
 
-Field = Callable[[Tensor, Tensor], Tensor]
 
-
-@dataclass(frozen=True)
-class Problem:
-    """y' = stiff + nonstiff, from a start; the exact solution at the times, or None for one by dopri8 at 1e-12.
-
-    With a damping, y'' + γ y' = stiff + nonstiff, from rest.
-    """
-
-    stiff: Field
-    nonstiff: Field
-    y0: Tensor
-    times: Tensor
-    exact: Callable[[Tensor], Tensor] | None = None
-    damping: float | None = None
-
-    def whole(self, t: Tensor, y: Tensor) -> Tensor:
-        return self.stiff(t, y) + self.nonstiff(t, y)
-
-    def system(self, f: Field | SplitField) -> System:
-        return FirstOrder(f) if self.damping is None else HeavyBall(f, self.damping, trainable=False)
-
-
-def diffusion(rate: float, reaction: Callable[[Tensor], Tensor], end: float, n: int = 128) -> Problem:
-    """u_t = κ u_xx + r(u) on the unit interval, zero at both ends."""
-    x = torch.linspace(0, 1, n + 2, dtype=torch.float64)[1:-1]
-
-    def laplacian(t: Tensor, u: Tensor) -> Tensor:
-        padded = nn.functional.pad(u, (1, 1))
-        return (padded[..., 2:] - 2 * u + padded[..., :-2]) * (rate * (n + 1) ** 2)
-
-    u0 = torch.sin(math.pi * x) + 0.5 * torch.sin(7 * math.pi * x) + 0.2 * torch.sin(31 * math.pi * x)
-    times = torch.linspace(0, end, 9, dtype=torch.float64)
-    return Problem(laplacian, lambda t, u: reaction(u), u0.unsqueeze(0), times)
+def allen_cahn() -> Problem:
+    """u_t = 0.01 u_xx + 10 (u - u³) on the unit interval, zero at both ends, to t = 5."""
+    return replace(heat(0.01, 5.0), nonstiff=lambda t, u: 10 * (u - u**3), exact=None)
 
 
 def graph_diffusion(nodes: int = 400, channels: int = 4) -> Problem:
@@ -92,74 +58,13 @@ def graph_diffusion(nodes: int = 400, channels: int = 4) -> Problem:
     return Problem(flow, lambda t, h: 0.1 * (features - h), features, times)
 
 
-def stiff_scalar(rate: float = -1e3) -> Problem:
-    """y' = k y + (1 - k) cos t - (1 + k) sin t, y = sin t + cos t: the scalar problem of the proximal paper."""
-    times = torch.linspace(0, 10.0, 9, dtype=torch.float64)
-    return Problem(
-        lambda t, y: rate * (y - torch.cos(t) - torch.sin(t)),
-        lambda t, y: torch.cos(t) - torch.sin(t) + torch.zeros_like(y),
-        torch.ones(1, 1, dtype=torch.float64),
-        times,
-        lambda t: torch.sin(t) + torch.cos(t),
-    )
-
-
 PROBLEMS: dict[str, Callable[[], Problem]] = {
-    "heat, n = 128": lambda: diffusion(1.0, torch.zeros_like, 0.1),
-    "Allen–Cahn, n = 128": lambda: diffusion(0.01, lambda u: 10 * (u - u**3), 5.0),
+    "heat, n = 128": heat,
+    "Allen–Cahn, n = 128": allen_cahn,
     "graph diffusion, 400 nodes": graph_diffusion,
     "stiff scalar, k = -1e3": stiff_scalar,
 }
 DIFFUSIONS = tuple(PROBLEMS)[:3]
-
-Run = Callable[[float], tuple[Tensor, float]]
-
-
-def ours(problem: Problem, method: str, split: bool = False, options: Mapping[str, object] | None = None) -> Run:
-    f = SplitField(stiff=problem.stiff, nonstiff=problem.nonstiff) if split else problem.whole
-
-    def run(tol: float) -> tuple[Tensor, float]:
-        call = {"rtol": tol, "atol": tol, "method": method, "options": dict(options or {})}
-        sol = hbodeint(problem.system(f), problem.y0, problem.times, **call)
-        return sol.h, float(sol.stats.nfe)
-
-    return run
-
-
-def theirs(problem: Problem) -> Run:
-    def run(tol: float) -> tuple[Tensor, float]:
-        calls = 0
-
-        def f(t: Tensor, y: Tensor) -> Tensor:
-            nonlocal calls
-            calls += 1
-            return problem.whole(t, y)
-
-        return torchdiffeq.odeint(f, problem.y0, problem.times, rtol=tol, atol=tol, method="dopri5"), float(calls)
-
-    return run
-
-
-def error_of(problem: Problem) -> Callable[[Tensor], float]:
-    if problem.exact is None:
-        call = {"rtol": 1e-12, "atol": 1e-12, "method": "dopri8"}
-        exact = hbodeint(problem.system(problem.whole), problem.y0, problem.times, **call).h
-    else:
-        exact = problem.exact(problem.times).reshape(-1, 1, 1)
-    size = exact.abs().amax(0).clamp(min=1e-300)
-    return lambda states: float(((states - exact) / size)[1:].square().flatten(1).mean(1).sqrt().max())
-
-
-def loosest(run: Run, error: Callable[[Tensor], float]) -> tuple[float, float] | None:
-    """Return the loosest tolerance that is enough, and the evaluations there."""
-    for tol in TOLERANCES:
-        try:
-            states, nfe = run(tol)
-        except (SolverError, AssertionError):
-            continue
-        if error(states) <= ERROR:
-            return tol, nfe
-    return None
 
 
 def seconds(run: Run, tol: float) -> float:
@@ -177,18 +82,18 @@ def methods() -> None:
         runs = {PEER: theirs(problem), "dopri5": ours(problem, "dopri5")}
         runs |= {method: ours(problem, method) for method in METHODS}
         runs |= {f"{method}, split": ours(problem, method, True) for method in ("imex_ark3", "imex_ark4")}
-        found = {run: at for run, go in runs.items() if (at := loosest(go, error)) is not None}
+        found = {run: at for run, go in runs.items() if (at := loosest(ladder(go, error, ERROR))) is not None}
         spent: dict[str, list[float]] = {run: [] for run in found}
         for _ in range(3):
-            for run, (tol, _) in found.items():
-                spent[run].append(seconds(runs[run], tol))
-        base, prox = found[PEER][1], found["prox_bdf3"][1]
+            for run, at in found.items():
+                spent[run].append(seconds(runs[run], at.tol))
+        base, prox = found[PEER].nfe, found["prox_bdf3"].nfe
         rows = []
         for run in runs:
             if run not in found:
                 rows.append([run, *["–"] * 5])
                 continue
-            tol, nfe = found[run]
+            tol, nfe, _ = found[run]
             ratios = [a / b for a, b in zip(spent[run], spent[PEER], strict=True)]
             span = f"{statistics.median(ratios):.3f} ({min(ratios):.3f}–{max(ratios):.3f})"
             rows.append([run, f"{math.log10(tol):.2f}", f"{nfe:,.0f}", f"{nfe / prox:.2f}", f"{nfe / base:.3f}", span])
@@ -196,7 +101,7 @@ def methods() -> None:
         print(table(["method", "log tolerance", "evaluations", "/ prox_bdf3", f"/ {PEER}", "time / the same"], rows))
         print(flush=True)
         if name in DIFFUSIONS:
-            least = min((found[run][1] / prox, run) for run in BETTER if run in found)
+            least = min((found[run].nfe / prox, run) for run in BETTER if run in found)
             quick = min(
                 (statistics.median(a / b for a, b in zip(spent[run], spent[PEER], strict=True)), run)
                 for run in BETTER

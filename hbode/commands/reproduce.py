@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..experiments import EXPERIMENTS, Settings, reproduce
+from ..experiments import EXPERIMENTS, Experiment, Settings, reproduce
 from ..solvers import METHODS
 from ..timeseries import DataError
 from .arguments import add_training, cores, device, names, positive, positive_int, seed, tolerance, training_settings
@@ -16,9 +16,9 @@ from .arguments import add_training, cores, device, names, positive, positive_in
 REPRODUCE = """\
 Repeat a published experiment with all its models: NODE, ANODE, SONODE, HBNODE and GHBNODE in those of Xia et al.,
 "Heavy Ball Neural Ordinary Differential Equations" (2021), recurrent cells with and without momentum on sequences,
-diffusion and heavy balls on graphs. A table with errors, costs and seconds beside the published numbers and beside
-simple models, figures, and all numbers. Short settings, which take minutes, unless --full is given; the table says what
-is short. Trainings that were interrupted go on when the same command is given again.
+diffusion and heavy balls on graphs, stiff problems by every solver. A table with errors, costs and seconds beside the
+published numbers and beside simple models, figures, and all numbers. Short settings, which take minutes, unless --full
+is given; the table says what is short. Trainings that were interrupted go on when the same command is given again.
 
 --data names:
 """
@@ -42,7 +42,7 @@ def add(commands: Any) -> None:
     add("--data", type=Path, metavar="PATH", help="file or folder of the data")
     add("--full", action="store_true", help="the published length, tolerance and sizes")
     add("--models", type=names, metavar="A,B", help="which models (default: all)")
-    add("--seeds", type=positive_int, metavar="N", help="trainings of each model")
+    add("--seeds", type=positive_int, metavar="N", help="trainings of each model, or timings where none is trained")
     add("--seed", type=seed, default=0, metavar="N", help="the first of the seeds (default: %(default)s)")
     add_training(parser)
     add("--width", type=positive_int, metavar="N", help="units, where all models are made as large as one of them")
@@ -61,7 +61,7 @@ def add(commands: Any) -> None:
         "--jobs",
         type=positive_int,
         metavar="N",
-        help="trainings at a time (default: one a core; 1 on a GPU, or with --devices)",
+        help="trainings at a time (default: one a core; 1 on a GPU, with --devices, or where time is compared)",
     )
     add(
         "--out",
@@ -81,24 +81,26 @@ def run(a: argparse.Namespace, started: float) -> None:
         raise DataError(f"--jobs must be 1 where {a.devices} devices share each training, got {a.jobs}")
     reproduce(
         experiment,
-        _settings(experiment.settings["full" if a.full else "short"], a),
+        _settings(experiment, a),
         a.out or Path(f"hbode-{a.name}"),
         data=a.data,
         models=_chosen(tuple(experiment.looks), a.models),
         seed=a.seed,
         code=bool(a.published_code),
-        jobs=a.jobs or (cores() if a.device == "cpu" and a.devices == 1 else 1),
+        jobs=a.jobs or (cores() if a.device == "cpu" and a.devices == 1 and experiment.peer is None else 1),
         device=a.device,
         engine=a.engine,
         devices=a.devices,
     )
 
 
-def _settings(own: Settings, a: argparse.Namespace) -> Settings:
+def _settings(experiment: Experiment, a: argparse.Namespace) -> Settings:
     """Return settings with what was asked for in their place; `DataError` for what has no meaning there."""
+    own = experiment.settings["full" if a.full else "short"]
+    unsolved = "nothing is solved" if experiment.peer is None else "its models are the methods"
     without = {
         ("epochs", "batch", "learning_rate"): own.training is None and "nothing is trained",
-        ("tol", "method", "compile", "nystrom", "published_code"): own.solver is None and "nothing is solved",
+        ("tol", "method", "compile", "nystrom", "published_code"): own.solver is None and unsolved,
         ("width",): not own.width and "its models have sizes of their own",
         ("length",): not own.length and "its sequences are as long as they are",
         ("span",): not own.span and "its layers are solved over the times of the data",

@@ -1,4 +1,4 @@
-"""Published experiments: of Xia et al. (2021) on heavy-ball neural ODEs, on long sequences, on graphs, on densities."""
+"""Published experiments: heavy balls (Xia et al., 2021), long sequences, graphs, densities, stiff problems."""
 
 from .experiment import MODELS, Experiment, Settings, Splits, Trial
 from .flows.densities import TabularDensity, ToyDensities
@@ -10,6 +10,7 @@ from .point_cloud import PointCloud
 from .runner import reproduce
 from .sequences.digits import PermutedDigits, PixelDigits
 from .sequences.tasks import Adding, Copying, Duplication
+from .stiff.equal_error import DiscreteLaplacian, StiffScalar
 from .walker2d import Walker2D
 
 EXPERIMENTS: dict[str, Experiment] = {
@@ -18,6 +19,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         *(PlaneVibration(), Walker2D(), PointCloud(), Initialisation(), Images()),
         *(Adding(), Copying(), Duplication(), PixelDigits(), PermutedDigits()),
         *(Grand(), GrandDigits(), ToyDensities(), TabularDensity()),
+        *(StiffScalar(), DiscreteLaplacian()),
     )
 }
 """By their names on the command line."""

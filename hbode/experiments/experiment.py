@@ -85,7 +85,8 @@ class Trial:
     history
         Of the training; None where nothing is trained.
     chosen, last
-        Test errors by name, of the weights with the least validation error and of those of the last epoch.
+        What was measured on the test part, by name, with the weights with the least validation error and with those of
+        the last epoch.
     nfe, nfe_backward
         Evaluations of the field in a batch, means over the last epoch.
     seconds
@@ -128,6 +129,13 @@ class Experiment(ABC):
         A validation error at which a task counts as solved; the table says after how many steps. None for no such.
     looks
         The models by name, in their order, and how each is drawn: keywords of `matplotlib.axes.Axes.plot`.
+    columns
+        More columns of the table, by their heads: what the loss measures, by name.
+    repeats
+        What the runs of a model are, in words.
+    peer
+        Where a model gives the same numbers in every run and only times differ: the model whose times those of the
+        others are divided by, run by run. Runs then take turns. None where seeds differ.
     damped
         The models whose momentum is damped linearly, which Nyström methods solve.
     chosen
@@ -158,6 +166,9 @@ class Experiment(ABC):
     higher: ClassVar[bool] = False
     goal: ClassVar[float | None] = None
     looks: ClassVar[Mapping[str, dict[str, Any]]] = LOOKS
+    columns: ClassVar[Mapping[str, str]] = {}
+    repeats: ClassVar[str] = "seeds"
+    peer: ClassVar[str | None] = None
     damped: ClassVar[Sequence[str]] = ("hbnode",)
     chosen: ClassVar[str] = "the published ones"
     settings: ClassVar[Mapping[str, Settings]]
@@ -180,6 +191,10 @@ class Experiment(ABC):
     @abstractmethod
     def baselines(self, data: Splits) -> dict[str, float]:
         """Return the test errors of the naive guess and of a linear model."""
+
+    def shown(self, name: str) -> str:
+        """Return the name of a model as the table has it."""
+        return name.upper()
 
     def settle(self, model: nn.Module, data: Splits) -> None:  # noqa: B027
         """Choose by the validation what is not trained: once the weights are there, before the test."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from statistics import mean, stdev
+from statistics import mean, median, stdev
 from typing import Any
 
 from ..reporting.provenance import computed_with
@@ -19,10 +19,10 @@ NUMBERS = "results.json"
 
 
 def spread(values: Sequence[float]) -> str:
-    """Return mean ± standard deviation over seeds; of one seed the value alone."""
+    """Return mean ± standard deviation over seeds; of one seed, or where all are equal, the value alone."""
     if not values or math.isnan(mean(values)):
         return "–"
-    return with_spread(mean(values), stdev(values)) if len(values) > 1 else short(values[0])
+    return with_spread(mean(values), stdev(values)) if min(values) < max(values) else short(values[0])
 
 
 def verdict(found: dict[str, list[float]], higher: bool) -> str:
@@ -45,6 +45,32 @@ def verdict(found: dict[str, list[float]], higher: bool) -> str:
         return "No clear difference between the models: all lie within the spread over seeds."
     clear = f"; no clear difference from {', '.join(near)}" if near else ", by more than the spread over seeds"
     return f"{'Highest' if higher else 'Lowest'} mean: {best.upper()}{clear}."
+
+
+def ratios(times: Mapping[int, float], others: Mapping[int, float]) -> str:
+    """Return median (range) of the ratios of times, by run; – where there are none."""
+    found = [times[run] / others[run] for run in times if run in others]
+    if not found:
+        return "–"
+    return short(median(found)) + (f" ({short(min(found))}–{short(max(found))})" if len(found) > 1 else "")
+
+
+def cheapest(found: Sequence[Trial]) -> str:
+    """Return which models need the least, of runs that only differ in time."""
+    if len({one.model for one in found}) < 2:
+        return "One model alone: no ranking."
+
+    def least(cost: Callable[[Trial], float]) -> str:
+        known = [one for one in found if not math.isnan(cost(one))]
+        if not known:
+            return "none"
+        best = min(known, key=cost)
+        return f"{best.model} ({short(cost(best))})"
+
+    return (
+        f"Fewest evaluations forward: {least(lambda one: one.nfe)}, backward: {least(lambda one: one.nfe_backward)}, "
+        f"in all: {least(lambda one: one.nfe + one.nfe_backward)}."
+    )
 
 
 @dataclass(frozen=True)
@@ -70,27 +96,42 @@ class Report:
 
     def rows(self) -> list[tuple[str, ...]]:
         """Return the cells of the table, its head first."""
-        e, trained, solved = self.experiment, self.settings.training is not None, self.settings.solver is not None
-        errors = [f"test {e.label}", "last epoch", "train, last epoch"] if trained else [e.label]
-        costs = [*["NFE forward", "NFE backward"] * solved, "s/epoch", "s"]
-        goal = [] if e.goal is None else [f"steps to {e.label} {e.goal:g}"]
-        head = ("model", "parameters", "seeds", *errors, *goal, *e.published, *costs)
-        rows: list[tuple[str, ...]] = [head]
-        for name in self.models:
-            good, tried = self.of(name), [one for one in self.trials if one.model == name]
-            histories = [one.history for one in good if one.history is not None]
-            seeds = f"{len(tried)}" + (f", {len(tried) - len(good)} failed" if len(good) < len(tried) else "")
-            measured = [[one.chosen[e.metric] for one in good]]
-            if trained:
-                measured += [[one.last[e.metric] for one in good], [h.train[e.metric][-1] for h in histories]]
-            cost = ([one.nfe for one in good], [one.nfe_backward for one in good]) if solved else ()
-            steps = [] if e.goal is None else [self._solved_after(e.goal, histories)]
-            times = ([mean(h.seconds) for h in histories], [one.seconds for one in good])
-            published = (table.get(name, "–") for table in e.published.values())
-            cells = (*map(spread, measured), *steps, *published, *map(spread, (*cost, *times)))
-            rows.append((name.upper(), str(tried[0].parameters), seeds, *cells))
-        blank = ["–"] * (len(head) - 4)
-        return [*rows, *((name, "–", "–", short(error), *blank) for name, error in self.baselines.items())]
+        columns = [self.columns(name) for name in self.models]
+        head = tuple(columns[0])
+        first = next(i for i, name in enumerate(head) if name.endswith(self.experiment.label))
+        guess = [
+            (name, *["–"] * (first - 1), short(error), *["–"] * (len(head) - first - 1))
+            for name, error in self.baselines.items()
+        ]
+        return [head, *(tuple(one.values()) for one in columns), *guess]
+
+    def columns(self, name: str) -> dict[str, str]:
+        """Return the cells of a model by the heads of their columns."""
+        e, trained = self.experiment, self.settings.training is not None
+        good, tried = self.of(name), [one for one in self.trials if one.model == name]
+        histories = [one.history for one in good if one.history is not None]
+        failed = f", {len(tried) - len(good)} failed" if len(good) < len(tried) else ""
+        found = {"model": e.shown(name)}
+        if e.peer is None:
+            found["parameters"] = str(tried[0].parameters)
+        found[e.repeats] = f"{len(tried)}{failed}"
+        found[f"test {e.label}" if trained else e.label] = spread([one.chosen[e.metric] for one in good])
+        if trained:
+            found["last epoch"] = spread([one.last[e.metric] for one in good])
+            found["train, last epoch"] = spread([h.train[e.metric][-1] for h in histories])
+        if e.goal is not None:
+            found[f"steps to {e.label} {e.goal:g}"] = self._solved_after(e.goal, histories)
+        found |= {head: table.get(name, "–") for head, table in e.published.items()}
+        if self.settings.solver is not None or e.peer is not None:
+            found["NFE forward"] = spread([one.nfe for one in good])
+            found["NFE backward"] = spread([one.nfe_backward for one in good])
+        if trained:
+            found["s/epoch"] = spread([mean(h.seconds) for h in histories])
+        found["s"] = spread([one.seconds for one in good])
+        if e.peer is not None:
+            times, others = ({one.seed: one.seconds for one in self.of(which)} for which in (name, e.peer))
+            found[f"s / {e.shown(e.peer)}"] = ratios(times, others)
+        return found | {head: spread([one.chosen[key] for one in good]) for head, key in e.columns.items()}
 
     def _solved_after(self, goal: float, histories: Sequence[History]) -> str:
         """Return the steps until the validation error of an epoch was below the goal, and how many seeds reached it."""
@@ -109,10 +150,15 @@ class Report:
         e, of_code = self.experiment, ", systems as in the published code" if self.code else ""
         found = {name: [one.chosen[e.metric] for one in self.of(name)] for name in self.models if self.of(name)}
         less = self.differences()
-        own = f", except {'; '.join(less)}" if less else " and length"
+        own = f", except {'; '.join(less)}" if less else " and length" if self.settings.training is not None else ""
         settings = f"Hyperparameters: {e.chosen}{own}{of_code}."
-        failed = [f"{one.model.upper()}, seed {one.seed} failed: {one.failure}" for one in self.trials if one.failure]
-        return [verdict(found, e.higher), settings, *e.notes, *self.data.notes, *failed]
+        failed = [
+            f"{e.shown(one.model)}, {e.repeats[:-1]} {one.seed} failed: {one.failure}"
+            for one in self.trials
+            if one.failure
+        ]
+        ranking = verdict(found, e.higher) if e.peer is None else cheapest([x for n in self.models for x in self.of(n)])
+        return [ranking, settings, *e.notes, *self.data.notes, *failed]
 
     def differences(self) -> list[str]:
         """Return what is not as in the paper, in words."""
@@ -147,14 +193,16 @@ class Report:
 - NFE: evaluations of the field in a batch, means over the last epoch. Backward: what the gradient ({solver.gradient})
   evaluates again. Solver: {solver.method or "as the system needs"}, tolerance {solver.rtol:g}{own}."""
         parts = " / ".join(str(len(part[0])) for part in self.data.parts)
+        samples = (
+            f"- {parts} samples for training, validation and test.\n" if self.settings.training is not None else ""
+        )
         notes = "\n".join(f"- {line}" for line in self.remarks())
         return f"""# {e.title}
 
 {markdown_table(self.rows())}
 {chosen}
 {notes}
-- {parts} samples for training, validation and test.
-- The whole took {self.seconds:.0f} s on {os.cpu_count()} cores.
+{samples}- The whole took {self.seconds:.0f} s on {os.cpu_count()} cores.
 
 {chr(10).join(f"![{name.removesuffix('.png')}]({name})" for name in figures)}
 """

@@ -61,7 +61,7 @@ def reproduce(
     code
         Take the systems of the published code in the place of the formulas.
     jobs
-        Trainings at a time, in processes with one thread each.
+        Trainings at a time, in processes with one thread each; 1 where runs are timed in turn (`Experiment.peer`).
     device
         Of the models and the data.
     engine, devices
@@ -77,7 +77,7 @@ def reproduce(
     Raises
     ------
     DataError
-        If the data are missing or cannot be used.
+        If the data are missing or cannot be used, or runs that are timed in turn are asked for otherwise.
     OutputError, CheckpointError
         If the folder cannot be written, or an unfinished training cannot be read.
     RuntimeError
@@ -97,10 +97,14 @@ def reproduce(
     """
     if devices > 1 and jobs > 1:
         raise ValueError(f"jobs must be 1 where {devices} devices share a training, got {jobs}")
+    if experiment.peer is not None and jobs > 1:
+        raise DataError(f"--jobs must be 1 in {experiment.name}, whose runs are timed in turn, got {jobs}")
+    if experiment.peer is not None and device != "cpu":
+        raise DataError(f"--device must be cpu in {experiment.name}, got {device}")
     if data is None and experiment.needed:
         raise DataError(f"{experiment.name} needs --data: {experiment.takes}")
     if data is not None and not experiment.takes:
-        raise DataError(f"{experiment.name} takes no --data, got {data}: its data are drawn")
+        raise DataError(f"{experiment.name} takes no --data, got {data}")
     splits = experiment.load(data, settings)
     moved = (tuple(x.to(device) for x in part) for part in (*splits.parts, splits.shared))
     splits = Splits(*moved, notes=splits.notes)
@@ -111,10 +115,10 @@ def reproduce(
         tasks = [
             (experiment, name, one, splits, settings, code, kept, engine, devices) for one in seeds for name in models
         ]
-        say(f"{experiment.title}: {len(models)} models, {len(seeds)} seeds, {jobs} at a time.")
+        say(f"{experiment.title}: {len(models)} models, {len(seeds)} {experiment.repeats}, {jobs} at a time.")
         try:
-            epochs = 0 if settings.training is None else settings.training.epochs
-            with Board([f"{name} {one}" for one in seeds for name in models], epochs, "epochs") as board:
+            total, unit = (1, "runs") if settings.training is None else (settings.training.epochs, "epochs")
+            with Board([f"{name} {one}" for one in seeds for name in models], total, unit) as board:
                 trials = run_all(learn, [(*task, board.reporter(n)) for n, task in enumerate(tasks)], jobs)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(
@@ -174,7 +178,11 @@ def learn(
         chosen, shown = test(experiment, model, data, settings), experiment.show(model, data)
         last = chosen
         if trial.history is None:
-            trial = replace(trial, nfe=chosen["nfe"], seconds=time.perf_counter() - began)
+            nfe, back = (chosen.get(key, math.nan) for key in ("nfe", "nfe_backward"))
+            seconds = chosen.get("seconds", time.perf_counter() - began)
+            trial = replace(trial, nfe=nfe, nfe_backward=back, seconds=seconds)
+            if report is not None:
+                report(1)
         elif trial.history.best != trial.history.epochs:
             model.load_state_dict((read_state(path, ["model"]) or {})["model"])
             last = test(experiment, model, data, settings)

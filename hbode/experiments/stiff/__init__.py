@@ -1,0 +1,1 @@
+"""Stiff problems with exact solutions, by every solver at an equal error."""
