@@ -56,12 +56,12 @@ class Solve(nn.Module):
     def forward(self) -> dict[str, Number]:
         """Return what a solve at the tolerance and the gradient of its mean output cost and reached."""
         parameter = cast(Tensor, self.problem.parameter)
-        begun = time.perf_counter()
+        begun = time.process_time()
         states, cost = self.run(self.tol)
-        solved = time.perf_counter()
+        solved = time.process_time()
         try:
             (gradient,) = torch.autograd.grad(mean_output(states), parameter)
-            done, back = time.perf_counter() - solved, cost.nfe_backward
+            done, back = time.process_time() - solved, cost.nfe_backward
         except (AssertionError, GivenUp):  # of torchdiffeq: not finite, or without end
             gradient, done, back = parameter.detach() * math.nan, math.nan, None
         return {
@@ -94,7 +94,7 @@ class EqualError(Experiment):
     }
     notes: ClassVar[Sequence[str]] = (
         "Error: the largest over the outputs of the root-mean-square error relative to the largest values of each "
-        "component. NFE count products with the Jacobian, and each part of a divided field by itself.",
+        "component. NFE count products with the Jacobian, and each part of a divided field by itself. CPU times.",
         "Gradient: of the mean output, by the discrete adjoint, and by odeint_adjoint of torchdiffeq; its error is "
         "relative to that of the exact solution. – stands for a backward pass that was not finite, or was given up "
         "after 30,000 evaluations: it takes the states back in time, in which a stiff problem explodes.",
@@ -150,11 +150,11 @@ class EqualError(Experiment):
         right.barh(
             [i - 0.2 for i in places], least["seconds_backward"], 0.38, color=LINES[1]["color"], label="backward"
         )
-        right.set(xscale="log", xlabel=f"least seconds at an error of {ERROR:g}")
+        right.set(xscale="log", xlabel=f"least CPU seconds at an error of {ERROR:g}")
         right.set_yticks(places, names)
         for panel in (left, right):
             panel.grid(alpha=0.25)
-        left.legend(fontsize=8, loc="lower left")
+        figure.legend(*left.get_legend_handles_labels(), fontsize=8, loc="outside upper center", ncols=7)
         right.legend(fontsize=8)
         return figure
 
