@@ -12,7 +12,7 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor, nn
 
-from ...reporting.style import LINES, Picture
+from ...reporting.style import LINES, Picture, log_scale
 from ...training import Diverged, Number
 from ..experiment import Experiment, Measured, Part, Settings, Splits, Trial, first_of_each
 from .problems import Problem, error_of, heat, stiff_scalar
@@ -146,12 +146,11 @@ class EqualError(Experiment):
             for key in ("seconds", "seconds_backward")
         }
         places = range(len(names))
-        right.barh([i + 0.2 for i in places], least["seconds"], 0.38, color=LINES[0]["color"], label="forward")
-        right.barh(
-            [i - 0.2 for i in places], least["seconds_backward"], 0.38, color=LINES[1]["color"], label="backward"
-        )
-        right.set(xscale="log", xlabel=f"least CPU seconds at an error of {ERROR:g}")
+        for key, label, look in (("seconds", "forward", LINES[0]), ("seconds_backward", "backward", LINES[1])):
+            right.plot(least[key], places, **{**look, "linestyle": "none"}, label=label)
+        right.set(xlabel=f"least CPU seconds at an error of {ERROR:g}")
         right.set_yticks(places, names)
+        log_scale(right, "x")
         for panel in (left, right):
             panel.grid(alpha=0.25)
         figure.legend(*left.get_legend_handles_labels(), fontsize=8, loc="outside upper center", ncols=7)
