@@ -16,8 +16,8 @@ from ...solution import Solution, of_batch
 from ...systems import FirstOrder, System
 from ..experiment import Trial
 
-LOOKS = {"heavy-ball": LINES[3], "ffjord": LINES[0]}
-"""The two flows by name, and how they are drawn."""
+LOOKS = {"lienard": LINES[3], "heavy-ball": LINES[2], "ffjord": LINES[0]}
+"""The flows by name, and how they are drawn."""
 POINTS, TOL = 32, 1e-4
 """Points, and relative and absolute tolerance, that a learned field is solved with."""
 METHODS = {"dopri5": "solid", "prox_bdf2": "dotted", "prox_bdf3": "dashed"}
