@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -179,6 +179,12 @@ class Experiment(ABC):
     @abstractmethod
     def load(self, data: Path | None, settings: Settings) -> Splits:
         """Return the data; `DataError` where they cannot be had."""
+
+    def settings_of(self, name: str, settings: Settings) -> Settings:
+        """Return the settings of one model: where it is damped, with the Nyström method if one was asked for."""
+        if name not in self.damped or settings.nystrom is None or settings.solver is None:
+            return settings
+        return replace(settings, solver=replace(settings.solver, method=settings.nystrom))
 
     @abstractmethod
     def model(self, name: str, data: Splits, settings: Settings, code: bool) -> nn.Module:

@@ -152,8 +152,7 @@ def learn(
 ) -> Trial:
     """Train one model from one seed, and test it at the end; `report` is told the epochs."""
     began = time.perf_counter()
-    if name in experiment.damped and settings.nystrom is not None and settings.solver is not None:
-        settings = replace(settings, solver=replace(settings.solver, method=settings.nystrom))
+    settings = experiment.settings_of(name, settings)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = experiment.model(name, data, settings, code).to(data.train[0].device)

@@ -29,6 +29,8 @@ class ConcatSquashField(nn.Module):
         An elementwise function, `torch.tanh` in the paper. `torch.sin` learns fine structure in fewer steps.
     outputs
         Channels of the result; default: D.
+    frequency
+        Factor of the weights of the first layer at the start: how fine the structure is that is learned first.
 
     Raises
     ------
@@ -51,6 +53,7 @@ class ConcatSquashField(nn.Module):
         context: int = 0,
         activation: Activation = torch.tanh,
         outputs: int | None = None,
+        frequency: float = 1.0,
     ) -> None:
         super().__init__()
         outputs = size if outputs is None else outputs
@@ -59,6 +62,8 @@ class ConcatSquashField(nn.Module):
         self.activation = activation
         widths = [hidden] * (depth - 1) + [outputs]
         self.layers = nn.ModuleList(map(nn.Linear, [size, *widths[:-1]], widths))
+        with torch.no_grad():
+            self.layers[0].weight.mul_(frequency)
         self.gates = nn.ModuleList(nn.Linear(1 + context, width) for width in widths)
         self.shifts = nn.ModuleList(nn.Linear(1 + context, width, bias=False) for width in widths)
 
@@ -79,7 +84,7 @@ class LienardField(nn.Module):
 
     Parameters
     ----------
-    size, hidden, depth, context, activation
+    size, hidden, depth, context, activation, frequency
         As for `ConcatSquashField`.
     xi
         Restoring coefficient at the start, in 1/time², trained as softplus(χ).
@@ -104,12 +109,13 @@ class LienardField(nn.Module):
         depth: int = 3,
         context: int = 0,
         activation: Activation = torch.sin,
+        frequency: float = 1.0,
         xi: float = 0.5,
     ) -> None:
         super().__init__()
         if not xi > 0:
             raise ValueError(f"xi must be positive, got {xi}")
-        self.network = ConcatSquashField(size, hidden, depth, context, activation, 2 * size)
+        self.network = ConcatSquashField(size, hidden, depth, context, activation, 2 * size, frequency)
         self.chi = nn.Parameter(torch.tensor(xi + math.log(-math.expm1(-xi))))
 
     def forward(self, t: Tensor, h: Tensor, *context: Tensor) -> tuple[Tensor, Tensor]:
