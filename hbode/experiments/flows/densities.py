@@ -34,7 +34,7 @@ TIME, STEPS, XI, FREQUENCY = 2.0, 4, 0.5, 2.0
 """Span, steps and first ξ of the heavy balls, and factor of the first weights of their fields."""
 FIELD: dict[str, Any] = {"depth": 4, "activation": torch.sin}
 """What all fields have in common."""
-RATE = 0.25
+RATE = 0.5
 """The learning rate of FFJORD over that of the heavy balls."""
 MOMENTA, SHARE = 8, 0.4
 """Momenta of each point in a training step of the heavy balls; units of q(m | h) for each of the field."""
