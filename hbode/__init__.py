@@ -13,7 +13,7 @@ from .solvers import METHODS, Status
 from .stochastic import sdeint
 from .systems import FirstOrder, GeneralizedHeavyBall, HeavyBall, Lienard, SecondOrder, System, join, split
 from .systems.damping import NesterovDamping
-from .systems.split import SplitField
+from .systems.split_field import SplitField
 from .version import __version__ as __version__
 
 __all__ = [

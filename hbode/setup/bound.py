@@ -13,7 +13,7 @@ from ..solvers import Autocast, Damping, Field, VaryingDamping, real_dtype
 from ..solvers.field import Split, checked
 from ..systems import Lienard, System, VectorField
 from ..systems.coefficients import OfTime
-from ..systems.split import SplitField
+from ..systems.split_field import SplitField
 from .arguments import as_coefficient
 
 

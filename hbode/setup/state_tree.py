@@ -13,7 +13,7 @@ from torch.utils._pytree import TreeSpec, keystr, tree_flatten_with_path, tree_s
 
 from ..solvers.field import checked
 from ..systems import System, VectorField
-from ..systems.split import SplitField
+from ..systems.split_field import SplitField
 from .arguments import not_a_state
 
 State: TypeAlias = Tensor | Any

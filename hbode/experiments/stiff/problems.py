@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from ...integrate import hbodeint
-from ...split import SplitField
 from ...systems import FirstOrder, HeavyBall, System
+from ...systems.split_field import SplitField
 
 Field = Callable[[Tensor, Tensor], Tensor]
 

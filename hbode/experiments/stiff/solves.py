@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...integrate import hbodeint
 from ...solution import SolverError, Stats
-from ...split import SplitField
+from ...systems.split_field import SplitField
 from .problems import Problem
 
 ERROR = 1e-4

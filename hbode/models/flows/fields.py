@@ -61,9 +61,10 @@ class ConcatSquashField(nn.Module):
         check_at_least(0, context=context)
         self.activation = activation
         widths = [hidden] * (depth - 1) + [outputs]
-        self.layers = nn.ModuleList(map(nn.Linear, [size, *widths[:-1]], widths))
+        first, *others = map(nn.Linear, [size, *widths[:-1]], widths)
         with torch.no_grad():
-            self.layers[0].weight.mul_(frequency)
+            first.weight.mul_(frequency)
+        self.layers = nn.ModuleList([first, *others])
         self.gates = nn.ModuleList(nn.Linear(1 + context, width) for width in widths)
         self.shifts = nn.ModuleList(nn.Linear(1 + context, width, bias=False) for width in widths)
 
