@@ -9,7 +9,7 @@ import torch
 
 import hbode.compat as torchdiffeq
 from hbode import METHODS, FirstOrder, HeavyBall, hbodeint
-from hbode.solvers import Auto, Implicit
+from hbode.solvers import Auto, Chebyshev, Implicit
 
 T = [0.0, 0.3, 1.0]
 SAME_STEPS = {"step_size": 0.25}
@@ -18,7 +18,7 @@ COMPAT = [
     *("euler", "midpoint", "heun2", "heun3", "rk4", "explicit_adams", "implicit_adams"),
     *("implicit_euler", "implicit_midpoint", "trapezoid", "sdirk2", "trbdf2", "radauIIA3", "radauIIA5", "gl4", "gl6"),
 ]
-SOLVES_EQUATIONS = {name for name, method in METHODS.items() if isinstance(method, Implicit | Auto)}
+NEEDS_DIGITS = {name for name, method in METHODS.items() if isinstance(method, Implicit | Auto | Chebyshev)}
 
 
 @pytest.fixture(params=[torch.float32, torch.float64], ids=str)
@@ -89,7 +89,7 @@ def test_compat(default, method):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("method", METHODS)
 def test_half_precision_works_or_says_why_not(method, dtype):
-    if method in SOLVES_EQUATIONS:
+    if method in NEEDS_DIGITS:
         with pytest.raises(TypeError, match=f"h0 must have more digits than {dtype}"):
             solved(method, dtype)
         return

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..solvers import Auto, Implicit, Method, real_dtype
+from ..solvers import Auto, Chebyshev, Implicit, Method, real_dtype
 from ..systems import GeneralizedHeavyBall, HeavyBall, System
 from ..systems.coefficients import Activation, OfTime
 
@@ -169,10 +169,11 @@ def check_method(name: str, method: Method, system: System) -> None:
 
 def too_few_digits(state: str, dtype: torch.dtype, name: str, method: Method) -> str | None:
     """Return why a method cannot integrate a state of a dtype, if it cannot; `state` is the argument's name."""
-    if torch.finfo(dtype).bits > 16 or not isinstance(method, Implicit | Auto):
+    if torch.finfo(dtype).bits > 16 or not isinstance(method, Implicit | Auto | Chebyshev):
         return None
+    why = "whose stages add up their roundings" if isinstance(method, Chebyshev) else "which solves equations"
     return (
-        f"{state} must have more digits than {dtype} for method {name!r}, which solves equations. Take float32; "
+        f"{state} must have more digits than {dtype} for method {name!r}, {why}. Take float32; "
         "the field may still run in lower precision then, by torch.autocast"
     )
 

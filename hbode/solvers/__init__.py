@@ -13,6 +13,7 @@ from .loops.plan import KEEP_ALL, Keep, Plan
 from .loops.run import integrate, warn_of_eager
 from .method import Carry, Invertible, Method, Uniform
 from .methods.adams import Adams
+from .methods.explicit.chebyshev import Chebyshev
 from .methods.explicit.normal_form import NormalForm, normal_form
 from .methods.explicit.nystrom import Nystrom
 from .methods.explicit.runge_kutta import RungeKutta
@@ -39,6 +40,7 @@ __all__ = [
     "ButcherTableau",
     "CannotCompileError",
     "Carry",
+    "Chebyshev",
     "Clock",
     "Collocation",
     "CollocationTableau",

@@ -117,9 +117,9 @@ def test_columns_of_other_names_and_outputs_that_end(home: Path, tmp_path: Path)
 def test_an_interrupted_fit_goes_on(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from hbode.timeseries.identification import identifier
+    from hbode.timeseries.identification import checkpoints
 
-    real, seeds = identifier.fit_member, []
+    real, seeds = checkpoints.fit_member, []
 
     def interrupted(*arguments: object) -> object:
         seeds.append(arguments[4])
@@ -127,7 +127,7 @@ def test_an_interrupted_fit_goes_on(
             raise KeyboardInterrupt
         return real(*arguments)
 
-    monkeypatch.setattr(identifier, "fit_member", interrupted)
+    monkeypatch.setattr(checkpoints, "fit_member", interrupted)
     options = ("--input", "F", "--quiet", "--baselines", "none", *COMMON, "--seeds", 2, "--jobs", 1, "--evaluations", 2)
     again = ("fit", home / "record.csv", *options, "--out", tmp_path / "model")
     assert run(*again) == 130

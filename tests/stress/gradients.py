@@ -191,7 +191,8 @@ def continuous(problem: Problem) -> None:
         outs = problem.outputs(x, sol)
         found.append(grads(loss(outs, weights(problem, outs, sol)), x))
     steps = of_batch(sol.stats.accepted)
-    same(found[0], found[1], 1e-9 * steps * 1e3, "continuous_adjoint against backprop")
+    per_step = 1e-5 if case.field == "kinked" else 1e-6  # of tolerances of 1e-9, more where a step meets a kink
+    same(found[0], found[1], per_step * steps, "continuous_adjoint against backprop")
 
 
 def second(problem: Problem) -> None:

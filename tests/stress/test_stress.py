@@ -23,6 +23,14 @@ KNOWN: tuple[tuple[str, Callable[[Case], bool]], ...] = (
         "the equation of one long step across kinks may have no solution, which is said",
         lambda case: case.field == "kinked" and case.implicit and case.steps == "requested",
     ),
+    (
+        "an additive method may find no root of one long stiff step that is given, which is said",
+        lambda case: case.field == "stiff" and case.method.startswith("imex") and case.steps != "adaptive",
+    ),
+    (
+        "the pair of the coupled scheme comes apart where a first-order system decays, which is said",
+        lambda case: case.field == "stiff" and case.system == "first" and case.gradient == "reversible",
+    ),
 )
 """What is not as it might be, and the cases that may meet it."""
 

@@ -342,7 +342,7 @@ def test_the_extra_is_named_where_a_library_is_missing(tmp_path: Path, monkeypat
             raise ImportError(name)
         return real(name, *rest, **more)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("importlib.import_module", lambda name: without(name))
+    monkeypatch.setattr("hbode.lazy.import_module", lambda name: without(name))
     with pytest.raises(MissingExtra, match=r"needs pyarrow: pip install 'hbode\[timeseries\]'"):
         read_records(written(tmp_path, "y\n1\n"))
 

@@ -175,23 +175,23 @@ def test_missing_outputs_and_several_runs_are_used():
 
 @pytest.mark.slow
 def test_an_interrupted_fit_goes_on(tmp_path, monkeypatch):
-    from hbode.timeseries.identification import identifier
+    from hbode.timeseries.identification import checkpoints
 
     records = duffing(rows=150).rows(0, 120)
     settings = {**SMALL, "seeds": 2, "evaluations": 4, "hidden": 2}
     whole = SystemIdentifier("hbnode", **settings).fit(records)
-    fit_member = identifier.fit_member
+    fit_member = checkpoints.fit_member
 
     def killed(*args):
         if args[4] == 4:
             raise KeyboardInterrupt
         return fit_member(*args)
 
-    monkeypatch.setattr(identifier, "fit_member", killed)
+    monkeypatch.setattr(checkpoints, "fit_member", killed)
     with pytest.raises(KeyboardInterrupt):
         SystemIdentifier("hbnode", checkpoint=tmp_path, **settings).fit(records)
     seeds = []
-    monkeypatch.setattr(identifier, "fit_member", lambda *args: seeds.append(args[4]) or fit_member(*args))
+    monkeypatch.setattr(checkpoints, "fit_member", lambda *args: seeds.append(args[4]) or fit_member(*args))
     again = SystemIdentifier("hbnode", checkpoint=tmp_path, **settings).fit(records)
     assert seeds == [4]
     assert [one.validation for one in again.fits_] == [one.validation for one in whole.fits_]

@@ -51,12 +51,12 @@ class Anderson:
     kept: int = 20
 
     def __call__(self, equation: Equation, z: Tensor, scale: Tensor, limit: float) -> Answer:
-        shared = equation.secants.pairs is not None
         answer = self._searched(equation, z, scale, limit)
-        if not shared or bool(answer.converged.all()):
+        if bool(answer.converged.all()):
             return answer
-        equation.secants.pairs = None  # which may have been those of another Jacobian
-        again = self._searched(equation, z, scale, limit)
+        # Differences of another Jacobian, or of mere rounding near the root, lead nowhere: begin again without them.
+        equation.secants.pairs = None
+        again = self._searched(equation, answer.z, scale, limit)
         found = torch.where(answer.converged.unsqueeze(1), answer.z, again.z)
         return Answer(found, answer.converged | again.converged)
 

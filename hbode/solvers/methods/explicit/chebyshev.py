@@ -64,6 +64,12 @@ class Chebyshev(Method):
 
     The carry is (y, f(t, y), direction of the power iteration, spectral radius). The radius is zero until the first
     step estimates it.
+
+    Examples
+    --------
+    >>> from hbode.solvers import Chebyshev, as_method
+    >>> isinstance(as_method("rkc"), Chebyshev)
+    True
     """
 
     order = 2
