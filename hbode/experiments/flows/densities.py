@@ -156,8 +156,8 @@ class TabularDensity(Flows):
     name, title = "heavy-ball-flow", "Density of rows of numbers"
     takes = "a .csv or .npy file of numbers, one row a point (default: 8 principal components of the digits)"
     settings = {
-        "full": Settings(TrainingSettings(300, 100, 5e-3, "cosine", validation_batch=500), SOLVER, 3, 64),
-        "short": Settings(TrainingSettings(40, 100, 5e-3, "cosine", validation_batch=500), SOLVER, 2, 64),
+        "full": Settings(TrainingSettings(300, 100, 4e-2, "cosine", validation_batch=500), SOLVER, 3, 64),
+        "short": Settings(TrainingSettings(40, 100, 4e-2, "cosine", validation_batch=500), SOLVER, 2, 64),
     }
 
     def load(self, data: Path | None, settings: Settings) -> Splits:
