@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hbode import Lienard, SecondOrder, hbodeint, sdeint
+from hbode import Lienard, SecondOrder, SplitField, hbodeint, sdeint
 
 SPAN = (0.3, 2.0)
 
@@ -137,6 +137,16 @@ def test_states_of_several_tensors():
     torch.testing.assert_close(sol.h[1][-1], torch.full((3,), math.cos(1.0)).double(), rtol=0, atol=1e-6)
     alone = hbodeint(SecondOrder(lambda t, h, m: -h - h * h * m), h0[0], [0.0, 1.0], rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(sol.h[0][-1], alone.h[-1], rtol=0, atol=1e-6)
+
+
+def test_a_field_in_two_parts():
+    h0 = torch.tensor([1.0, -0.5], dtype=torch.float64)
+    parts = SplitField(stiff=lambda t, h: (-50 * h, 2 + h * h), nonstiff=lambda t, h: (torch.cos(t) + 0 * h, -h))
+    whole = Lienard(lambda t, h: (torch.cos(t) - 50 * h, 2 + h * h - h))
+    found = hbodeint(Lienard(parts), h0, [0.0, 1.0], method="imex_ark4", rtol=1e-8, atol=1e-8)
+    expected = hbodeint(whole, h0, [0.0, 1.0], rtol=1e-10, atol=1e-10)
+    # Local tolerances of 1e-8 and some hundred steps.
+    torch.testing.assert_close(found.h, expected.h, rtol=0, atol=1e-5)
 
 
 def test_what_does_not_fit_is_told():

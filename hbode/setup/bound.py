@@ -35,15 +35,20 @@ def bound_field(
     given = _constant(args) if knots is None else _driven(Pieces(knots, args[0]), args[1:])
     whole = _field(system, damped, h0, gamma, xi, given, precision)
     if isinstance(system.f, SplitField):
-        parts = (_field(system.around(f), damped, h0, gamma, xi, given, precision).fn for f in _parts(system.f))
+        parts = (_field(system.around(f), damped, h0, gamma, xi, given, precision).fn for f in _parts(system, system.f))
         stiff, nonstiff, rest = parts
         whole.split = Split(stiff, lambda t, y: nonstiff(t, y) - rest(t, y))
     return whole
 
 
-def _parts(f: SplitField) -> tuple[VectorField, ...]:
+def _parts(system: System, f: SplitField) -> tuple[VectorField, ...]:
     """Return both parts, and the field that leaves of a system what is not f."""
-    return f.stiff, f.nonstiff, lambda t, h, *args: torch.zeros_like(h)
+
+    def none(t: Tensor, h: Tensor, *args: Any) -> Any:
+        zero = torch.zeros_like(h)
+        return (zero, zero) if system.damped_by_position else zero
+
+    return f.stiff, f.nonstiff, none
 
 
 def _field(
