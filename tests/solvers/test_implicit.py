@@ -17,7 +17,7 @@ from torch import nn
 from hbode import FirstOrder, HeavyBall, SecondOrder, SolverError, hbodeint
 from hbode.solvers import INNER, METHODS, Field, Implicit, Settings, Status
 from hbode.solvers.implicit.bdf import GROWTH
-from hbode.solvers.implicit.inner import NewtonKrylov, Progress
+from hbode.solvers.implicit.inner import Anderson, NewtonKrylov, Progress
 from hbode.solvers.implicit.tables import DIRK
 
 ORDERS = {
@@ -530,3 +530,26 @@ def test_complex_states():
     sol = hbodeint(system, y0, [0.0, 0.1], method="prox_bdf3", rtol=1e-7, atol=1e-9)
     exact = y0 * torch.exp(torch.tensor(0.1 * (-50.0 + 3.0j)))
     torch.testing.assert_close(sol.h[-1], exact, rtol=1e-4, atol=1e-6)
+
+
+def without_secants(equation, z, scale, limit):
+    equation.secants.pairs = None
+    return Anderson()(equation, z, scale, limit)
+
+
+@pytest.mark.parametrize(("name", "most"), [("diffusion", 0.8), ("van der Pol", 1.4)])
+def test_secants_of_other_stages_help_on_diffusions_and_do_not_hold_others_up(name, most):
+    if name == "diffusion":
+        x = torch.linspace(0, 1, 66, dtype=torch.float64)[1:-1]
+        h0, span = torch.sin(torch.pi * x) + 0.3 * torch.sin(9 * torch.pi * x), [0.0, 0.1]
+        padded = torch.nn.functional.pad
+        system = FirstOrder(lambda t, h: 65.0**2 * (padded(h[1:], (0, 1)) - 2 * h + padded(h[:-1], (1, 0))))
+    else:
+        h0, span = torch.tensor([2.0, 0.0], dtype=torch.float64), [0.0, 2.0]
+        system = FirstOrder(lambda t, h: torch.stack((h[1], 1e3 * ((1 - h[0] ** 2) * h[1] - h[0]))))
+    call = {"method": "kvaerno5", "rtol": 1e-4, "atol": 1e-6}
+    shared, alone = (
+        hbodeint(system, h0, span, options={"inner": inner}, **call).stats.nfe
+        for inner in (Anderson(), without_secants)
+    )
+    assert shared < most * alone  # .49 and 1.06 were seen

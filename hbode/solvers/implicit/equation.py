@@ -21,7 +21,8 @@ class Secants:
 
     One equation leaves them to the next one of nearly the same Jacobian: the stages of a diagonally implicit step have
     one factor of the slope, and Jacobians that differ by what the field's does over the step. On
-    `benchmarks/stiff_parts.py` esdirk4 needs about half the evaluations with them.
+    `benchmarks/stiff_parts.py` esdirk4 needs about half the evaluations with them. Where the Jacobian changes within a
+    step, as on van der Pol's oscillator, they lead astray: a solver must leave them soon if they get it nowhere.
     """
 
     def __init__(self) -> None:

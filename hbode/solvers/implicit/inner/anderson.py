@@ -12,6 +12,10 @@ from .progress import Progress
 
 PATIENCE = 50
 """After how many steps without a residual smaller by a tenth a row is given up."""
+TRIAL = 2
+"""The same with the differences of another stage, which on a nonlinear field may be of another Jacobian."""
+NEAR = 100.0
+"""From within how many limits a search begins once more."""
 
 
 @dataclass(frozen=True)
@@ -21,8 +25,8 @@ class Anderson:
     The default: a nonlinear form of GMRES (Walker, Ni, SIAM J. Numer. Anal. 49, 2011). It minimises a residual, and so
     asks nothing of the field, not even a derivative. Descent methods take the residual for a gradient, which it is for
     f = -∇F only; a learned field is no gradient field, and its eigenvalues are complex. Evaluations and products of
-    prox_bdf3 (`benchmarks/stiff.py`): on the heat equation with 128 unknowns, at an error of 1e-4, 431; newton_krylov
-    552, barzilai_borwein 736, lbfgs and fletcher_reeves 804, nesterov 1,610, gradient_descent 4,989. On a tanh network
+    prox_bdf3 (`benchmarks/stiff.py`): on the heat equation with 128 unknowns, at an error of 1e-4, 406; newton_krylov
+    523, lbfgs 793, fletcher_reeves 802, barzilai_borwein 808, nesterov 1,599, gradient_descent 3,660. On a tanh network
     with rates from 1 to 1e4, at a tolerance of 1e-4, 2,835; newton_krylov 3,650, barzilai_borwein 4,989, nesterov
     11,094, lbfgs 43,248, and more for the others.
 
@@ -51,18 +55,25 @@ class Anderson:
     kept: int = 20
 
     def __call__(self, equation: Equation, z: Tensor, scale: Tensor, limit: float) -> Answer:
-        answer = self._searched(equation, z, scale, limit)
-        if bool(answer.converged.all()):
+        if equation.secants.pairs is not None:
+            answer, _ = self._searched(equation, z, scale, limit, TRIAL)
+            if bool(answer.converged.all()):
+                return answer
+            equation.secants.pairs, z = None, answer.z
+        answer, near = self._searched(equation, z, scale, limit, PATIENCE)
+        if bool(answer.converged.all()) or not near:
             return answer
-        # Differences of another Jacobian, or of mere rounding near the root, lead nowhere: begin again without them.
-        equation.secants.pairs = None
-        again = self._searched(equation, answer.z, scale, limit)
+        equation.secants.pairs = None  # those of mere rounding near the root lead nowhere
+        again, _ = self._searched(equation, answer.z, scale, limit, PATIENCE)
         found = torch.where(answer.converged.unsqueeze(1), answer.z, again.z)
         return Answer(found, answer.converged | again.converged)
 
-    def _searched(self, equation: Equation, z: Tensor, scale: Tensor, limit: float) -> Answer:
+    def _searched(
+        self, equation: Equation, z: Tensor, scale: Tensor, limit: float, patience: int
+    ) -> tuple[Answer, bool]:
+        """Return what was found, and whether all that did not converge came near."""
         g = equation.residual(z)
-        progress = Progress(equation, scale, limit, z, g, PATIENCE)
+        progress = Progress(equation, scale, limit, z, g, patience)
         kept = min(self.kept, z.shape[1])
         none = z.new_empty(*z.shape, 0)
         m, a = equation.secants.pairs or (none, none)
@@ -86,7 +97,8 @@ class Anderson:
             z, g = z + move, after
             progress.add(z, g)
         equation.secants.pairs = m, a
-        return progress.answer()
+        answer = progress.answer()
+        return answer, bool((answer.converged | (progress.best < NEAR * limit)).all())
 
 
 def _with(new: Tensor, old: Tensor, open_rows: Tensor) -> Tensor:
