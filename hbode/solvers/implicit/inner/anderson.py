@@ -12,7 +12,7 @@ from .progress import Progress
 
 PATIENCE = 50
 """After how many steps without a residual smaller by a tenth a row is given up."""
-TRIAL = 2
+TRIAL = 3
 """The same with the differences of another stage, which on a nonlinear field may be of another Jacobian."""
 NEAR = 100.0
 """From within how many limits a search begins once more."""
