@@ -55,18 +55,16 @@ class Anderson:
     kept: int = 20
 
     def __call__(self, equation: Equation, z: Tensor, scale: Tensor, limit: float) -> Answer:
-        if equation.secants.pairs is not None:
-            answer, _ = self._searched(equation, z, scale, limit, TRIAL)
-            if bool(answer.converged.all()):
-                return answer
-            equation.secants.pairs, z = None, answer.z
-        answer, near = self._searched(equation, z, scale, limit, PATIENCE)
-        if bool(answer.converged.all()) or not near:
-            return answer
-        equation.secants.pairs = None  # those of mere rounding near the root lead nowhere
-        again, _ = self._searched(equation, answer.z, scale, limit, PATIENCE)
-        found = torch.where(answer.converged.unsqueeze(1), answer.z, again.z)
-        return Answer(found, answer.converged | again.converged)
+        trial = equation.secants.pairs is not None
+        answer = Answer(z, torch.zeros(len(z), dtype=torch.bool, device=z.device))
+        for patience in (*[TRIAL] * trial, PATIENCE, PATIENCE):
+            found, near = self._searched(equation, answer.z, scale, limit, patience)
+            kept = torch.where(answer.converged.unsqueeze(1), answer.z, found.z)
+            answer = Answer(kept, answer.converged | found.converged)
+            if bool(answer.converged.all()) or not (near or patience == TRIAL):
+                break
+            equation.secants.pairs = None  # those of another Jacobian, or of mere rounding near the root, lead nowhere
+        return answer
 
     def _searched(
         self, equation: Equation, z: Tensor, scale: Tensor, limit: float, patience: int
